@@ -1,0 +1,49 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Each sets up what it needs first and does nothing twice.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo results test test-all check format bench fuzz clean
+
+help:                ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
+
+setup: $(STAMP)      ## virtual environment with the pinned set of constraints.txt
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"found Python {v}, expected 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@echo "Setting up $(VENV): about two minutes, once"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: setup          ## the whole loop on the embedded world -> runs/demo/report.html (QUICK=1: a smaller one)
+	@$(PY) -m spr demo $(if $(QUICK),--quick)
+
+results: setup       ## the longer comparison with controls and three seeds; prints the table of the README
+	@$(PY) -m spr.scenes.results
+
+test: setup          ## the default suite: offline, minutes
+	@$(PY) -m pytest -m "not slow"
+
+test-all: setup      ## with the slow tests
+	@$(PY) -m pytest
+
+check: setup         ## lint, format, strict types (import layers are a test)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: setup        ## apply the formatter
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+bench: setup         ## speed ratios against peers -> benchmarks/results.json
+	@$(PY) -m benchmarks
+
+fuzz: setup          ## mutated strings through every dialect (FUZZ="--seconds 3600 --seed 0")
+	@$(PY) benchmarks/fuzz_dialects.py $(FUZZ)
+
+clean:               ## remove the virtual environment and the runs
+	rm -rf $(VENV) runs build dist

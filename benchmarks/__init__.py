@@ -1,0 +1,1 @@
+"""Speed ratios against peers, measured in one run after equality was checked."""

@@ -1,0 +1,123 @@
+"""`make fuzz`: mutated strings through every dialect, looking for an exception or a lossy round trip.
+
+Corpus: the texts of tests/golden/dialects.json. A string is a corpus text after 1-6 mutations (delete, duplicate, swap, truncate, splice with
+another text, insert a sign or a tag, change a digit). It is read by its own dialect and, every fourth time, by another; one of its boxes is
+replaced and removed. Deterministic for a seed and a count of processes.
+
+    python benchmarks/fuzz_dialects.py --seconds 3600 --seed 0 --processes 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import random
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from spr.dialects import Dialect, Frame, get_dialect, known_names
+
+CORPUS = Path(__file__).parents[1] / "tests" / "golden" / "dialects.json"
+SIGNS = [*'[]{}()<>,;"\\\n 09-.', "null", "None", "<think>", "</think>", "</s>", "\x00", "é", "漢", "𝟙", "٣"]
+FINDINGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # RecursionError is a RuntimeError
+FRAMES = [Frame(640, 480), Frame(1, 1), Frame(333, 1999), Frame(1000, 1000), Frame(7, 3000), Frame(0, 5), Frame(10**400, 5)]
+
+
+def mutate(text: str, corpus: list[str], rng: random.Random) -> str:
+    """One to six random changes."""
+    for _ in range(rng.randint(1, 6)):
+        n = len(text)
+        i, j = sorted((rng.randint(0, n), rng.randint(0, n)))
+        j = min(j, i + 12)
+        match rng.randrange(7):
+            case 0:
+                text = text[:i] + text[j:]
+            case 1:
+                text = text[:j] + text[i:j] + text[j:]
+            case 2:
+                text = text[:i]
+            case 3:
+                other = rng.choice(corpus)
+                text = text[:i] + other[rng.randint(0, len(other)) :]
+            case 4:
+                text = text[:i] + rng.choice(SIGNS) + text[i:]
+            case 5:
+                text = text[:i] + str(rng.randint(0, 99999)) + text[j:]
+            case _:
+                text = text[j:] + text[:i]
+        text = text[:600]
+    return text
+
+
+def check(d: Dialect, text: str, frame: Frame, rng: random.Random) -> None:
+    """The laws of a dialect on one string. Raises AssertionError."""
+    g = d.parse(text, frame)
+    assert d.render(g, frame) == text
+    assert all(0 <= start <= end <= len(text) for start, end in [m.span for m in g.mentions] + [p.span for p in g.problems])
+    assert all(math.isfinite(v) for m in g.mentions for box in m.boxes for v in box), "a box is not finite"
+    slots = [(m, b) for m, mention in enumerate(g.mentions) for b in range(len(mention.boxes))]
+    if slots:
+        slot = rng.choice(slots)
+        box = (rng.uniform(0, frame.width / 2), rng.uniform(0, frame.height / 2), float(frame.width), float(frame.height))
+        once = d.replace_boxes(g, {slot: box}, frame)
+        assert [len(m.boxes) for m in once.mentions] == [len(m.boxes) for m in g.mentions], "an edit changed what is read"
+        assert all(once.mentions[m].boxes[b] == g.mentions[m].boxes[b] for m, b in slots if (m, b) != slot), "an edit moved another box"
+        assert d.replace_boxes(once, {slot: box}, frame).text == once.text, "an edit is not idempotent"
+        d.replace_boxes(g, {slot: None}, frame)
+
+
+def work(job: tuple[int, int, float]) -> tuple[Counter[str], list[str]]:
+    """Strings until the time or the count is over: (seed, count, seconds)."""
+    seed, count, seconds = job
+    rng = random.Random(seed)
+    rows = json.loads(CORPUS.read_text(encoding="utf-8"))
+    corpus = [row["text"] for row in rows]
+    dialects = {name: get_dialect(name) for name in known_names()}
+    names = list(dialects)
+    done: Counter[str] = Counter()
+    failures: list[str] = []
+    end = time.monotonic() + seconds
+    while sum(done.values()) < count and time.monotonic() < end and len(failures) < 5:
+        for _ in range(200):
+            row = rng.choice(rows)
+            name = rng.choice(names) if rng.random() < 0.25 else row["dialect"]
+            text, frame = mutate(row["text"], corpus, rng), rng.choice(FRAMES)
+            done[name] += 1
+            try:
+                check(dialects[name], text, frame, rng)
+            except FINDINGS:
+                failures.append(f"{name} {frame} {text!r}\n{traceback.format_exc(limit=3)}")
+    return done, failures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=10_000_000, help="strings in all")
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    jobs = [(args.seed * 1000 + k, args.count // args.processes, args.seconds) for k in range(args.processes)]
+    begin = time.monotonic()
+    with multiprocessing.Pool(args.processes) as pool:
+        results = pool.map(work, jobs)
+    total: Counter[str] = Counter()
+    failures = [f for _, found in results for f in found]
+    for done, _ in results:
+        total += done
+    for name, n in sorted(total.items()):
+        print(f"{name:18} {n:>10,}")
+    took = time.monotonic() - begin
+    print(f"{'all':18} {sum(total.values()):>10,} strings in {took:.0f} s, seed {args.seed}, {args.processes} processes, corpus {CORPUS.name}")
+    print(f"{len(failures)} failures")
+    print("\n".join(failures))
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Run folders: records to Parquet shards and back, written so that a killed run loses at most the shard it was on.
+
+In: frozen dataclasses of `spr.types` (fields: str, int, float, bool, tuples, nested records, and `| None` of these). Out: typed Parquet files
+under any fsspec path. A stage's folder:
+
+    part-00000.parquet …            rows of shard 0 …
+    dropped/part-00000.parquet …    what shard 0 left out, with reasons
+    _config.json                    what the stage was started with (refuses to go on with something else)
+    _stage.json                     written last: counts, seconds, versions
+
+Every file is written under a temporary name and renamed. A shard is finished when its `part` file exists: the dropped rows are written first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import types
+import typing
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spr.errors import DataError
+from spr.types import Dropped, StageSummary
+
+T = TypeVar("T")
+_PLAIN = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _strip_optional(annotation: Any) -> tuple[Any, bool]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        rest = [a for a in typing.get_args(annotation) if a is not type(None)]
+        if len(rest) == 1:
+            return rest[0], True
+    return annotation, False
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    annotation, _ = _strip_optional(annotation)
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
+    if typing.get_origin(annotation) is typing.Literal:
+        return pa.string()
+    if typing.get_origin(annotation) is tuple:
+        inner = set(typing.get_args(annotation)) - {Ellipsis}
+        if len(inner) == 1:
+            return pa.list_(_arrow_type(inner.pop()))
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return pa.struct(list(schema_of(annotation)))
+    raise TypeError(f"no column type for {annotation!r}")
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+@cache
+def schema_of(cls: Any) -> pa.Schema:
+    """The Arrow schema of a record class, from its annotations."""
+    return pa.schema([pa.field(name, _arrow_type(hint)) for name, hint in _hints(cls).items()])
+
+
+def _from_arrow(annotation: Any, value: Any) -> Any:
+    annotation, _ = _strip_optional(annotation)
+    if value is None:
+        return None
+    if typing.get_origin(annotation) is tuple:
+        inner = typing.get_args(annotation)[0]
+        return tuple(_from_arrow(inner, v) for v in value)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return annotation(**{name: _from_arrow(hint, value[name]) for name, hint in _hints(annotation).items()})
+    return value
+
+
+def to_table(records: Sequence[Any], cls: type) -> pa.Table:
+    """Records as an Arrow table with the columns of `cls`."""
+    return pa.Table.from_pylist([dataclasses.asdict(r) for r in records], schema=schema_of(cls))
+
+
+def from_table(table: pa.Table, cls: type[T]) -> list[T]:
+    """The records of an Arrow table. Raises DataError when a column of `cls` is missing."""
+    wanted: Any = cls
+    missing = [name for name in schema_of(wanted).names if name not in table.column_names]
+    if missing:
+        raise DataError(f"columns {missing} are missing; found {table.column_names}, expected those of {cls.__name__}")
+    return [_from_arrow(cls, row) for row in table.to_pylist()]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder at an fsspec path."""
+
+    root: str
+
+    def path(self, *parts: str) -> str:
+        """The path of something inside the run."""
+        return "/".join([self.root.rstrip("/"), *parts])
+
+    def _fs(self) -> tuple[Any, str]:
+        fs, root = fsspec.core.url_to_fs(self.root)
+        return fs, str(root)
+
+    def _inner(self, *parts: str) -> tuple[Any, str]:
+        fs, root = self._fs()
+        return fs, "/".join([root.rstrip("/"), *parts])
+
+    def exists(self, *parts: str) -> bool:
+        """Whether there is such a file or folder."""
+        fs, path = self._inner(*parts)
+        return bool(fs.exists(path))
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Write a file whole or not at all: under a temporary name, then renamed."""
+        fs, path = self._inner(*parts)
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+        with fs.open(temporary, "wb") as f:
+            f.write(data)
+        fs.mv(temporary, path)
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """The bytes of a file of the run."""
+        fs, path = self._inner(*parts)
+        return bytes(fs.cat_file(path))
+
+    def write_json(self, value: object, *parts: str) -> None:
+        """Write JSON with sorted keys, so that equal values are equal bytes."""
+        self.write_bytes((json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(), *parts)
+
+    def read_json(self, *parts: str) -> Any:
+        """The JSON of a file of the run, or None when it does not exist."""
+        return json.loads(self.read_bytes(*parts)) if self.exists(*parts) else None
+
+    def remove(self, *parts: str) -> None:
+        """Delete a file or folder of the run, if it is there."""
+        fs, path = self._inner(*parts)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+    def write_rows(self, rows: Sequence[Any], cls: type, *parts: str) -> None:
+        """Write records as one Parquet file."""
+        sink = io.BytesIO()
+        pq.write_table(to_table(rows, cls), sink, compression="zstd")
+        self.write_bytes(sink.getvalue(), *parts)
+
+    def read_rows(self, cls: type[T], *parts: str) -> list[T]:
+        """The records of one Parquet file."""
+        try:
+            return from_table(pq.read_table(io.BytesIO(self.read_bytes(*parts))), cls)
+        except DataError as e:
+            raise DataError(f"{self.path(*parts)}: {e}") from e
+
+    def shard_names(self, *folder: str) -> list[str]:
+        """The finished shards of a stage, in order ("part-00000.parquet" …)."""
+        fs, path = self._inner(*folder)
+        if not fs.exists(path):
+            return []
+        names = [str(p).rsplit("/", 1)[-1] for p in fs.ls(path, detail=False)]
+        return sorted(n for n in names if n.startswith("part-") and n.endswith(".parquet"))
+
+    def folders(self, *folder: str) -> list[str]:
+        """Names of the folders inside a folder of the run, sorted; none when it does not exist."""
+        fs, path = self._inner(*folder)
+        if not fs.exists(path):
+            return []
+        return sorted(str(p["name"]).rstrip("/").rsplit("/", 1)[-1] for p in fs.ls(path, detail=True) if p["type"] == "directory")
+
+    def read_stage(self, cls: type[T], *folder: str) -> list[T]:
+        """All rows of a stage, in order of shards."""
+        return list(self.iter_stage(cls, *folder))
+
+    def iter_stage(self, cls: type[T], *folder: str) -> Iterator[T]:
+        """The rows of a stage, one shard in memory at a time."""
+        for name in self.shard_names(*folder):
+            yield from self.read_rows(cls, *folder, name)
+
+    def write_shard(self, number: int, rows: Sequence[Any], cls: type, dropped: Iterable[Dropped], *folder: str) -> None:
+        """Write a finished shard: what was dropped first, then the rows, whose presence says that the shard is finished."""
+        name = shard_name(number)
+        self.write_rows(list(dropped), Dropped, *folder, "dropped", name)
+        self.write_rows(rows, cls, *folder, name)
+
+    def summary(self, *folder: str) -> StageSummary | None:
+        """The `_stage.json` of a finished stage, or None while it is not finished."""
+        value = self.read_json(*folder, "_stage.json")
+        return StageSummary(**value) if value is not None else None
+
+
+def shard_name(number: int) -> str:
+    """File name of shard `number`."""
+    return f"part-{number:05d}.parquet"

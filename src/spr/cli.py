@@ -1,0 +1,255 @@
+"""The command line. Each command loads the configuration and calls one function of `pipeline`, or one of the tools.
+
+A user's mistake is one line on stderr and exit code 2; `--debug` shows the trace. Progress goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from spr.errors import SprError, UserError
+from spr.executor import Progress
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Spatial Preference Rewarding.")
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration of the run.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the configuration.")]
+Overwrite = Annotated[str | None, typer.Option("--overwrite", metavar="STAGE", help="Redo this stage and what depends on it.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
+Preview = Annotated[Path | None, typer.Option("--preview", metavar="FILE", help="Write an HTML picture of the result.")]
+errors = Console(stderr=True)
+
+
+class BarProgress(Progress):
+    """A bar per stage on stderr."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._columns = (*columns, TextColumn("{task.fields[note]}"))
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        """Open a bar."""
+        self.end()
+        self._bars = Bars(*self._columns, console=errors)
+        self._bars.start()
+        self._task = self._bars.add_task(what, total=total or None, completed=done, note="")
+
+    def advance(self, count: int) -> None:
+        """Move the bar."""
+        if self._bars is not None and self._task is not None:
+            self._bars.advance(self._task, count)
+
+    def end(self, message: str = "") -> None:
+        """Close the bar, with the result beside it."""
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, note=message)
+            self._bars.stop()
+        self._bars = self._task = None
+
+
+def _stage(name: str, config_path: Path, overrides: list[str] | None, overwrite: str | None) -> None:
+    from spr import pipeline
+    from spr.wiring import load_config
+
+    config = load_config(config_path, overrides or [])
+    run = pipeline.open_run(config)
+    if overwrite is not None:
+        pipeline.overwrite(run, overwrite)
+    pipeline.DO[name](config, run, BarProgress())
+
+
+@app.command("run")
+def run_all(
+    config: ConfigPath,
+    until: Annotated[str, typer.Option(help="Last stage to run: index, regions, describe, score, pair, train, evaluate, report.")] = "report",
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    debug: Debug = False,
+) -> None:
+    """Run all stages; finished ones are left as they are."""
+    from spr import pipeline
+    from spr.artifacts import Run
+    from spr.wiring import load_config
+
+    pipeline.check_stage(until)
+    loaded = load_config(config, overrides or [])
+    if overwrite is not None:
+        pipeline.overwrite(Run(loaded.run), overwrite)
+    pipeline.run_pipeline(loaded, BarProgress(), until)
+
+
+@app.command()
+def index(
+    config: ConfigPath,
+    check: Annotated[bool, typer.Option("--check", help="Open every image and compare it with its annotation.")] = False,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    debug: Debug = False,
+) -> None:
+    """Read the annotations once into an index."""
+    _stage("index", config, overrides, overwrite)
+    if check:
+        from spr.data.check import check_run
+        from spr.wiring import load_config
+
+        typer.echo(check_run(load_config(config, overrides or []), BarProgress()))
+
+
+@app.command()
+def regions(config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False) -> None:
+    """Draw random region queries (method 2.1)."""
+    _stage("regions", config, overrides, overwrite)
+    if preview is not None:
+        from spr.previews import preview_regions
+        from spr.wiring import load_config
+
+        preview.write_text(preview_regions(load_config(config, overrides or [])), encoding="utf-8")
+
+
+@app.command()
+def describe(config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False) -> None:
+    """Let the model describe each region several times (method 2.2); --preview only shows the prompts as the model receives them."""
+    if preview is not None:
+        from spr.doctor import preview_prompts
+        from spr.wiring import load_config
+
+        preview.write_text(preview_prompts(load_config(config, overrides or [])), encoding="utf-8")
+        return
+    _stage("describe", config, overrides, overwrite)
+
+
+def _add_stage(name: str, doc: str) -> None:
+    def command(config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False) -> None:
+        _stage(name, config, overrides, overwrite)
+
+    command.__doc__ = doc
+    app.command(name)(command)
+
+
+_add_stage("score", "Score every candidate and its refinement (method 2.3, 2.4).")
+_add_stage("pair", "Best refined against worst original answer (method 2.5).")
+_add_stage("report", "One self-contained HTML file about the run.")
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    merge: Annotated[Path | None, typer.Option("--merge", metavar="DIR", help="Also write the merged weights there.")] = None,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    debug: Debug = False,
+) -> None:
+    """Preference training with LoRA (method 2.6)."""
+    _stage("train", config, overrides, overwrite)
+    if merge is not None:
+        from spr.artifacts import Run
+        from spr.training.merge import merge_adapter
+        from spr.wiring import load_config
+
+        loaded = load_config(config, overrides or [])
+        merge_adapter(loaded.model.folder, Run(loaded.run).path("adapter"), str(merge))
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]")] = None,
+    models: Annotated[str, typer.Option(help="Comma-separated: base, spr (also called adapter).")] = "base,spr",
+    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Score answers produced elsewhere.")] = None,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    debug: Debug = False,
+) -> None:
+    """Measure the models on the benchmarks, or score a file of answers."""
+    if predictions is not None:
+        from spr.evaluation.predictions_file import score_file
+
+        typer.echo(score_file(predictions))
+        return
+    if config is None:
+        raise UserError("evaluate: found neither CONFIG nor --predictions FILE, expected one of them")
+    from spr import pipeline
+    from spr.wiring import load_config
+
+    loaded = load_config(config, overrides or [])
+    run = pipeline.open_run(loaded)
+    if overwrite is not None:
+        pipeline.overwrite(run, overwrite)
+    pipeline.do_evaluate(loaded, run, BarProgress(), tuple(m.strip() for m in models.split(",")))
+    typer.echo(run.read_bytes("evaluation", "tables.md").decode())
+
+
+@app.command()
+def export(
+    config: ConfigPath,
+    format: Annotated[str, typer.Option(help="trl | llamafactory | ms-swift")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Write the pairs in the form that another trainer loads as it is."""
+    from spr.artifacts import Run
+    from spr.export import export_pairs
+    from spr.types import TrainingPair
+    from spr.wiring import dialect_of, image_store, load_config
+
+    loaded = load_config(config, overrides or [])
+    pairs = Run(loaded.run).read_stage(TrainingPair, "pairs")
+    export_pairs(pairs, format, out, dialect_of(loaded), image_store(loaded).load)
+
+
+@app.command()
+def doctor(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Does this model, served this way, read and write boxes in the frame we think it does?"""
+    from spr.doctor import doctor_config
+    from spr.wiring import load_config
+
+    doctor_config(load_config(config, overrides or []), BarProgress())
+
+
+@app.command()
+def dialects(
+    name: Annotated[str | None, typer.Argument(help="One family.")] = None,
+    parse: Annotated[Path | None, typer.Option(metavar="FILE", help="Show what the dialect reads in this text.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the original image.")] = None,
+    debug: Debug = False,
+) -> None:
+    """How each model family writes boxes."""
+    from spr.dialects.cli import dialects as show
+
+    show(name, parse, size)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller run, labelled quick.")] = False,
+    debug: Debug = False,
+) -> None:
+    """The whole loop on the embedded world, on a CPU."""
+    from spr.scenes.demo import run_demo
+
+    run_demo(out, quick, BarProgress())
+
+
+def run_cli(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors of the user become one line and exit code 2, other known errors exit code 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        app(args=arguments, prog_name="spr")
+    except SprError as e:
+        if debug:
+            raise
+        errors.print(f"spr: {e}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(2 if isinstance(e, UserError) else 1) from None
+    except KeyboardInterrupt:
+        errors.print("spr: stopped; run the same command again to go on", markup=False)
+        raise SystemExit(130) from None

@@ -1,0 +1,107 @@
+"""One YAML file -> frozen dataclasses, strictly: an unknown key, a wrong type or a missing value is one clear line.
+
+The dataclasses stand beside the stages that use them; this module only knows how to read them. `a.b=c` overrides come after the file.
+Paths in the file are relative to the folder of the file (`base`), unless absolute or a URL: a field whose metadata says `path` is resolved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from spr.errors import ConfigError, unknown_name
+
+T = TypeVar("T")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError with the place of a syntax error."""
+    path = Path(path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file, expected a YAML configuration") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read ({e})") from None
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: not valid YAML ({getattr(e, 'problem', None) or e})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: found {type(value).__name__}, expected a mapping of sections")
+    return value
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`data` with `a.b=value` set (the value is read as YAML)."""
+    result: dict[str, Any] = dict(data)
+    for override in overrides:
+        name, sign, text = override.partition("=")
+        if not sign or not name.strip():
+            raise ConfigError(f"--set {override!r}: expected a.b=value")
+        *parents, last = name.strip().split(".")
+        node = result
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = dict(child) if isinstance(child, Mapping) else {}
+            node = node[parent]
+        node[last] = yaml.safe_load(text)
+    return result
+
+
+def _dataclass_in(annotation: Any) -> tuple[type | None, bool]:
+    """The dataclass in an annotation `D`, `D | None`, `tuple[D, ...]`, and whether it is the element of a tuple."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for part in typing.get_args(annotation):
+            found = _dataclass_in(part)
+            if found[0] is not None:
+                return found
+    if typing.get_origin(annotation) is tuple:
+        return _dataclass_in(typing.get_args(annotation)[0])[0], True
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return annotation, False
+    return None, False
+
+
+def _check_keys(cls: type, data: object, where: str) -> None:
+    if not isinstance(data, Mapping):
+        if data is not None:
+            raise ConfigError(f"{where or 'configuration'}: found {type(data).__name__}, expected a mapping with keys of {cls.__name__}")
+        return
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key, value in data.items():
+        dotted = f"{where}.{key}" if where else str(key)
+        if key not in names:
+            raise ConfigError(f"{dotted}: " + unknown_name("key", str(key), names))
+        inner, many = _dataclass_in(hints[key])
+        if inner is not None and value is not None:
+            values = list(enumerate(value)) if many and isinstance(value, list | tuple) else [("", value)]
+            for i, v in values:
+                _check_keys(inner, v, f"{dotted}.{i}" if i != "" else dotted)
+
+
+def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """`data` as the frozen dataclass `cls`. Raises ConfigError naming the key, what was found and what was expected."""
+    _check_keys(cls, data, where)
+    try:
+        return TypeAdapter(cls).validate_python(dict(data))
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = ".".join(str(p) for p in ((where, *first["loc"]) if where else first["loc"]))
+        found = "nothing" if first["type"] == "missing" else repr(first["input"])[:80]
+        raise ConfigError(f"{name}: found {found}, expected: {first['msg']}") from None
+
+
+def resolve(path: str, base: Path) -> str:
+    """A path of the configuration: URLs and absolute paths as they are, others relative to `base`."""
+    if "://" in path or Path(path).is_absolute():
+        return path
+    return str(base / path)

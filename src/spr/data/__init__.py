@@ -1,0 +1,1 @@
+"""From the files people have to one index: readers, checks, images, and queries."""

@@ -1,0 +1,238 @@
+"""Where images come from: a folder, a zip or tar file, or an object store, all through fsspec.
+
+In: the image root of the data set and the path of an image in it (`ImageRecord.path`, `Region.image`, `Query.image`: a POSIX path relative to the
+root). Out: RGB pictures. Pixels are the *stored* ones: an EXIF rotation is reported, never applied, because annotations are drawn on stored pixels.
+RGB conversion: grey is repeated, a palette is looked up, alpha is dropped, CMYK goes through Pillow's plain conversion (no colour profile), 16-bit
+grey is divided by 256, of an animation the first frame is taken. `problem` says which of these are set aside before a picture is used.
+Known gap: a symbolic link inside the root is followed, as people link to other disks; only the path itself must stay inside.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import fsspec
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from spr.data.rows import ROWS, RowFiles
+from spr.errors import DataError, ImageError
+
+Oddity: TypeAlias = Literal["cmyk", "palette", "sixteen_bit", "animated"]
+MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a gigabyte of RGB): more is taken for a decompression bomb
+CACHE_BYTES = 192 << 20  # ours: decoded pictures kept in memory
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+_EXIF_ORIENTATION = 0x0112
+_ARCHIVES = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar"}
+_BAD_PATH = re.compile(r"^/|^[A-Za-z]:|://|\x00|^$")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What a file says about its picture before it is decoded. `orientation` is the EXIF value (1 = as stored)."""
+
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    frames: int
+
+
+def safe_path(path: str) -> str | None:
+    """The path in its plain form ("./a//b.jpg" -> "a/b.jpg"), or None when it is absolute, a URL, empty, or leaves the root."""
+    if _BAD_PATH.search(path) or path.startswith("\\") or ".." in re.split(r"[/\\]", path):
+        return None
+    plain = posixpath.normpath(path)
+    return None if plain == "." else plain
+
+
+def oddity_of(header: ImageHeader) -> Oddity | None:
+    """Which conversion to RGB would lose something, if any."""
+    if header.frames > 1:
+        return "animated"
+    if header.mode == "CMYK":
+        return "cmyk"
+    if header.mode == "P":
+        return "palette"
+    return "sixteen_bit" if header.mode.startswith(("I", "F")) else None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as 8-bit RGB, by the rules at the top of this file."""
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, dtype=np.int64) // 256, 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    return image.convert("RGB")
+
+
+class ImageStore:
+    """Pictures by their path below a root. Keeps recently decoded ones (they are shared: do not draw on them); safe to use from threads."""
+
+    def __init__(self, root: str, cache_bytes: int = CACHE_BYTES) -> None:
+        self.root = root
+        self._fs, self._base = _file_system(root)
+        self._limit = cache_bytes
+        self._cache: OrderedDict[str, Image.Image] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+        shared = _archive(root) or "::" in root or root.startswith(ROWS)
+        self._reading = threading.Lock() if shared else None  # an archive has one file position
+
+    def __reduce__(self) -> tuple[type[ImageStore], tuple[str, int]]:
+        return ImageStore, (self.root, self._limit)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an image file. Raises ImageError (path_outside_root, missing_image)."""
+        plain = safe_path(path)
+        if plain is None:
+            raise ImageError(path, "path_outside_root", f"expected a path below {self.root}")
+        name = f"{self._base}/{plain}" if self._base else plain
+        try:
+            if self._reading is None:
+                return bytes(self._fs.cat_file(name))
+            with self._reading:
+                return bytes(self._fs.cat_file(name))
+        except (FileNotFoundError, KeyError, IsADirectoryError, NotADirectoryError):
+            raise ImageError(path, "missing_image", f"no such file below {self.root}") from None
+
+    def paths(self) -> list[str]:
+        """The paths of all image files (by their endings), sorted."""
+        found = (str(p)[len(self._base) + 1 if self._base else 0 :] for p in self._fs.find(self._base))
+        return sorted(p for p in found if p.lower().endswith(_ENDINGS))
+
+    def header(self, path: str) -> ImageHeader:
+        """Size, mode, EXIF orientation and frames, without decoding. Raises ImageError."""
+        return _header(path, _open(path, self.read(path)))
+
+    def load(self, path: str) -> Image.Image:
+        """The picture in RGB, stored pixels. Raises ImageError (missing_image, unreadable_image, truncated_image, decompression_bomb, …)."""
+        with self._lock:
+            if path in self._cache:
+                self._cache.move_to_end(path)
+                return self._cache[path]
+        image = to_rgb(_decoded(path, _open(path, self.read(path))))
+        with self._lock:
+            if path not in self._cache:
+                self._cache[path] = image
+                self._held += 3 * image.width * image.height
+            while self._held > self._limit and len(self._cache) > 1:
+                _, old = self._cache.popitem(last=False)
+                self._held -= 3 * old.width * old.height
+        return image
+
+    def problem(self, path: str, width: int, height: int, accept: Collection[str] = ()) -> ImageError | None:
+        """Why this image must not be used with boxes drawn for (width, height), or None. Decodes it whole.
+
+        `accept` names the oddities (cmyk, palette, sixteen_bit, animated) that may be converted.
+        """
+        try:
+            data = _open(path, self.read(path))
+            header = _header(path, data)
+            oddity = oddity_of(header)
+            if oddity is not None and oddity not in accept:
+                return ImageError(path, oddity, f"mode {header.mode}, {header.frames} frame(s); `data.accept` would take it, converted to RGB")
+            if (header.width, header.height) != (width, height):
+                return _size_problem(path, header, width, height)
+            _decoded(path, data)
+        except ImageError as e:
+            return e
+        return None
+
+    def sizes(self, paths: Sequence[str]) -> list[tuple[int, int] | ImageError]:
+        """(width, height) of each image, or why there is none; a few files at a time."""
+
+        def size(path: str) -> tuple[int, int] | ImageError:
+            try:
+                return size_of(path, self.read(path))
+            except ImageError as e:
+                return e
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(size, paths))
+
+
+def size_of(path: str, data: bytes) -> tuple[int, int] | ImageError:
+    """(width, height) of an encoded image, or why there is none; from its header."""
+    try:
+        header = _header(path, _open(path, data))
+    except ImageError as e:
+        return e
+    return (header.width, header.height)
+
+
+def open_store(root: str) -> ImageStore:
+    """The images below `root`. Raises DataError when there is no such folder or archive."""
+    return ImageStore(root)
+
+
+def _archive(root: str) -> str | None:
+    return next((kind for ending, kind in _ARCHIVES.items() if root.lower().endswith(ending)), None)
+
+
+def _file_system(root: str) -> tuple[Any, str]:
+    if not root:
+        raise DataError("data.images: found nothing, expected a folder, a .zip or .tar file, or a URL (s3://, gs://, hf://)")
+    try:
+        fs, base = (RowFiles(root.removeprefix(ROWS)), "") if root.startswith(ROWS) else fsspec.core.url_to_fs(root)
+        found = fs.exists(base)
+    except (ImportError, ValueError, OSError) as e:
+        raise DataError(f"data.images: {root}: cannot be opened ({e})") from None
+    if not found:
+        raise DataError(f"data.images: {root}: no such folder or archive, expected the images of the data set")
+    kind = _archive(root)
+    if kind is None or "::" in root:
+        return fs, str(base).rstrip("/")
+    try:
+        return fsspec.filesystem(kind, fo=root, skip_instance_cache=True), ""
+    except Exception as e:
+        raise DataError(f"data.images: {root}: found no readable {kind} archive ({e})") from None
+
+
+def _open(path: str, data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise ImageError(path, "decompression_bomb", str(e)) from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+        reason = "empty file" if not data else str(e).replace("\n", " ")
+        raise ImageError(path, "unreadable_image", reason if len(reason) < 200 else type(e).__name__) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(path, "decompression_bomb", f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
+    return image
+
+
+def _header(path: str, image: Image.Image) -> ImageHeader:
+    try:
+        late = image.format == "PNG" and "exif" not in image.info  # Pillow would decode the pixels to look for it behind them
+        orientation = 1 if late else image.getexif().get(_EXIF_ORIENTATION, 1)
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a camera's JPEG with a thumbnail behind it
+    except (OSError, SyntaxError, ValueError, TypeError) as e:
+        raise ImageError(path, "unreadable_image", f"broken header ({e})") from None
+    return ImageHeader(image.width, image.height, image.mode, orientation if isinstance(orientation, int) else 1, int(frames))
+
+
+def _decoded(path: str, image: Image.Image) -> Image.Image:
+    """The picture with its pixels read. Raises ImageError; a file that breaks off is never padded with grey."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise DataError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, expected it unset: truncated images would pass as whole ones")
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, IndexError, EOFError) as e:
+        reason = "truncated_image" if "truncated" in str(e).lower() or isinstance(e, EOFError) else "unreadable_image"
+        raise ImageError(path, reason, str(e)) from None
+    return image
+
+
+def _size_problem(path: str, header: ImageHeader, width: int, height: int) -> ImageError:
+    found = f"stored {header.width} x {header.height}, annotated {width} x {height}"
+    if header.orientation in (5, 6, 7, 8) and (header.height, header.width) == (width, height):
+        return ImageError(path, "size_differs_exif", f"{found}: the EXIF rotation (orientation {header.orientation}) explains it")
+    return ImageError(path, "size_differs", f"{found}: no EXIF rotation explains it")

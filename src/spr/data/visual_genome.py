@@ -1,0 +1,74 @@
+"""Visual Genome: objects.json, and image_data.json for the images' addresses and sizes.
+
+Convention: x, y, w, h are pixels, x2 = x + w. The image's path is the last two parts of its address ("VG_100K_2/1592.jpg"), as the two zip files
+unpack. The category is the first of `names`. With objects.json alone, an entry's `image_url` gives the path, and the header the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from spr.boxes import from_xywh
+from spr.data.files import Source
+from spr.data.images import ImageStore
+from spr.data.json_stream import JsonBrokenError, JsonStream
+from spr.data.spool import NO_KEY, NOT_A_BOX, Spool
+from spr.errors import ImageError
+from spr.types import Box, Dropped
+
+_DECODERS = {"": msgspec.json.Decoder(list[dict[str, Any]])}
+
+
+def read_visual_genome(sources: Sequence[Source], spool: Spool, store: ImageStore, progress: Callable[[int], object]) -> None:
+    """Pour both files (in any order) into the spool; entries with `objects` are boxes, the others are images."""
+    for source in sources:
+        images, boxes = spool.images, spool.boxes
+        try:
+            with source.fs.open(source.path, "rb") as file:
+                for batch in JsonStream(file, _DECODERS).batches():
+                    before = spool.boxes
+                    _entries(batch.elements, len(sources) == 1, spool, store)
+                    progress(spool.boxes - before)
+        except JsonBrokenError as e:
+            read = f"read until then: {spool.images - images} images, {spool.boxes - boxes} boxes"
+            spool.broken.append(Dropped(source.name, "json_broken", f"{e}; {read}"))
+
+
+def _entries(entries: Sequence[Any], alone: bool, spool: Spool, store: ImageStore) -> None:
+    unsized: list[tuple[int, str]] = []
+    for entry in entries:
+        image = entry.get("image_id", entry.get("id")) if isinstance(entry, dict) else None
+        if not isinstance(image, int):
+            spool.rejected.append(Dropped(repr(entry)[:80], "not_an_image", "expected an object with image_id"))
+            continue
+        path = "/".join(str(entry.get("image_url", entry.get("url", ""))).split("/")[-2:])
+        if "objects" not in entry:
+            spool.image(image, path, entry.get("width"), entry.get("height"))
+            continue
+        if alone:
+            unsized.append((image, path))
+        for element in entry["objects"]:
+            _object(image, element, spool)
+    for (image, path), size in zip(unsized, store.sizes([path for _, path in unsized]), strict=True):
+        if isinstance(size, ImageError):
+            spool.bad_image(image, size)
+        else:
+            spool.image(image, path, *size)
+
+
+def _object(image: int, element: Mapping[str, Any], spool: Spool) -> None:
+    names = element.get("names") or [element.get("name")]
+    category = names[0] if isinstance(names[0], str) and names[0] else NO_KEY
+    spool.box(image, category, _box(element))
+
+
+def _box(element: Mapping[str, Any]) -> Box:
+    values = [v for v in (element.get(name) for name in "xywh") if isinstance(v, int | float)]
+    if len(values) != 4 or not np.isfinite(values).all():
+        return NOT_A_BOX
+    x1, y1, x2, y2 = from_xywh([values])[0].tolist()
+    return (x1, y1, x2, y2)

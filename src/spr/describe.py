@@ -1,0 +1,79 @@
+"""Stage `describe` (method 2.2): each region is described K times by the user's model, under several prompts.
+
+In: regions. Out: candidates, K = templates x samples per region, in a fixed order. An answer that failed, or that is empty, is dropped with its
+reason; an answer cut by the token limit is kept and marked (its closed boxes are still good).
+The paper's count of candidates and its sampling are unknown; the defaults are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spr.dialects import Dialect
+from spr.ports import Describer
+from spr.prompts import question, template_named
+from spr.types import Answer, Candidate, Dropped, Query, Region, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeConfig:
+    """How regions are described. K = len(templates) * samples (ours: 4 x 2)."""
+
+    templates: tuple[str, ...] = ("plain", "list", "look", "tell")
+    samples: int = 2
+    temperature: float = 1.0  # ours
+    top_p: float = 0.95  # ours
+    max_new_tokens: int = 512  # ours
+
+
+def queries_of(region: Region, config: DescribeConfig, dialect: Dialect) -> list[Query]:
+    """One query per template. Its id, which seeds the sampling, names region and template only."""
+    return [
+        Query(
+            item_id=f"{region.region_id}/{name}",
+            image=region.image,
+            width=region.width,
+            height=region.height,
+            prompt=question(name, region, dialect),
+            crop=region.box if template_named(name).crop else None,
+            group=region.region_id,
+        )
+        for name in config.templates
+    ]
+
+
+def candidates_of(
+    region: Region, queries: Sequence[Query], answers: Sequence[Sequence[Answer]], config: DescribeConfig
+) -> tuple[list[Candidate], list[Dropped]]:
+    """The candidates of one region; failed and empty answers are dropped with a reason."""
+    kept: list[Candidate] = []
+    dropped: list[Dropped] = []
+    index = 0
+    for name, query, samples in zip(config.templates, queries, answers, strict=True):
+        for answer in samples:
+            candidate_id = f"{region.region_id}/{index}"
+            if answer.failed is not None:
+                dropped.append(Dropped(candidate_id, "answer_failed", answer.failed))
+            elif not answer.text.strip():
+                dropped.append(Dropped(candidate_id, "empty_answer"))
+            else:
+                kept.append(Candidate(candidate_id, region.region_id, index, name, query.prompt, answer.text, answer.stopped))
+            index += 1
+    return kept, dropped
+
+
+def describe(
+    regions: Sequence[Region], describer: Describer, dialect: Dialect, config: DescribeConfig, seed: int
+) -> tuple[list[Candidate], list[Dropped]]:
+    """All candidates of some regions, in order of region, template, sample."""
+    sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens, seed)
+    per_region = [queries_of(region, config, dialect) for region in regions]
+    answers = iter(describer.answer([q for queries in per_region for q in queries], sampling))
+    kept: list[Candidate] = []
+    dropped: list[Dropped] = []
+    for region, queries in zip(regions, per_region, strict=True):
+        rows, lost = candidates_of(region, queries, [next(answers) for _ in queries], config)
+        kept += rows
+        dropped += lost
+    return kept, dropped

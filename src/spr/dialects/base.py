@@ -1,0 +1,270 @@
+"""A dialect = a grammar (where numbers and phrases stand) + a contract (what the numbers mean).
+
+In: any string and the size of the original image. Out: a `GroundedText`; edited texts; new texts. Reading is total and linear: no string raises, and
+`render(parse(t)) == t`. Editing rewrites only the numbers of the edited box, in the style observed around it. Box values are decoded floats exactly
+as written: never swapped, clipped or guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from spr.dialects.codec import Codec
+from spr.dialects.contract import Contract, Prompt
+from spr.dialects.layout import Layout, RawBox, RawMention, Written, blanked
+from spr.errors import DialectError
+from spr.types import Box, Frame, GroundedText, Mention, Problem, Span
+
+Part: TypeAlias = str | tuple[str | None, Sequence[Box]]  # of a text to write: words, or a phrase with its boxes in pixels
+Edits: TypeAlias = Mapping[tuple[int, int], Box | None]
+Change: TypeAlias = tuple[Span, str]  # what stands at a span from now on
+_THINK = re.compile(r"<think>|</think>")
+_TURN = re.compile(r"</?s>|<(?:eos|bos|pad)>|<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>|</?answer>")  # what a decoder may leave of the chat
+_ABSENT = re.compile(r"\s*(?:```[a-z]*\s*)?(none|\[\s*\])\.?\s*(?:```)?\s*", re.IGNORECASE)  # the whole answer is "there is none"
+
+
+class Grammar(Protocol):
+    """The form of a notation, without the meaning of its numbers."""
+
+    @property
+    def token_pattern(self) -> re.Pattern[str]:
+        """One match = the coordinate text of one box."""
+        ...
+
+    @property
+    def digits(self) -> int:
+        """Zero padding of written numbers; 0 = none."""
+        ...
+
+    def scan(self, text: str) -> Layout:
+        """Everything that stands in a text. Total and linear."""
+        ...
+
+    def box_text(self, numbers: Sequence[str]) -> str:
+        """A single box as it is written in a prompt."""
+        ...
+
+    def compose(self, parts: Sequence[Written]) -> str:
+        """A new text. Raises DialectError for what the notation cannot say."""
+        ...
+
+
+def _draft_spans(text: str) -> tuple[list[Span], list[Span]]:
+    """Spans of thinking (drafts), and spans of stray tags. A text that only closes began inside its thought; an unclosed one never ends it."""
+    drafts: list[Span] = []
+    stray: list[Span] = []
+    start: int | None = None
+    began = False
+    for tag in _THINK.finditer(text):
+        if tag.group() == "<think>" and start is None:
+            start = tag.start()
+        elif tag.group() == "</think>" and (start is not None or not began):
+            drafts.append((start or 0, tag.end()))
+            start = None
+        else:
+            stray.append(tag.span())
+        began = True
+    if start is not None:
+        drafts.append((start, len(text)))
+    return drafts, stray
+
+
+def _merge(spans: Sequence[Span]) -> list[Span]:
+    """Sorted spans without overlaps."""
+    merged: list[Span] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def splice(text: str, changes: Sequence[Change]) -> str:
+    """The text with spans replaced; none overlap."""
+    pieces, last = [], 0
+    for (start, end), new in sorted(changes):
+        pieces += [text[last:start], new]
+        last = end
+    return "".join([*pieces, text[last:]])
+
+
+def _glue(text: str, span: Span) -> str:
+    """One blank where cutting a span would run two words together."""
+    before, after = text[: span[0]][-1:], text[span[1] : span[1] + 1]
+    return " " if before.isalnum() and after.isalnum() else ""
+
+
+def _plain(text: str, layout: Layout) -> str:
+    """The text without markup, with single blanks and none before a sign."""
+    outer = sorted(span for span, _ in layout.replaced)
+    starts = [start for start, _ in outer]
+
+    def is_inside(span: Span) -> bool:
+        k = bisect_right(starts, span[0]) - 1
+        return k >= 0 and span[1] <= outer[k][1]
+
+    cuts = [(span, " ") for span in _merge([span for span in layout.markup if not is_inside(span)])]
+    pieces, last = [], 0
+    for (start, end), new in sorted([*layout.replaced, *cuts]):
+        if start >= last:
+            pieces += [text[last:start], new]
+            last = end
+    pieces.append(text[last:])
+    return re.sub(r" ([.,;:!?)])", r"\1", " ".join("".join(pieces).split()))
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one model family writes boxes. Get one with `get_dialect(name)`.
+
+    `contract` says what the numbers mean, `prompts` how the family is asked, `token_pattern` finds the coordinate text of one box per match.
+    """
+
+    name: str
+    grammar: Grammar
+    codec: Codec
+    contract: Contract
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    official: bool = False  # encode with the published formula
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def token_pattern(self) -> re.Pattern[str]:
+        """One match = the coordinate text of one box."""
+        return self.grammar.token_pattern
+
+    def model_size(self, frame: Frame) -> tuple[int, int]:
+        """(width, height) of what the coordinates span. Raises ValueError for an image that the model cannot see."""
+        return self.codec.size(frame)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.contract}"
+
+    # --- reading ---------------------------------------------------------------------------------------------------------------------------
+
+    def layout(self, text: str) -> Layout:
+        """Where everything stands in a text, before numbers become pixels; drafts are only in its problems."""
+        drafts, stray = _draft_spans(text) if "think>" in text else ([], [])
+        outside = _merge([*drafts, *stray, *(tag.span() for tag in _TURN.finditer(text))])
+        answer = blanked(text, outside)
+        layout = self.grammar.scan(answer)
+        layout.markup += outside
+        layout.steps += len(text)
+        absent = None if layout.mentions else _ABSENT.fullmatch(answer)
+        if absent:
+            layout.mentions.append(RawMention(None, (), absent.span(1)))
+            layout.markup.append(absent.span())
+            layout.problem("absent_marker", *absent.span(1))
+        for start, end in stray:
+            layout.problem("tag_mismatch", start, end)
+        for start, end in drafts:
+            inner = self.grammar.scan(text[start:end])
+            layout.steps += inner.steps
+            for mention in inner.mentions:
+                for box in mention.boxes:
+                    layout.problem("draft_box", start + box.numbers[0][0], start + box.numbers[-1][1])
+        return layout
+
+    def parse(self, text: str, frame: Frame) -> GroundedText:
+        """Everything said in `text` about an image of size `frame`. Never raises, whatever the string."""
+        layout = self.layout(text)
+        problems = list(layout.problems)
+        try:
+            self.codec.size(frame)
+            mentions = tuple(self._mention(text, raw, frame, problems) for raw in layout.mentions)
+        except (ValueError, OverflowError):  # OverflowError: sides that no float can hold
+            mentions = ()
+            problems.append(Problem("frame_error", (0, len(text))))
+        ordered = sorted(set(problems), key=lambda p: (p.span, p.kind))
+        return GroundedText(text, _plain(text, layout), mentions, tuple(ordered), frame)
+
+    def _mention(self, text: str, raw: RawMention, frame: Frame, problems: list[Problem]) -> Mention:
+        boxes = []
+        for box in raw.boxes:
+            values = tuple(float(text[start:end]) for start, end in box.numbers)
+            span = (box.numbers[0][0], box.numbers[-1][1])
+            if not self.codec.in_range(values, frame):
+                problems.append(Problem("out_of_range", span))
+            decoded = self.codec.decode(values, frame)
+            if decoded[0] > decoded[2] or decoded[1] > decoded[3]:
+                problems.append(Problem("reversed", span))
+            boxes.append(decoded)
+        return Mention(raw.phrase, tuple(boxes), raw.span)
+
+    def coordinate_spans(self, text: str) -> list[Span]:
+        """(start, end) of every number of every readable box of the answer, in order."""
+        return self.layout(text).numbers()
+
+    # --- writing ---------------------------------------------------------------------------------------------------------------------------
+
+    def render(self, g: GroundedText, frame: Frame) -> str:
+        """The text of g, byte for byte. Raises DialectError for another frame: see `convert`."""
+        if frame != g.frame:
+            raise DialectError(
+                f"{self.name}: found an image of {frame.width}x{frame.height}, expected the text's own {g.frame.width}x{g.frame.height}; "
+                "convert() moves a text to another frame"
+            )
+        return g.text
+
+    def _numbers(self, box: Box, frame: Frame, decimals: int, widths: Sequence[int] = ()) -> list[str]:
+        """The numbers of a box as strings, with `decimals` and zero padding to `widths`."""
+        if not all(math.isfinite(v) for v in box):
+            raise DialectError(f"{self.name}: found the box {tuple(box)}, expected four finite numbers of pixels")
+        values = self.codec.encode(box, frame, decimals, self.official)
+        return [f"{v:.{decimals}f}".zfill(width) for v, width in zip(values, widths or [self.grammar.digits] * len(values), strict=True)]
+
+    def restyled(self, text: str, raw: RawBox, box: Box, frame: Frame) -> list[Change]:
+        """What makes `box` out of a box in `text`, with the decimals and the zero padding found in it."""
+        old = [text[start:end] for start, end in raw.numbers]
+        decimals = max(len(t.partition(".")[2]) for t in old) or self.codec.decimals
+        padded = [len(t) for t in old if len(t) > 1 and t[0] == "0" and t[1] != "."]
+        widths = [max([self.grammar.digits, *padded])] * len(old)
+        return list(zip(raw.numbers, self._numbers(box, frame, decimals, widths), strict=True))
+
+    def replace_boxes(self, g: GroundedText, edits: Edits, frame: Frame) -> GroundedText:
+        """A new grounded text in which box b of mention m is `edits[m, b]` (pixels), or gone (None). Other bytes stay.
+
+        Raises KeyError naming an unknown (m, b), DialectError for another frame or a box that is not finite.
+        """
+        text = self.render(g, frame)
+        mentions = self.layout(text).mentions
+        changes: list[Change] = []
+        removed: dict[int, set[int]] = {}
+        for (m, b), box in edits.items():
+            if not (0 <= m < len(g.mentions) and 0 <= b < len(g.mentions[m].boxes)):
+                raise KeyError((m, b))
+            if box is None:
+                removed.setdefault(m, set()).add(b)
+            else:
+                changes += self.restyled(text, mentions[m].boxes[b], box, frame)
+        cuts = [span for m, gone in removed.items() for span in mentions[m].cuts(gone)]
+        changes += [(span, _glue(text, span)) for span in _merge(cuts)]
+        return self.parse(splice(text, changes), frame)
+
+    def box_text(self, box: Box, frame: Frame) -> str:
+        """How a region is written in a prompt."""
+        return self.grammar.box_text(self._numbers(box, frame, self.codec.decimals))
+
+    def compose(self, parts: Sequence[Part], frame: Frame) -> str:
+        """A new text from strings and (phrase or None, boxes). Raises DialectError for what the notation cannot say."""
+        written: list[Written] = []
+        for part in parts:
+            if isinstance(part, str):
+                written.append(part)
+                continue
+            phrase, boxes = part
+            if phrase is not None and not phrase.strip():
+                raise DialectError(f"{self.name}: found the phrase {phrase!r}, expected words, or None for a box without a phrase")
+            if phrase is not None and (_THINK.search(phrase) or _TURN.search(phrase)):
+                raise DialectError(f"{self.name}: found a tag of the chat in the phrase {phrase!r}, expected none")
+            written.append((phrase, [self._numbers(box, frame, self.codec.decimals) for box in boxes]))
+        try:
+            return self.grammar.compose(written)
+        except DialectError as e:
+            raise DialectError(f"{self.name}: {e}") from None

@@ -1,0 +1,55 @@
+"""GLM-4.1V to 4.6V: `<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>`, bracket style as it comes, no label; or JSON objects with a label on request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from spr.dialects.brackets import N
+from spr.dialects.json_objects import JsonGrammar
+from spr.dialects.layout import Layout, Written
+from spr.dialects.payloads import Found, read_brackets
+from spr.dialects.tags import TagGrammar
+
+_BOX = re.compile(rf"(?<=[\[(<])\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=[\])>])")
+_OPENING = re.compile(r"[\[(<]")
+_BARE = re.compile(r"\[[^\[\]]*\]")
+_MARKER = re.compile(r"<\|(?:begin|end)_of_box\|>")
+
+
+def _read(text: str, start: int, end: int) -> Found:
+    """The markers hold any short answer: words or a number are no box."""
+    found = read_brackets(text, start, end)
+    return found if found[0] or _OPENING.search(text, start, end) else ([], [])
+
+
+def _write(boxes: Sequence[Sequence[str]]) -> str:
+    return "[" + ",".join("[" + ",".join(box) + "]" for box in boxes) + "]"
+
+
+@dataclass(frozen=True)
+class GlmGrammar:
+    """The markers, or JSON when the text holds an object with a box."""
+
+    tags: TagGrammar = field(default=TagGrammar(("<|begin_of_box|>", "<|end_of_box|>"), _read, _write, _BOX, bare=_BARE), compare=False)
+    json: tuple[JsonGrammar, ...] = field(default=(JsonGrammar("bbox_2d"), JsonGrammar("box_2d")), compare=False)
+    token_pattern: re.Pattern[str] = field(default=_BOX, compare=False)
+    digits: int = 0
+
+    def scan(self, text: str) -> Layout:
+        """The form is known by its marks: a JSON key, or the markers."""
+        for grammar in self.json:
+            if f'"{grammar.key}"' in text or f"'{grammar.key}'" in text:
+                layout = grammar.scan(text)
+                layout.markup += [m.span() for m in _MARKER.finditer(text)]
+                return layout
+        return self.tags.scan(text)
+
+    def box_text(self, numbers: Sequence[str]) -> str:
+        """A box between the markers."""
+        return self.tags.box_text(numbers)
+
+    def compose(self, parts: Sequence[Written]) -> str:
+        """Boxes between markers. Raises DialectError for a label."""
+        return self.tags.compose(parts)

@@ -1,0 +1,117 @@
+"""What stands between an opening and a closing box tag.
+
+bracket `[[1, 2, 3, 4], [5, 6, 7, 8]]` · paren `(1,2),(3,4)` · blank `1 2 3 4` · angle `<1><2><3><4>` (also Kosmos-2's patch tokens).
+A reader gets a text and a span in it, and gives boxes and problems.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+from spr.dialects.brackets import NUMBER, numbers_in
+from spr.dialects.layout import RawBox
+from spr.types import ProblemKind, Span
+
+Found: TypeAlias = tuple[list[RawBox], list[tuple[ProblemKind, Span]]]
+Reader: TypeAlias = Callable[[str, int, int], Found]
+_BRACKETS = re.compile(r"[\[(<][^\[\]()<>]*[\])>]")
+_PARENS = re.compile(r"\([^()]*\)")
+
+
+def _four(text: str, start: int, end: int, group: Span, found: Found) -> None:
+    """One candidate box: four numbers, or a problem."""
+    spans = numbers_in(text, start, end)
+    if spans is None:
+        found[1].append(("not_a_number", (start, end)))
+    elif len(spans) != 4:
+        found[1].append(("wrong_arity", (start, end)))
+    else:
+        found[0].append(RawBox(tuple(spans), group))
+
+
+def read_brackets(text: str, start: int, end: int) -> Found:
+    """Innermost brackets of any kind, four numbers each; bare numbers count as one."""
+    found: Found = ([], [])
+    groups = [m.span() for m in _BRACKETS.finditer(text, start, end)]
+    for s, e in groups:
+        _four(text, s + 1, e - 1, (s, e), found)
+    return found if groups else read_blanks(text, start, end)
+
+
+def read_parens(text: str, start: int, end: int) -> Found:
+    """Two points of two numbers make a box."""
+    found: Found = ([], [])
+    groups = [m.span() for m in _PARENS.finditer(text, start, end)]
+    first: tuple[Span, list[Span]] | None = None  # the first of two points
+    for s, e in groups:
+        spans = numbers_in(text, s + 1, e - 1)
+        if spans is None:
+            found[1].append(("not_a_number", (s, e)))
+            first = None
+        elif len(spans) == 2 and first is None:
+            first = ((s, e), spans)
+        elif len(spans) == 2 and first is not None:
+            found[0].append(RawBox((*first[1], *spans), (first[0][0], e)))
+            first = None
+        elif len(spans) == 4:
+            found[0].append(RawBox(tuple(spans), (s, e)))
+        else:
+            found[1].append(("wrong_arity", (s, e)))
+    if first is not None:
+        found[1].append(("wrong_arity", first[0]))
+    return found if groups else read_blanks(text, start, end)
+
+
+def read_blanks(text: str, start: int, end: int) -> Found:
+    """Four numbers with blanks or commas between them."""
+    found: Found = ([], [])
+    if NUMBER.search(text, start, end):
+        _four(text, start, end, (start, end), found)
+    return found
+
+
+@dataclass(frozen=True)
+class AngleReader:
+    """Numbers that are tokens of their own, `before` number `after`; `arity` of them make a box, `point` of them a point.
+
+    `gap` is a regex of what may stand between the tokens of a box.
+    """
+
+    before: str = "<"
+    after: str = ">"
+    arity: int = 4
+    point: int = 0
+    digits: str = "[0-9]{1,12}"
+    gap: str = ""
+
+    @cached_property
+    def token(self) -> re.Pattern[str]:
+        """One number token."""
+        return re.compile(re.escape(self.before) + f"({self.digits})" + re.escape(self.after))
+
+    @cached_property
+    def run(self) -> re.Pattern[str]:
+        """Number tokens in a row."""
+        token = re.escape(self.before) + self.digits + re.escape(self.after)
+        return re.compile(f"{token}(?:{self.gap}{token})*")
+
+    def __call__(self, text: str, start: int, end: int) -> Found:
+        """Runs of number tokens between start and end."""
+        found: Found = ([], [])
+        last = start
+        for run in self.run.finditer(text, start, end):
+            if NUMBER.search(text, last, run.start()):
+                found[1].append(("not_a_number", (last, run.start())))
+            last = run.end()
+            spans = [m.span(1) for m in self.token.finditer(text, *run.span())]
+            if len(spans) == self.arity:
+                found[0].append(RawBox(tuple(spans), run.span()))
+            else:
+                found[1].append(("non_box_payload" if self.point and len(spans) == self.point else "wrong_arity", run.span()))
+        if NUMBER.search(text, last, end):
+            found[1].append(("not_a_number", (last, end)))
+        return found

@@ -1,0 +1,214 @@
+"""What `spr doctor` looks at, one function per question. In: plain objects of the run. Out: findings, and the samples that the pictures show.
+
+processor   to what size are images resized, is anything cut off, how many tokens do they cost, does the answer still fit
+contract    on images with known boxes: which reading of the numbers fits (readings.py)
+parsing     how many answers have a readable box, and what is wrong with the others
+reading     does the model name the object in a box that is shown to it
+engines     the same prompts through a second engine: how far do boxes differ
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from spr.boxes import iou, sanitize
+from spr.dialects import Dialect
+from spr.doctor.readings import FITS, Finding, Item, Reading, first_mention, readings, verdict
+from spr.ports import Describer
+from spr.types import Annotation, Frame, ImageRecord, Query, Sampling
+
+if TYPE_CHECKING:
+    pass
+
+COUNT = 20  # the issue's number of images
+TRIED = 4  # ours: images on which other families' wordings are tried
+LEAST_SIDE = 0.05  # ours: of the image's side; smaller objects say little about frames
+LONGEST = 128  # tokens of an answer
+Seen = Callable[[Any], "Picture"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a processor makes of one image: the size the model sees (None: tiles or unknown), image tokens, and the share of the image cut off."""
+
+    size: tuple[int, int] | None
+    tokens: int
+    cut: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A question with its answer, for the pictures."""
+
+    item: Item
+    prompt: str
+    answer: str
+
+
+def choose_items(images: Sequence[ImageRecord], boxes: Mapping[str, Sequence[Annotation]], seed: int, count: int = COUNT) -> list[Item]:
+    """The largest object of a category that occurs once, in `count` images drawn by a hash of (seed, image id)."""
+    order = sorted(images, key=lambda i: hashlib.blake2b(f"{seed}\0{i.image_id}".encode(), digest_size=8).digest())
+    items: list[Item] = []
+    for image in order:
+        found = [a for a in boxes.get(image.image_id, ()) if not (a.crowd or a.ignore)]
+        names = Counter(a.category for a in found)
+        single = [a for a in found if names[a.category] == 1]
+        big = [a for a in single if a.box[2] - a.box[0] >= LEAST_SIDE * image.width and a.box[3] - a.box[1] >= LEAST_SIDE * image.height]
+        if big:
+            best = max(big, key=lambda a: (a.box[2] - a.box[0]) * (a.box[3] - a.box[1]))
+            items.append(Item(image.path, Frame(image.width, image.height), None, best.category.replace("_", " "), best.box))
+        if len(items) == count:
+            break
+    return items
+
+
+# --- the processor -------------------------------------------------------------------------------------------------------------------------
+
+
+def processor_findings(
+    items: Sequence[Item], pictures: Sequence[Picture], dialect: Dialect, prompt_tokens: int, room: int, context: int | None
+) -> list[Finding]:
+    """Sizes, cut edges, tokens, and whether the dialect's resized frame is the processor's."""
+    first = next(((i.frame, p.size) for i, p in zip(items, pictures, strict=True) if p.size), None)
+    shown = f"{first[0].width}x{first[0].height} -> {first[1][0]}x{first[1][1]}" if first and first[1] else "tiles of a fixed size"
+    cut = max(p.cut for p in pictures)
+    found = [Finding("image size", shown + (f"; up to {cut:.0%} of an image is cut off" if cut > 0.01 else ""), "look" if cut > 0.01 else "fine")]
+    if dialect.codec.frame == "resized":
+        wrong = [(i.frame, p.size) for i, p in zip(items, pictures, strict=True) if p.size and dialect.model_size(i.frame) != p.size]
+        if wrong:
+            frame, size = wrong[0]
+            ours = dialect.model_size(frame)
+            found.append(
+                Finding(
+                    "resized frame",
+                    f"{frame.width}x{frame.height}: the dialect expects {ours[0]}x{ours[1]}, the processor makes {size[0]}x{size[1]}; "
+                    "take min_pixels and max_pixels out of model.dialect_options, or set them to the processor's",
+                    "wrong",
+                )
+            )
+        else:
+            found.append(Finding("resized frame", "the dialect's size is the processor's on every image", "fine"))
+    tokens = sorted(p.tokens for p in pictures)
+    found.append(Finding("image tokens", f"{tokens[0]} to {tokens[-1]}, median {int(median(tokens))}", "fine"))
+    if context is not None:
+        need = prompt_tokens + room
+        fits = need <= context
+        sentence = f"longest prompt {prompt_tokens} + answer {room} = {need} of {context} tokens"
+        found.append(
+            Finding(
+                "context",
+                sentence if fits else f"{sentence}: answers will be cut; lower describe.max_new_tokens or max_pixels",
+                "fine" if fits else "wrong",
+            )
+        )
+    return found
+
+
+# --- boxes ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def ask(describer: Describer, items: Sequence[Item], prompts: Sequence[str], label: str) -> list[str]:
+    """Greedy answers, one per item; a failed one is empty."""
+    queries = [
+        Query(f"doctor/{label}/{n}", item.image, item.frame.width, item.frame.height, prompt)
+        for n, (item, prompt) in enumerate(zip(items, prompts, strict=True))
+    ]
+    return [answers[0].text if answers[0].failed is None else "" for answers in describer.answer(queries, Sampling(1, 0.0, 1.0, LONGEST))]
+
+
+def expression(item: Item) -> str:
+    """How the object is referred to."""
+    return f"the {item.category}"
+
+
+def _rec_prompts(template: str, items: Sequence[Item]) -> list[str]:
+    return [template.format(expression=expression(item)) for item in items]
+
+
+@dataclass(frozen=True, slots=True)
+class BoxExam:
+    """Answers to "where is …", how they read, and the wording that was used."""
+
+    wording: str
+    samples: tuple[Sample, ...]
+    assumed: Reading
+    others: tuple[Reading, ...]
+
+
+def examine_boxes(describer: Describer, items: Sequence[Item], dialect: Dialect, options: Mapping[str, Any], wordings: Iterable[str]) -> BoxExam:
+    """Ask for known boxes in the dialect's own words; where no reading of the answers fits, in the words that other families are asked in."""
+
+    def exam(template: str, part: Sequence[Item]) -> BoxExam:
+        prompts = _rec_prompts(template, part)
+        answers = ask(describer, part, prompts, "where")
+        assumed, others = readings(dialect, options, answers, part)
+        return BoxExam(template, tuple(map(Sample, part, prompts, answers)), assumed, tuple(others))
+
+    def fit(e: BoxExam) -> float:
+        return max([e.assumed.score if e.assumed.read else 0.0, *(r.score * r.read / len(e.samples) for r in e.others)])
+
+    first = exam(dialect.prompts["rec"].text, items)
+    if fit(first) >= FITS:
+        return first
+    tried = [exam(w, items[:TRIED]) for w in dict.fromkeys(wordings) if w != first.wording]
+    best = max(tried, key=fit, default=None)
+    return exam(best.wording, items) if best is not None and fit(best) >= FITS else first
+
+
+def box_findings(exam: BoxExam, dialect: Dialect) -> list[Finding]:
+    """The wording, the parse rate and the verdict on the contract."""
+    found: list[Finding] = []
+    if exam.wording != dialect.prompts["rec"].text:
+        found.append(
+            Finding("wording", f"the model does not answer {dialect.prompts['rec'].text!r} of {dialect.name}; asked {exam.wording!r} instead", "look")
+        )
+    problems: Counter[str] = Counter()
+    read = 0
+    for s in exam.samples:
+        g = dialect.parse(s.answer, s.item.frame)
+        read += any(m.boxes for m in g.mentions)
+        problems.update(p.kind for p in g.problems if p.kind != "phrase_guessed")
+    listed = f" ({', '.join(f'{kind}: {n}' for kind, n in problems.most_common(4))})" if problems else ""
+    share = read / len(exam.samples)
+    found.append(Finding("parse rate", f"{share:.0%} of {len(exam.samples)} answers have a readable box{listed}", "fine" if share >= 0.9 else "look"))
+    found.append(verdict(exam.assumed, exam.others, len(exam.samples)))
+    return found
+
+
+def reading_finding(describer: Describer, items: Sequence[Item], dialect: Dialect) -> Finding:
+    """Whether the model names the object in a box that is shown to it in the assumed notation."""
+    template = dialect.prompts["region_caption"].text
+    answers = ask(describer, items, [template.format(region=dialect.box_text(i.truth, i.frame)) for i in items], "what")
+    named = sum(item.category.casefold() in text.casefold() for item, text in zip(items, answers, strict=True))
+    return Finding(
+        "boxes in prompts",
+        f"{named} of {len(items)} answers to {template!r} name the object in the box",
+        "fine" if 2 * named >= len(items) else "look",
+    )
+
+
+def engine_finding(exam: BoxExam, other: Describer, dialect: Dialect) -> Finding:
+    """How far the boxes of a second engine differ on the same prompts."""
+    items = [s.item for s in exam.samples]
+    answers = ask(other, items, [s.prompt for s in exam.samples], "where")
+    pairs = [
+        (first_mention(dialect, s.answer, s.item.frame), first_mention(dialect, t, s.item.frame)) for s, t in zip(exam.samples, answers, strict=True)
+    ]
+    both = [(a.boxes[0], b.boxes[0], i.frame) for (a, b), i in zip(pairs, items, strict=True) if a is not None and b is not None]
+    same = sum(s.answer == t for s, t in zip(exam.samples, answers, strict=True))
+    if not both:
+        return Finding("second engine", f"{same} of {len(items)} answers are equal, none has a box in both", "look")
+    overlap = median(iou(sanitize([a], f), sanitize([b], f)) for a, b, f in both)
+    furthest = max(abs(x - y) for a, b, _ in both for x, y in zip(a, b, strict=True))
+    sentence = f"{same} of {len(items)} answers are equal; boxes: median IoU {overlap:.2f}, at most {furthest:.0f} px apart"
+    return Finding("second engine", sentence, "fine" if overlap >= 0.9 else "wrong")
+
+
+def with_sizes(items: Sequence[Item], pictures: Sequence[Picture]) -> list[Item]:
+    """The items with the sizes that the processor makes."""
+    return [replace(item, seen=p.size) for item, p in zip(items, pictures, strict=True)]

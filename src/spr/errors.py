@@ -1,0 +1,75 @@
+"""Every exception that `spr` raises on purpose.
+
+    SprError                     exit code 1: something failed that the user did not write
+    ├── UserError                exit code 2: one line that says what was found, what was expected and where
+    │   ├── ConfigError          a key or a value of the configuration
+    │   ├── DataError            a file of the user: annotations, images, benchmark, predictions
+    │   │   └── ImageError       one image that cannot be used; `reason` is a short identifier
+    │   ├── DialectError         a notation that cannot say what was asked of it, or an unknown name (also a ValueError)
+    │   ├── StaleRunError        a finished stage or a cache whose inputs have changed since
+    │   └── MissingExtraError    an optional dependency that is not installed (also an ImportError)
+    └── ModelError               a model or a server that does not do what its port promises
+
+A failed *item* is never an exception: it is a record with a reason (`Dropped`, `Score.unscored`, `Problem`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SprError(Exception):
+    """Root of all errors of this package."""
+
+
+class UserError(SprError):
+    """Something the user wrote or named is wrong. The message is one line; the command line exits with code 2."""
+
+
+class ConfigError(UserError):
+    """An unknown key, a wrong type or an impossible value in the configuration."""
+
+
+class DataError(UserError):
+    """A file that cannot be read as what it was said to be. Names file, place, what was found and what was expected."""
+
+
+class ImageError(DataError):
+    """One image cannot be used. `reason` is the identifier that is counted; `path` says which image."""
+
+    def __init__(self, path: str, reason: str, detail: str) -> None:
+        super().__init__(path, reason, detail)
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}: {self.detail}"
+
+
+class DialectError(UserError, ValueError):
+    """A notation cannot express what was asked, or no dialect has that name."""
+
+
+class StaleRunError(UserError):
+    """A stage or a cache was made from other inputs than the present ones."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class ModelError(SprError):
+    """A model or a server broke the promise of its port."""
+
+
+def missing_extra(feature: str, extra: str) -> MissingExtraError:
+    """The one line that names the extra which brings `feature` (`pip install "spr-vlm[extra]"`)."""
+    return MissingExtraError(f'{feature} needs an optional dependency: pip install "spr-vlm[{extra}]"')
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line for an unknown name: what was found, the nearest known name, and all the known ones."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}"

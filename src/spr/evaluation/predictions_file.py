@@ -1,0 +1,194 @@
+"""Score answers that were produced elsewhere: `spr evaluate --predictions FILE`.
+
+In: a file of one of these forms. Out: the same metrics as `spr evaluate`, as a Markdown table per protocol.
+
+`.parquet`  rows with the columns of predictions.parquet; the first ten (item_id … problems) are enough for REC.
+`.jsonl`    one object a line. Either raw answers or boxes:
+              answer, dialect, width, height [, dialect_options]     the answer is read in that dialect
+              box (or boxes: […]) [, width, height]                  pixels of the original image; null = not read
+            and the truth: gt (one box) | gt_boxes | truth (words) | phrases [{"phrase", "boxes", "type"}].
+            Optional: item_id, image (the unit of the bootstrap), split, group, expression, region, box_phrases.
+            A line {"defaults": {…}} gives values for the lines after it, e.g. {"defaults": {"protocol": "rec", "dialect": "qwen3_vl"}};
+            `protocol` (default rec) and its `options` stand there too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spr.artifacts import from_table, schema_of
+from spr.config import load
+from spr.dialects import Dialect, get_dialect
+from spr.errors import DataError, DialectError
+from spr.evaluation.items import Item, PhraseTruth
+from spr.evaluation.protocols import protocol_named
+from spr.evaluation.protocols.base import frame_of, overlap
+from spr.evaluation.readers.base import Entry, four, lines, shown, take_int, take_list, take_text, to_box, wrong
+from spr.evaluation.results import measure
+from spr.evaluation.tables import metrics_table
+from spr.types import Answer, Box, Prediction
+
+_KEYS = {
+    "defaults", "item_id", "protocol", "options", "split", "group", "image", "expression", "width", "height", "region", "gt", "gt_boxes", "truth",
+    "phrases", "answer", "dialect", "dialect_options", "box", "boxes", "box_phrases",
+}  # fmt: skip
+BOOTSTRAP = 2000
+
+
+def score_file(path: str | Path) -> str:
+    """The metrics of a file of answers, as text. Raises DataError, ConfigError or DialectError, one line each."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file, expected predictions (.jsonl or .parquet)")
+    options: dict[str, Mapping[str, Any]] = {}
+    if path.suffix == ".parquet":
+        rows = read_parquet(path)
+    elif path.suffix in (".jsonl", ".json"):
+        rows, options = read_lines(path)
+    else:
+        raise DataError(f"{path}: found {path.suffix or 'no ending'}, expected .jsonl or .parquet")
+    if not rows:
+        raise DataError(f"{path}: found no row, expected at least one")
+    parts = []
+    for name in dict.fromkeys(r.protocol for r in rows):
+        protocol = protocol_named(name)
+        chosen = [r for r in rows if r.protocol == name]
+        metrics = measure(chosen, protocol, load(protocol.options, options.get(name, {}), f"{path}: options"), BOOTSTRAP, 0)
+        parts.append(f"{path.name} · {name} · {metrics['n']} answers, {metrics['unparsed']} unparsed · {metrics['images']} images\n")
+        parts.append(metrics_table(metrics) + "\n")
+    return "\n".join(parts)
+
+
+def read_parquet(path: Path) -> list[Prediction]:
+    """The rows of a Parquet file; columns after `problems` may be missing."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as e:
+        raise DataError(f"{path}: cannot be read as Parquet ({e})") from None
+    schema = schema_of(Prediction)
+    for field in dataclasses.fields(Prediction):
+        if field.default is not dataclasses.MISSING and field.name not in table.column_names:
+            value = list(field.default) if isinstance(field.default, tuple) else field.default
+            table = table.append_column(schema.field(field.name), pa.array([value] * len(table), schema.field(field.name).type))
+    try:
+        rows = from_table(table, Prediction)
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
+    return [dataclasses.replace(r, boxes=(r.box,)) if r.box is not None and not r.boxes else r for r in rows]
+
+
+def read_lines(path: Path) -> tuple[list[Prediction], dict[str, Mapping[str, Any]]]:
+    """(rows, metric options by protocol) of a JSON-lines file."""
+    defaults: dict[str, Any] = {}
+    rows: list[Prediction] = []
+    options: dict[str, Mapping[str, Any]] = {}
+    for number, (where, entry) in enumerate(lines(str(path), _KEYS)):
+        if "defaults" in entry:
+            given = entry["defaults"]
+            if not isinstance(given, Mapping) or set(given) - _KEYS:
+                raise wrong(where, shown(given), "an object with keys of a line")
+            defaults = dict(given)
+            continue
+        full = {**defaults, **entry}
+        item = _item(full, where, number)
+        protocol = protocol_named(str(full.get("protocol", "rec")))
+        options[protocol.name] = full.get("options", {})
+        missing = [n for n in protocol.needs if n not in ("expression", "region", "choices") and getattr(item, n) in (None, "", ())]
+        if missing:
+            raise wrong(where, f"keys {sorted(full)}", f"{', '.join(missing)} for protocol {protocol.name!r}")
+        if "answer" in full:
+            rows += protocol.judge(item, _answer(full, where), protocol.name, _dialect(full, where))
+        else:
+            rows.append(_boxes_row(item, full, where, protocol.name))
+    return rows, options
+
+
+def _answer(entry: Entry, where: str) -> Answer:
+    value = entry["answer"]
+    if value is None:
+        return Answer("", failed="missing")
+    if not isinstance(value, str):
+        raise wrong(f"{where}.answer", shown(value), "a text, or null for an answer that is missing")
+    return Answer(value)
+
+
+def _dialect(entry: Entry, where: str) -> Dialect:
+    try:
+        return get_dialect(take_text(entry, "dialect", where), **dict(entry.get("dialect_options", {})))
+    except DialectError as e:
+        raise DialectError(f"{where}: {e}") from None
+
+
+def _box_list(entry: Entry, key: str, where: str) -> tuple[Box, ...]:
+    return tuple(to_box(v, at) for at, v in take_list(entry, key, where)) if entry.get(key) is not None else ()
+
+
+def _texts(entry: Entry, key: str, where: str) -> tuple[str, ...]:
+    value = entry.get(key)
+    if value is None:
+        return ()
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(v, str) for v in listed):
+        raise wrong(f"{where}.{key}", shown(value), "a text or a list of texts")
+    return tuple(listed)
+
+
+def _phrases(entry: Entry, where: str) -> tuple[PhraseTruth, ...]:
+    if "phrases" not in entry:
+        return ()
+    found = take_list(entry, "phrases", where)
+    return tuple(PhraseTruth(take_text(p, "phrase", at), _box_list(p, "boxes", at), str(p.get("type", ""))) for at, p in found)
+
+
+def _item(entry: Entry, where: str, number: int) -> Item:
+    sized = "width" in entry or "height" in entry or "answer" in entry
+    return Item(
+        item_id=str(entry.get("item_id", number)),
+        split=str(entry.get("split", "")),
+        image=str(entry.get("image", number)),
+        width=take_int(entry, "width", where) if sized else 0,
+        height=take_int(entry, "height", where) if sized else 0,
+        expression=str(entry.get("expression", "")),
+        region=to_box(entry["region"], f"{where}.region") if entry.get("region") is not None else None,
+        gt=to_box(entry["gt"], f"{where}.gt") if entry.get("gt") is not None else None,
+        gt_boxes=_box_list(entry, "gt_boxes", where),
+        truth=_texts(entry, "truth", where),
+        group=str(entry.get("group", "")),
+        phrases=_phrases(entry, where),
+    )
+
+
+def _boxes_row(item: Item, entry: Entry, where: str, protocol: str) -> Prediction:
+    """A row from boxes that somebody else has read. Written boxes may be reversed; metrics sort them."""
+    if "boxes" not in entry and "box" not in entry:
+        raise wrong(where, f"keys {sorted(entry)}", "answer with dialect, or box, or boxes")
+    value = entry["boxes"] if "boxes" in entry else [entry["box"]]
+    listed: Sequence[object] = value if isinstance(value, list) else []
+    boxes = tuple(four(v, f"{where}.box") for v in listed if v is not None)
+    row = Prediction(
+        item_id=f"{item.split}/{item.item_id}" if item.split else item.item_id,
+        protocol=protocol,
+        split=item.split,
+        image=item.image,
+        expression=item.expression,
+        gt=item.gt,
+        answer="",
+        box=boxes[0] if boxes else None,
+        iou=None,
+        problems=() if boxes else ("no_box",),
+        width=item.width,
+        height=item.height,
+        group=item.group,
+        region=item.region,
+        gt_boxes=item.gt_boxes,
+        truth=item.truth,
+        boxes=boxes,
+        phrases=_texts(entry, "box_phrases", where),
+    )
+    return dataclasses.replace(row, iou=overlap(row.gt, row.box, frame_of(row)))

@@ -1,0 +1,269 @@
+"""Stage `evaluate`: benchmarks x models -> predictions, metrics, comparisons.
+
+In: the `evaluate` section, a dialect, one factory of a describer per model. Out, under run/<folder>/<benchmark>/:
+
+    <model>/part-*.parquet …      resumable shards; the unit is an image with all its questions, asked as one group, greedily
+    <model>/predictions.parquet   all rows (`spr.types.Prediction`)
+    <model>/metrics.json          computed from that file alone
+    comparison.json               every other model against "base": paired differences, items that changed sides
+
+and beside them tables.md, and lmms_eval_<model>_results.json for tables made with lmms-eval.
+
+Rows depend on the questions, the prompt and the model; metric options do not touch them. An answer that failed is a row (wrong, unparsed, failed).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from spr.artifacts import Run
+from spr.config import load
+from spr.data.images import open_store
+from spr.dialects import Dialect, get_dialect
+from spr.errors import ConfigError
+from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
+from spr.evaluation.items import Item, by_image, digest
+from spr.evaluation.lmms import lmms_results
+from spr.evaluation.meteor import require_meteor
+from spr.evaluation.protocols import protocol_named
+from spr.evaluation.protocols.base import Protocol, question
+from spr.evaluation.protocols.region_caption import CaptionOptions
+from spr.evaluation.readers import read_benchmark
+from spr.evaluation.results import compare, measure
+from spr.evaluation.tables import comparison_table
+from spr.executor import Progress, RuntimeConfig, ShardResult, Stage, run_stage
+from spr.ports import Describer
+from spr.types import Answer, Prediction, Query, Sampling
+
+Maker = Callable[[], Describer]
+GROUP = 32  # ours: questions of one image that may share a forward pass; LVIS has images with hundreds of objects
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """All that a worker needs to ask: picklable, because it goes to other processes."""
+
+    benchmark: str
+    protocol: str
+    template: str
+    max_new_tokens: int
+    dialect: str
+    dialect_options: Mapping[str, Any]
+    official: bool
+
+    def reading(self) -> Dialect:
+        """The dialect."""
+        return get_dialect(self.dialect, encode="official" if self.official else "nearest", **self.dialect_options)
+
+
+def asking_of(benchmark: BenchmarkConfig, protocol: Protocol, dialect: Dialect) -> Asking:
+    """How a benchmark is asked in a dialect."""
+    template = protocol.template(dialect, benchmark.prompt)
+    tokens = benchmark.max_new_tokens or protocol.max_new_tokens
+    return Asking(benchmark.name, protocol.name, template, tokens, dialect.name, dialect.options, dialect.official)
+
+
+def query_of(item: Item, asking: Asking, dialect: Dialect, part: int = 0) -> Query | Answer:
+    """The question, grouped by image and part; or the reason why it cannot be written in this dialect (an image that it cannot show)."""
+    try:
+        prompt = question(asking.template, item, dialect)
+    except ValueError as e:
+        return Answer("", failed=f"question: {e}")
+    return Query(
+        item_id=f"{asking.benchmark}/{item.split}/{item.item_id}",
+        image=item.image,
+        width=item.width,
+        height=item.height,
+        prompt=prompt,
+        group=f"{asking.benchmark}/{item.image}/{part}",
+    )
+
+
+def _work(make: Maker, asking: Asking) -> Callable[[Sequence[list[Item]]], ShardResult[Prediction]]:
+    describer, dialect, judge = make(), asking.reading(), protocol_named(asking.protocol).judge
+    sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=asking.max_new_tokens)
+
+    def work(images: Sequence[list[Item]]) -> ShardResult[Prediction]:
+        items = [item for image in images for item in image]
+        asked = [query_of(item, asking, dialect, k // GROUP) for image in images for k, item in enumerate(image)]
+        queries = [q for q in asked if isinstance(q, Query)]
+        answers = iter(describer.answer(queries, sampling) if queries else [])
+        given = [next(answers)[0] if isinstance(q, Query) else q for q in asked]
+        return [row for item, answer in zip(items, given, strict=True) for row in judge(item, answer, asking.protocol, dialect)], []
+
+    return work
+
+
+class _Named(Progress):
+    """Passes progress on under the name of the benchmark and the model."""
+
+    def __init__(self, inner: Progress, name: str) -> None:
+        self._inner, self._name = inner, name
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        self._inner.start(self._name, total, done)
+
+    def advance(self, count: int) -> None:
+        self._inner.advance(count)
+
+    def end(self, message: str = "") -> None:
+        self._inner.end(message)
+
+
+def metric_options(benchmark: BenchmarkConfig, protocol: Protocol) -> Any:
+    """The protocol's options, checked. Raises ConfigError."""
+    return load(protocol.options, benchmark.options, f"evaluate.benchmarks[{benchmark.name}].options")
+
+
+def _check_names(config: EvaluationConfig) -> None:
+    names = [b.name for b in config.benchmarks]
+    for name in names:
+        if not name or "/" in name or name.startswith("."):
+            raise ConfigError(f"evaluate.benchmarks: found the name {name!r}, expected a folder name")
+        if names.count(name) > 1:
+            raise ConfigError(f"evaluate.benchmarks: found the name {name!r} twice, expected unique names")
+
+
+def _limited(benchmark: BenchmarkConfig, limit: int | None) -> BenchmarkConfig:
+    smaller = [n for n in (benchmark.limit, limit) if n is not None]
+    return replace(benchmark, limit=min(smaller)) if smaller else benchmark
+
+
+def size_of(image: str) -> tuple[int, int]:
+    """(width, height) of an image's stored pixels, for file forms that do not say it."""
+    folder, _, name = image.rpartition("/")
+    header = open_store(folder or ".").header(name)
+    return header.width, header.height
+
+
+def prepare(benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect) -> tuple[BenchmarkConfig, Protocol, Any, list[Item], list[str]]:
+    """A benchmark with its protocol, metric options, items and notes: everything that can be wrong is found here."""
+    protocol = protocol_named(benchmark.protocol)
+    options = metric_options(benchmark, protocol)
+    if isinstance(options, CaptionOptions) and options.meteor:
+        require_meteor()
+    items, notes = read_benchmark(_limited(benchmark, limit), size_of)
+    check_needs(items, protocol, benchmark)
+    query_of(items[0], asking_of(benchmark, protocol, dialect), dialect)  # a wrong field in the prompt is found here
+    return benchmark, protocol, options, items, notes
+
+
+def evaluate_all(
+    run: Run,
+    folder: str,
+    config: EvaluationConfig,
+    dialect: Dialect,
+    makers: Mapping[str, Maker],
+    identity: Mapping[str, Mapping[str, Any]],
+    runtime: RuntimeConfig,
+    progress: Progress,
+) -> str:
+    """Ask every model every benchmark, and measure. `identity` is what each model's answers depend on; "base" is the reference of comparisons.
+
+    Returns the tables that also stand in tables.md. Everything that can be wrong with the configuration or a benchmark file is found before the
+    first model is built.
+    """
+    _check_names(config)
+    ready = [prepare(benchmark, config.limit, dialect) for benchmark in config.benchmarks]
+    tables: list[str] = []
+    for benchmark, protocol, options, items, notes in ready:
+        rows: dict[str, list[Prediction]] = {}
+        for model, make in makers.items():
+            where = (folder, benchmark.name, model)
+            ask(run, where, benchmark, protocol, dialect, items, make, identity[model], runtime, _Named(progress, f"{benchmark.name} {model}"))
+            rows[model] = collect(run, where)
+            prompt = protocol.template(dialect, benchmark.prompt)
+            about = {"benchmark": benchmark.name, "model": model, "dialect": dialect.name, "prompt": prompt, "notes": notes}
+            put_json(run, {**about, **measure(rows[model], protocol, options, config.bootstrap, config.seed)}, *where, "metrics.json")
+        _compare_all(run, (folder, benchmark.name), rows, protocol, options, config)
+        tables.append(_table(run, folder, benchmark.name))
+    for model in makers:
+        found = {b.name: run.read_json(folder, b.name, model, "metrics.json") for b in config.benchmarks}
+        put_json(run, lmms_results(model, found), folder, f"lmms_eval_{model}_results.json")
+    text = "\n\n".join(tables) + "\n"
+    if not run.exists(folder, "tables.md") or run.read_bytes(folder, "tables.md") != text.encode():
+        run.write_bytes(text.encode(), folder, "tables.md")
+    return text
+
+
+def _table(run: Run, folder: str, benchmark: str) -> str:
+    """All measured models on one benchmark, the reference first."""
+    comparison = run.read_json(folder, benchmark, "comparison.json")
+    models = [comparison["reference"], *comparison["models"]]
+    found = {m: run.read_json(folder, benchmark, m, "metrics.json") for m in models}
+    return f"## {benchmark}\n\n{comparison_table(found, comparison)}"
+
+
+def _compare_all(
+    run: Run, where: tuple[str, ...], rows: dict[str, list[Prediction]], protocol: Protocol, options: Any, config: EvaluationConfig
+) -> None:
+    """comparison.json of these models and of those that were measured before on the same items (`left_out`: on others)."""
+    earlier = run.read_json(*where, "comparison.json") or {"reference": None, "models": {}}
+    ids = [r.item_id for r in next(iter(rows.values()))]
+    left_out = []
+    for model in (earlier["reference"], *earlier["models"]):
+        if model is not None and model not in rows and run.exists(*where, model, "predictions.parquet"):
+            theirs = run.read_rows(Prediction, *where, model, "predictions.parquet")
+            if [r.item_id for r in theirs] == ids:
+                rows[model] = theirs
+                about = run.read_json(*where, model, "metrics.json")  # the options may have changed since
+                put_json(run, {**about, **measure(theirs, protocol, options, config.bootstrap, config.seed)}, *where, model, "metrics.json")
+            else:
+                left_out.append(model)
+    comparison = compare(rows, protocol, options, config.bootstrap, config.seed)
+    put_json(run, {**comparison, "left_out": left_out}, *where, "comparison.json")
+
+
+def check_needs(items: Sequence[Item], protocol: Protocol, benchmark: BenchmarkConfig) -> None:
+    """Refuse a file form that does not say what the protocol asks for."""
+    for item in items:
+        missing = [name for name in protocol.needs if getattr(item, name) in (None, "", ())]
+        if missing:
+            raise ConfigError(
+                f"evaluate.benchmarks[{benchmark.name}]: format {benchmark.format!r} gives no {', '.join(missing)} for item {item.item_id!r}, "
+                f"expected a form that does, for protocol {protocol.name!r}"
+            )
+
+
+def ask(
+    run: Run,
+    where: tuple[str, ...],
+    benchmark: BenchmarkConfig,
+    protocol: Protocol,
+    dialect: Dialect,
+    items: Sequence[Item],
+    make: Maker,
+    identity: Mapping[str, Any],
+    runtime: RuntimeConfig,
+    progress: Progress,
+) -> None:
+    """The answers of one model to one benchmark, in shards."""
+    asking = asking_of(benchmark, protocol, dialect)
+    depends = {
+        "protocol": protocol.name,
+        "prompt": asking.template,
+        "max_new_tokens": asking.max_new_tokens,
+        "items": digest(items),
+        "dialect": {"name": dialect.name, "options": dict(dialect.options), "official": dialect.official},
+        "model": identity,
+    }
+    run_stage(run, Stage("evaluate", where, depends, Prediction, partial(_work, make, asking)), by_image(items), runtime, progress)
+
+
+def collect(run: Run, where: tuple[str, ...]) -> list[Prediction]:
+    """All rows of a finished model, written as one file and read back: metrics come from what users see."""
+    rows = run.read_stage(Prediction, *where)
+    if run.exists(*where, "predictions.parquet") and run.read_rows(Prediction, *where, "predictions.parquet") == rows:
+        return rows
+    run.write_rows(rows, Prediction, *where, "predictions.parquet")
+    return run.read_rows(Prediction, *where, "predictions.parquet")
+
+
+def put_json(run: Run, value: object, *parts: str) -> None:
+    """Write a JSON file unless it says the same already: a finished run stays as it is."""
+    if run.read_json(*parts) != json.loads(json.dumps(value)):
+        run.write_json(value, *parts)

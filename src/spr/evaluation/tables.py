@@ -1,0 +1,96 @@
+"""Tables that people read: one model's metrics; all models beside each other, for REC by threshold and beside the paper's row.
+
+In: metrics.json and comparison.json as mappings. Out: Markdown. Every table says n and how many answers were not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Paper, table of Acc by IoU: mean of the eight splits of RefCOCO, RefCOCO+ and RefCOCOg.
+PAPER_REC: Mapping[str, Mapping[float, float]] = {
+    "paper: Ferret-7B": {0.5: 83.91, 0.6: 81.28, 0.7: 76.72, 0.8: 67.02, 0.9: 43.25},
+    "paper: Ferret-7B + SPR": {0.5: 84.93, 0.6: 82.36, 0.7: 78.42, 0.8: 70.09, 0.9: 52.21},
+}
+_PLAIN_NUMBERS = ("boxes_per_answer", "objects_per_region", "words_per_answer", "words_outside_per_answer", "cider")
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def _shown(metric: str, value: float | None, sign: bool = False) -> str:
+    """A share in percent, other numbers as they are; "–" where there is none."""
+    if value is None:
+        return "–"
+    number = value if metric in _PLAIN_NUMBERS else 100 * value
+    return f"{number:+.2f}" if sign else f"{number:.2f}"
+
+
+def estimate_text(metric: str, estimate: Mapping[str, Any]) -> str:
+    """The value with its interval: "84.9 [83.1, 86.4]"."""
+    text = _shown(metric, estimate["value"])
+    if estimate["low"] is None:
+        return text
+    return f"{text} [{_shown(metric, estimate['low'])}, {_shown(metric, estimate['high'])}]"
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> str:
+    """One model on one benchmark: metrics down, splits and groups across. Shares in percent."""
+    parts: dict[str, Mapping[str, Any]] = {"all": metrics}
+    if len(metrics["splits"]) > 1:
+        parts |= metrics["splits"]
+    parts |= metrics["groups"]
+    names = list(metrics["values"])
+    rows = [line(["", *parts]), line(["---"] * (len(parts) + 1))]
+    rows.append(line(["n", *(str(p["n"]) for p in parts.values())]))
+    rows.append(line(["unparsed", *(str(p["unparsed"]) for p in parts.values())]))
+    rows += [line([name, *(estimate_text(name, p["values"][name]) for p in parts.values())]) for name in names]
+    if "mean_over_splits" in metrics:
+        means = [f"{name} {estimate_text(name, e)}" for name, e in metrics["mean_over_splits"].items()]
+        rows += ["", "mean over splits: " + " · ".join(means)]
+    return "\n".join(rows)
+
+
+def _thresholds(metrics: Mapping[str, Any]) -> list[str]:
+    return [name for name in metrics["values"] if name.startswith(("acc@", "upper_bound_acc@"))]
+
+
+def _columns(metrics: Mapping[str, Any]) -> list[str]:
+    """What is compared: every threshold of REC, else all metrics."""
+    return _thresholds(metrics) if metrics["protocol"] == "rec" else list(metrics["values"])
+
+
+def _paper_rows(columns: Sequence[str]) -> list[str]:
+    rows = []
+    for name, values in PAPER_REC.items():
+        cells = [f"{values[t]:.2f}" if (t := float(c.partition("@")[2])) in values else "" for c in columns]
+        rows.append(line([name, *cells, "8 splits", ""]))
+    return rows
+
+
+def comparison_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any]) -> str:
+    """All models on one benchmark, with the change against the reference in brackets; * where its 95 % interval excludes 0."""
+    first = next(iter(models.values()))
+    columns = _columns(first)
+    mean = "mean_over_splits" in first
+    rows = [line([f"{first['protocol']}{', mean over splits' if mean else ''}", *columns, "n", "unparsed"]), line(["---"] * (len(columns) + 3))]
+    if first["protocol"] == "rec":
+        rows += _paper_rows(columns)
+    for model, metrics in models.items():
+        values = metrics["mean_over_splits"] if mean else metrics["values"]
+        about = comparison["models"].get(model)
+        changes = about["mean_over_splits" if mean else "differences"] if about else {}
+        cells = []
+        for name in columns:
+            change = changes.get(name)
+            said = (
+                f" ({_shown(name, change['value'], sign=True)}{'*' if change['significant'] else ''})"
+                if change and change["value"] is not None
+                else ""
+            )
+            cells.append(_shown(name, values[name]["value"]) + said)
+        rows.append(line([model, *cells, str(metrics["n"]), str(metrics["unparsed"])]))
+    return "\n".join(rows)

@@ -1,0 +1,70 @@
+"""Boxes for phrases (method 2.4) from an open-vocabulary detector; the image backbone runs once per image.
+
+In: an image and phrases. Out: per phrase what was found, best first, in pixels of the original image. The unit of a query is one phrase: joining
+several in one caption changes their boxes. A phrase that was asked about the same image before is not asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from transformers import AutoModelForZeroShotObjectDetection
+
+from spr.errors import ConfigError
+from spr.models.grounding_dino import GroundingDinoEngine
+from spr.models.loading import load_model, load_processor
+from spr.models.owl import OwlEngine
+from spr.models.pictures import LoadImage
+from spr.types import Detection
+
+
+class Engine(Protocol):
+    """One family of detectors: an image is prepared once, phrases are asked about what was prepared."""
+
+    def prepare(self, image: Any) -> Any:
+        """Everything about an image that does not depend on the phrases."""
+        ...
+
+    def find(self, prepared: Any, phrases: Sequence[str], threshold: float) -> list[list[Detection]]:
+        """Per phrase the detections above `threshold`, best first."""
+        ...
+
+
+ENGINES: Mapping[str, Callable[[Any, Any], Engine]] = {
+    "owlv2": OwlEngine,
+    "owlvit": OwlEngine,
+    "grounding-dino": GroundingDinoEngine,
+    "mm-grounding-dino": GroundingDinoEngine,
+}
+
+
+class OpenVocabularyDetector:
+    """A checkpoint folder behind the port `Detector`. `threshold` in [0, 1] is the least score of a box that is returned."""
+
+    def __init__(self, folder: str, load_image: LoadImage, device: str = "cpu", threshold: float = 0.35) -> None:
+        model = load_model(AutoModelForZeroShotObjectDetection, folder, torch.float32, device)
+        engine = ENGINES.get(model.config.model_type)
+        if engine is None:
+            raise ConfigError(f"detector.folder: found a {model.config.model_type!r} model in {folder!r}, expected one of {', '.join(ENGINES)}")
+        self.engine = engine(model, load_processor(folder))
+        self.load_image, self.threshold = load_image, threshold
+        self._image: str | None = None
+        self._prepared: Any = None
+        self._found: dict[str, list[Detection]] = {}
+
+    @torch.inference_mode()
+    def detect(self, image: str, phrases: Sequence[str]) -> list[list[Detection]]:
+        """One list of detections per phrase, best first, in pixels of the original image."""
+        if image != self._image:
+            self._prepared, self._found = self.engine.prepare(self.load_image(image)), {}
+            self._image = image
+        new = [p for p in dict.fromkeys(phrases) if p not in self._found]
+        if new:
+            self._found.update(zip(new, self.engine.find(self._prepared, new, self.threshold), strict=True))
+        return [self._found[p] for p in phrases]
+
+    def forget(self) -> None:
+        """Forget the image of earlier calls."""
+        self._image, self._prepared, self._found = None, None, {}

@@ -1,0 +1,84 @@
+"""What a checkpoint's `model_type` implies: its notation of boxes.
+
+In: a folder. Out: the name of a dialect with its options. A type implies a dialect only where the family's own sources say which notation it writes;
+for every other type, and for fine-tunes that write something else, the configuration names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spr.dialects import known_names, resize_options
+from spr.errors import ConfigError
+
+# model_type -> dialect, only where the table of docs/dialects.md is verified.
+DIALECTS: Mapping[str, str] = {
+    "llava": "llava",
+    "kosmos-2": "kosmos2",
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl",
+    "internvl": "internvl",
+    "paligemma": "paligemma",
+    "florence2": "florence2",
+    "glm4v": "glm4v",
+    "glm4v_moe": "glm4v",
+    "glm46v": "glm4v",
+}
+# Why a type needs `dialect:`; any other type has no notation that we know of.
+WHY_REQUIRED: Mapping[str, str] = {
+    "llava_onevision": "no source says which frame its boxes span (llava:original is a guess)",
+    "gemma3": "its authors document no notation of boxes",
+    "idefics3": "its authors document no notation of boxes",
+    "smolvlm": "its authors document no notation of boxes",
+}
+
+
+def read_json(folder: str, file: str) -> dict[str, Any] | None:
+    """A JSON file of a checkpoint, from a folder or from the local cache of the hub; None when it has none."""
+    path = Path(folder) / file
+    if not Path(folder).is_dir():
+        from transformers.utils.hub import cached_file
+
+        try:
+            found = cached_file(folder, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+        except OSError:
+            found = None
+        if found is None:
+            return None
+        path = Path(found)
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ConfigError(f"{path}: not valid JSON ({e})") from None
+    return value if isinstance(value, dict) else None
+
+
+def image_settings(folder: str) -> dict[str, Any]:
+    """The settings of the checkpoint's image processor, wherever this version of transformers wrote them."""
+    both = (read_json(folder, "processor_config.json") or {}).get("image_processor")
+    return dict(both or read_json(folder, "preprocessor_config.json") or {})
+
+
+def model_type_of(folder: str) -> str:
+    """The checkpoint's `model_type`. Raises ConfigError when the folder is no checkpoint."""
+    config = read_json(folder, "config.json")
+    if config is None or not config.get("model_type"):
+        raise ConfigError(f"model.folder: found no config.json with a model_type in {folder!r}, expected a checkpoint of transformers")
+    return str(config["model_type"])
+
+
+def dialect_for_checkpoint(folder: str) -> tuple[str, dict[str, Any]]:
+    """(name, options) of the dialect that the checkpoint's family writes. Raises ConfigError when `model.dialect` has to say it."""
+    model_type = model_type_of(folder)
+    name = DIALECTS.get(model_type)
+    if name is None:
+        why = WHY_REQUIRED.get(model_type, "no verified notation of boxes is known for it")
+        raise ConfigError(f"model.dialect: found nothing for model_type {model_type!r}: {why}; expected one of {', '.join(known_names())}")
+    return name, resize_options(image_settings(folder)) if name == "qwen2_5_vl" else {}

@@ -1,0 +1,154 @@
+"""Checkpoints -> model and processor, always explicitly: dtype, device, attention; every weight present; no video part.
+
+In: a folder (or a hub name that is in the local cache). Out: what `transformers` builds from it, in evaluation mode, on its device.
+Without torchvision the processors of many families cannot be built, because each has a part for video; here the same class is built without that
+part, and still saves and loads (`save_checkpoint`). Nothing here uses video.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
+from transformers.utils import logging
+from transformers.utils.import_utils import is_torchvision_available
+
+from spr.errors import ConfigError, unknown_name
+
+hf_logging: Any = logging  # some of its functions have no types
+auto_processor: Any = AutoProcessor
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The torch dtype of that name. Raises ConfigError listing the known ones."""
+    if name not in DTYPES:
+        raise ConfigError("model.dtype: " + unknown_name("dtype", name, DTYPES))
+    return DTYPES[name]
+
+
+def read_config(folder: str, trust_remote_code: bool = False) -> Any:
+    """The checkpoint's configuration. Raises ConfigError, one line, for a folder that holds none."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as e:
+        raise _unreadable(folder, e) from None
+
+
+def _unreadable(folder: str, error: Exception) -> ConfigError:
+    if "trust_remote_code" in str(error):
+        return ConfigError(f"{folder}: this checkpoint brings its own code; read it, then set trust_remote_code: true")
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kind = "folder" if Path(folder).is_dir() else "name"
+    return ConfigError(f"{folder}: found a {kind} that transformers cannot load as a checkpoint ({first})")
+
+
+def load_model(
+    auto: Any, folder: str, dtype: torch.dtype, device: str, attention: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A model through one of transformers' auto classes; `attention` None = its own default.
+
+    Raises ConfigError when it cannot be loaded or when weights are missing.
+    """
+    device_map = {"device_map": "auto"} if device == "auto" else {}
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        model, info = auto.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code, output_loading_info=True, **device_map
+        )
+    except (OSError, ValueError, ImportError) as e:
+        raise _unreadable(folder, e) from None
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}; expected a complete checkpoint")
+    if device != "auto":
+        model.to(device)
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def _processor_class(folder: str, config: Any) -> Any:
+    """The class that the folder names, or the one of its model_type; None when it must be left to AutoProcessor."""
+    for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        path = Path(folder) / file
+        if path.is_file():
+            name = json.loads(path.read_text(encoding="utf-8")).get("processor_class")
+            if name and hasattr(transformers, name):
+                return getattr(transformers, name)
+    name = PROCESSOR_MAPPING_NAMES.get(config.model_type)
+    return getattr(transformers, name, None) if name else None
+
+
+def without_video(cls: Any) -> Any:
+    """The processor class `cls` without its video part: a subclass of the same name, which also saves without it."""
+
+    class WithoutVideo(cls):  # type: ignore[misc]
+        video_processor = SimpleNamespace(num_frames=None, fps=None)  # asked for by templates of processors with video
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [a for a in super().get_attributes() if a != "video_processor"]
+
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+            return super().from_args_and_dict(args, {**processor_dict, "video_processor": None}, **kwargs)
+
+    WithoutVideo.__name__ = WithoutVideo.__qualname__ = cls.__name__
+    return WithoutVideo
+
+
+def load_processor(folder: str, trust_remote_code: bool = False) -> Any:
+    """The checkpoint's processor: image part and tokenizer; the video part only where torchvision is installed."""
+    config = read_config(folder, trust_remote_code)
+    cls = None if trust_remote_code and getattr(config, "auto_map", None) else _processor_class(folder, config)
+    try:
+        if cls is not None and "video_processor" in cls.get_attributes() and not is_torchvision_available():
+            return without_video(cls).from_pretrained(folder)
+        return auto_processor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as e:
+        raise _unreadable(folder, e) from None
+
+
+def load_mllm(
+    folder: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, Any]:
+    """An image-text-to-text model in evaluation mode, and its processor. Raises ConfigError, one line each."""
+    model = load_model(AutoModelForImageTextToText, folder, dtype_named(dtype), device, attention, trust_remote_code)
+    return model, load_processor(folder, trust_remote_code)
+
+
+def with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    """The model with a PEFT adapter on top: merged in float32 and float64, kept beside the weights in coarser types (merging would round)."""
+    from peft import PeftModel
+
+    try:
+        peft: Any = PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{adapter}: found no PEFT adapter ({str(e).splitlines()[0]})") from None
+    if model.dtype in (torch.float32, torch.float64):
+        merged: PreTrainedModel = peft.merge_and_unload().eval()
+        return merged
+    beside: PreTrainedModel = peft.get_base_model().eval()
+    return beside
+
+
+def save_checkpoint(model: PreTrainedModel, processor: Any, folder: str | Path) -> None:
+    """Model and processor in one folder, such that `load_mllm` and transformers' own loaders read them."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Positions that the language model was built for; None when it does not say."""
+    found = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return int(found) if found else None

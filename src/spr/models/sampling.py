@@ -1,0 +1,82 @@
+"""Which token comes next: greedy, or temperature and top-p with counter-based Gumbel noise.
+
+In: logits of some rows, a 64-bit key per row, the step. Out: one token per row. The noise of a token is a pure function of (key, step, token), and a
+row's key of (run seed, item id, index of the sample): never of the batch, of the order of calls or of a global generator. Adding it to the
+filtered log-probabilities and taking the largest draws exactly from them (the Gumbel-max trick).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from spr.types import Sampling
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: the increment of SplitMix64
+_MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX2 = -7723592293110705685  # 0x94D049BB133111EB
+_SHORT_LIST = 256  # most top-p sets are smaller; a larger one is looked for among 16 times as many (sorting 150,000 takes 100 times longer)
+
+
+def row_key(seed: int, item_id: str, sample: int) -> int:
+    """64 signed bits that name a sampled answer."""
+    digest = hashlib.blake2b(f"{seed}\0{item_id}\0{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def row_keys(seed: int, item_ids: Sequence[str], samples: int, device: torch.device) -> torch.Tensor:
+    """Keys of `samples` answers to each item, items outermost. Shape (len(item_ids) * samples,), int64."""
+    return torch.tensor([row_key(seed, item, k) for item in item_ids for k in range(samples)], dtype=torch.int64, device=device)
+
+
+def _wrapped(n: int) -> int:
+    """n modulo 2**64, as a signed number."""
+    return (n + 2**63) % 2**64 - 2**63
+
+
+def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical (unsigned) shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    """The finaliser of SplitMix64 on int64 (products wrap)."""
+    x = (x ^ _shift_right(x, 30)) * _MIX1
+    x = (x ^ _shift_right(x, 27)) * _MIX2
+    return x ^ _shift_right(x, 31)
+
+
+def gumbel(keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel noise of tokens (B, K) in rows with keys (B,). float32, deterministic on every device up to rounding of log."""
+    state = _mix(keys + _wrapped((step + 1) * _GOLDEN))[:, None]
+    bits = _shift_right(_mix(state + (tokens + 1) * _GOLDEN), 11)
+    uniform = (bits.double() + 0.5) * 2.0**-53
+    return (-torch.log(-torch.log(uniform))).float()
+
+
+def _nucleus(log_probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest set of likeliest tokens whose mass reaches `top_p`, per row: (log-probs with -inf outside, token ids), likeliest first."""
+    count = 0
+    while count < log_probs.shape[-1]:
+        count = min(16 * count or _SHORT_LIST, log_probs.shape[-1])
+        values, tokens = torch.topk(log_probs, count, dim=-1)
+        mass = values.exp().cumsum(-1)
+        if bool((mass[:, -1] >= top_p).all()):
+            break
+    before = mass - values.exp()
+    return values.masked_fill(before >= top_p, -torch.inf), tokens
+
+
+def choose(logits: torch.Tensor, keys: torch.Tensor, step: int, sampling: Sampling) -> torch.Tensor:
+    """The next token of each row. logits (B, V), keys (B,) -> (B,) int64."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    log_probs = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        log_probs, tokens = _nucleus(log_probs, sampling.top_p)
+    else:
+        tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(log_probs)
+    best = (log_probs + gumbel(keys, step, tokens)).argmax(-1, keepdim=True)
+    return tokens.gather(-1, best)[:, 0]

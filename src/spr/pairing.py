@@ -1,0 +1,159 @@
+"""Stage `pair` (method 2.5): refine candidates and choose (best refined, worst original) for every region.
+
+In: the scored candidates of a region. Out: one training pair, or a reason why there is none.
+Refinement: a box with IoU >= 0.5 to a reference box becomes that reference box, one-to-one and best IoU first; other boxes are not kept, their
+phrase stays (paper, section 3.4; one-to-one and the fate of the phrase are ours). The text is written again in the model's own notation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from numpy.typing import ArrayLike
+
+from spr.boxes import as_boxes, match, sanitize
+from spr.dialects import Dialect
+from spr.prompts import CANONICAL, question
+from spr.types import Box, Dropped, Frame, GroundedText, Pair, Region, Score, ScoredCandidate, Span, TrainingPair
+
+Unmatched: TypeAlias = Literal["unbox", "drop_clause", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class PairConfig:
+    """What makes a pair. Changing any of it never runs a model again."""
+
+    lam: float = 0.8  # paper, section 3.3
+    min_margin: float = 0.05  # ours: smaller gaps are noise of the scores
+    min_chosen_boxes: float = 0.5  # ours: refinement may not win by silence; share of the rejected answer's boxes
+    prompt: str = CANONICAL  # ours: the policy must learn to answer the plain question
+
+
+def refine(
+    g: GroundedText, reference: ArrayLike, dialect: Dialect, frame: Frame, iou_threshold: float = 0.5, unmatched: Unmatched = "unbox"
+) -> GroundedText:
+    """The text with its boxes replaced by the reference boxes (n, 4) they match; `unmatched` says what becomes of the others.
+
+    "unbox": the box goes, the phrase stays (default) · "drop_clause": the clause around it goes too, unless another box of it stays ·
+    "keep": the box stays as it was. Raises DialectError when the notation cannot say it.
+    """
+    slots = [(m, b) for m, mention in enumerate(g.mentions) for b in range(len(mention.boxes))]
+    references = as_boxes(reference)
+    boxes = sanitize([g.mentions[m].boxes[b] for m, b in slots], frame)
+    matched = dict(match(boxes, references, iou_threshold))
+    edits: dict[tuple[int, int], Box | None] = {}
+    for i, slot in enumerate(slots):
+        if i in matched:
+            x1, y1, x2, y2 = references[matched[i]].tolist()
+            edits[slot] = (x1, y1, x2, y2)
+        elif unmatched != "keep":
+            edits[slot] = None
+    if unmatched == "drop_clause":
+        emptied = {m for m, mention in enumerate(g.mentions) if mention.boxes and all(edits[m, b] is None for b in range(len(mention.boxes)))}
+        if emptied:
+            return _drop_clauses(g, emptied, edits, dialect, frame)
+    return dialect.replace_boxes(g, edits, frame)
+
+
+def _clause(text: str, span: Span) -> Span:
+    """The clause around a span: a JSON object with its comma, or the text up to the nearest of . ; , and line ends."""
+    start, end = span
+    if text[start : start + 1] == "{":
+        after = re.compile(r"\s*,\s*").match(text, end)
+        if after:
+            return start, after.end()
+        before = re.compile(r",\s*$").search(text[:start])
+        return (before.start(), end) if before else (start, end)
+    while start > 0 and text[start - 1] not in ".;,\n":
+        start -= 1
+    while end < len(text) and text[end] not in ".;,\n":
+        end += 1
+    return start, min(end + 1, len(text))
+
+
+def _drop_clauses(g: GroundedText, emptied: set[int], edits: dict[tuple[int, int], Box | None], dialect: Dialect, frame: Frame) -> GroundedText:
+    """Cut the clauses of mentions that lose all their boxes, where no other mention stands in them; then edit the rest."""
+    cuts: list[Span] = []
+    kept = [mention.span for m, mention in enumerate(g.mentions) if m not in emptied]
+    for m in sorted(emptied):
+        start, end = _clause(g.text, g.mentions[m].span)
+        if not any(s < end and start < e for s, e in kept):
+            cuts.append((start, end))
+    edited = dialect.replace_boxes(g, edits, frame)
+    if not cuts:
+        return edited
+    # Cut in the original, then read again: mentions keep their order, so the remaining edits only need new mention numbers.
+    text, gone = g.text, {m for m in emptied if any(s <= g.mentions[m].span[0] and g.mentions[m].span[1] <= e for s, e in cuts)}
+    for start, end in sorted(set(cuts), reverse=True):
+        text = text[:start] + text[end:]
+    again = dialect.parse(text, frame)
+    left = [m for m in range(len(g.mentions)) if m not in gone]
+    if [g.mentions[m].boxes for m in left] != [mention.boxes for mention in again.mentions]:
+        return edited  # the cut would change how the rest is read: unbox instead
+    number = {m: n for n, m in enumerate(left)}
+    return dialect.replace_boxes(again, {(number[m], b): box for (m, b), box in edits.items() if m in number}, frame)
+
+
+def with_lambda(score: Score, lam: float) -> Score:
+    """The same components with another lambda."""
+    if score.semantic is None or score.localization is None or score.unscored is not None:
+        return score
+    return replace(score, total=lam * score.semantic + (1.0 - lam) * score.localization)
+
+
+def choose_pair(candidates: Sequence[ScoredCandidate], min_margin: float = 0.05, min_chosen_boxes: float = 0.5) -> Pair | Dropped:
+    """Best refined against worst original answer of one region; ties go to the lower candidate index.
+
+    Dropped reasons: too_few_scored (fewer than two), same_text, small_margin (gap < min_margin), boxes_lost (the chosen answer has fewer than
+    min_chosen_boxes times the boxes of the rejected one).
+    """
+    region_id = candidates[0].region_id if candidates else ""
+    ranked = sorted(candidates, key=lambda c: c.index)
+    originals = [(c.score.total, c) for c in ranked if c.score.total is not None]
+    refined = [(c.refined_score.total, c) for c in ranked if c.refined_score.total is not None]
+    if len(originals) < 2 or not refined:
+        return Dropped(region_id, "too_few_scored", f"{len(originals)} of {len(candidates)} candidates have a score, expected at least 2")
+    worst_total, worst = min(originals, key=lambda pair: pair[0])
+    best_total, best = max(refined, key=lambda pair: pair[0])
+    margin = best_total - worst_total
+    if best.refined_text == worst.text:
+        return Dropped(region_id, "same_text")
+    if margin < min_margin:
+        return Dropped(region_id, "small_margin", f"{margin:.4f} < {min_margin}")
+    if best.refined_boxes < min_chosen_boxes * worst.boxes:
+        return Dropped(region_id, "boxes_lost", f"chosen {best.refined_boxes}, rejected {worst.boxes}")
+    return Pair(best.refined_text, worst.text, best.index, worst.index, best.refined_score, worst.score, margin)
+
+
+def pair_region(region: Region, candidates: Sequence[ScoredCandidate], dialect: Dialect, config: PairConfig) -> TrainingPair | Dropped:
+    """The training pair of a region: the canonical prompt with the two answers."""
+    weighed = [replace(c, score=with_lambda(c.score, config.lam), refined_score=with_lambda(c.refined_score, config.lam)) for c in candidates]
+    pair = choose_pair(weighed, config.min_margin, config.min_chosen_boxes)
+    if isinstance(pair, Dropped):
+        return replace(pair, item_id=region.region_id)
+    return TrainingPair(
+        pair_id=region.region_id,
+        image=region.image,
+        width=region.width,
+        height=region.height,
+        region=region.box,
+        prompt=question(config.prompt, region, dialect),
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        margin=pair.margin,
+        chosen_index=pair.chosen_index,
+        rejected_index=pair.rejected_index,
+        chosen_score=pair.chosen_score,
+        rejected_score=pair.rejected_score,
+    )
+
+
+def make_pairs(
+    items: Sequence[tuple[Region, Sequence[ScoredCandidate]]], dialect: Dialect, config: PairConfig
+) -> tuple[list[TrainingPair], list[Dropped]]:
+    """Pairs of some regions, and the regions without one."""
+    results = [pair_region(region, candidates, dialect, config) for region, candidates in items]
+    return [r for r in results if isinstance(r, TrainingPair)], [r for r in results if isinstance(r, Dropped)]

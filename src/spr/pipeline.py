@@ -1,0 +1,334 @@
+"""The stages in order, each reading the folders before it and writing its own.
+
+    index -> regions -> describe -> score -> pair -> train -> evaluate -> report
+
+In: a `Config` and a stage name. Out: files in the run folder. Every stage can be run alone once those before it are finished; a finished stage
+is not run again; one that was made from something else is refused until `--overwrite STAGE`, which also redoes what depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
+from typing import Any, TypeAlias
+
+import yaml
+
+from spr.artifacts import Run
+from spr.data.full_paths import FullPaths
+from spr.data.index import build_index, open_index
+from spr.describe import describe
+from spr.errors import ConfigError, DataError, unknown_name
+from spr.evaluation.stage import evaluate_all
+from spr.executor import Progress, ShardResult, Stage, claim, run_stage, set_threads, versions
+from spr.pairing import make_pairs
+from spr.regions import draw_regions, select_images
+from spr.rounds import FOLDER as ROUNDS
+from spr.rounds import later_rounds, round_runs
+from spr.scoring import score
+from spr.training.config import TrainConfig, TrainResult
+from spr.types import Candidate, Dropped, ImageRecord, Region, ScoredCandidate, TrainingPair
+from spr.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store
+
+STAGES = ("index", "regions", "describe", "score", "pair", "train", "evaluate", "report")
+FOLDERS: Mapping[str, str] = {
+    "index": "index",
+    "regions": "regions",
+    "describe": "candidates",
+    "score": "scores",
+    "pair": "pairs",
+    "train": "adapter",
+    "evaluate": "evaluation",
+    "report": "report.html",
+}
+ScoredRegion: TypeAlias = tuple[Region, list[Candidate]]
+MODELS = ("base", "spr")  # evaluated models: the user's, and the same with the run's adapter (on the command line also called "adapter")
+
+
+def check_stage(name: str) -> str:
+    """The stage's name, or ConfigError listing the known ones (verbs; folder names are not accepted)."""
+    if name not in STAGES:
+        raise ConfigError(unknown_name("stage", name, STAGES))
+    return name
+
+
+def overwrite(run: Run, stage: str) -> None:
+    """Remove what a stage made, and all that depends on it."""
+    for name in STAGES[STAGES.index(check_stage(stage)) :]:
+        run.remove(FOLDERS[name])
+    if STAGES.index(stage) <= STAGES.index("train"):
+        run.remove(ROUNDS)
+
+
+def open_run(config: Config) -> Run:
+    """The run folder, with the configuration and the environment written into it."""
+    run = Run(config.run)
+    described = {
+        "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True).encode(),
+        "environment.json": (json.dumps({**versions(), "platform": platform.platform()}, indent=2) + "\n").encode(),
+    }
+    for name, content in described.items():
+        if not run.exists(name) or run.read_bytes(name) != content:
+            run.write_bytes(content, name)
+    return run
+
+
+def _texts(value: object) -> list[str]:
+    """All texts in a section of the configuration."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [text for inner in value for text in _texts(inner)] if isinstance(value, list | tuple) else [value] if isinstance(value, str) else []
+
+
+def _need_files(section: Any, progress: Progress) -> None:
+    """Files of the embedded world are written when a stage first needs them."""
+    from spr.scenes.embedded import ensure_world
+
+    ensure_world(_texts(asdict(section)), progress.start, progress.advance, progress.end)
+
+
+def upstream_digest(run: Run, stage: str) -> str:
+    """Digest of a finished stage. Raises DataError when it is not finished."""
+    value = run.read_json(FOLDERS[stage], "_stage.json")
+    if value is None:
+        raise DataError(f"{run.path(FOLDERS[stage])}: stage {stage!r} is not finished; run `spr {stage}` first, or `spr run`")
+    return str(value["digest"])
+
+
+def _model_identity(config: Config) -> dict[str, Any]:
+    """What of the model's section changes an answer."""
+    keep = asdict(config.model)
+    for name in ("concurrency", "api_key_env"):
+        keep.pop(name)
+    return keep
+
+
+# --- index and regions ---------------------------------------------------------------------------------------------------------------------
+
+
+def do_index(config: Config, run: Run, progress: Progress) -> None:
+    """Annotations -> run/index (Parquet)."""
+    section = {k: v for k, v in asdict(config.data).items() if k not in ("where", "accept", "cache")}  # these change no row of it
+    digest = claim(run, "index", (FOLDERS["index"],), section)
+    if run.read_json(FOLDERS["index"], "_stage.json") is not None:
+        return
+    _need_files(config.data, progress)
+    progress.start("index", 0)
+    summary = build_index(config.data, run.path(FOLDERS["index"]), progress=progress.advance)
+    run.write_json(
+        {"stage": "index", "digest": digest, "config": section, **asdict(summary), "versions": versions()}, FOLDERS["index"], "_stage.json"
+    )
+    progress.end(f"{summary.images} images, {summary.annotations} boxes, {sum(summary.rejected.values())} set aside")
+
+
+def _regions_work(config: Config, index_path: str) -> Callable[[Sequence[ImageRecord]], ShardResult[Region]]:
+    index, store = open_index(index_path), image_store(config)
+
+    def work(images: Sequence[ImageRecord]) -> ShardResult[Region]:
+        boxes = index.annotations_of([image.image_id for image in images])
+        kept: list[Region] = []
+        dropped: list[Dropped] = []
+        for image in images:
+            rows, lost = draw_regions(image, boxes.get(image.image_id, ()), config.regions, config.seed)
+            if rows and config.regions.verify and (problem := store.problem(image.path, image.width, image.height, config.data.accept)):
+                rows, lost = [], [Dropped(image.image_id, problem.reason, problem.detail)]
+            kept += rows
+            dropped += lost
+        return kept, dropped
+
+    return work
+
+
+def do_regions(config: Config, run: Run, progress: Progress) -> None:
+    """Index -> run/regions."""
+    upstream = upstream_digest(run, "index")
+    path = run.path(FOLDERS["index"])
+    stage = Stage(
+        "regions",
+        (FOLDERS["regions"],),
+        {"upstream": upstream, "where": config.data.where, "accept": config.data.accept, "regions": asdict(config.regions), "seed": config.seed},
+        Region,
+        partial(_regions_work, config, path),
+    )
+    images = select_images(open_index(path).images(config.data.where), config.regions, config.seed)
+    summary = run_stage(run, stage, images, config.runtime, progress)
+    if summary.rows == 0:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in summary.dropped.items()) or "no image passes data.where"
+        raise DataError(f"{run.path(FOLDERS['regions'])}: no region is left ({reasons})")
+
+
+# --- describe, score, pair -----------------------------------------------------------------------------------------------------------------
+
+
+def _describe_work(config: Config, adapter: str | None) -> Callable[[Sequence[Region]], ShardResult[Candidate]]:
+    dialect = dialect_of(config)
+    describer = build_describer(config, image_store(config), adapter)
+    return lambda regions: describe(regions, describer, dialect, config.describe, config.seed)
+
+
+def do_describe(config: Config, run: Run, progress: Progress) -> None:
+    """Regions -> run/candidates."""
+    stage = Stage(
+        "describe",
+        (FOLDERS["describe"],),
+        {
+            "upstream": upstream_digest(run, "regions"),
+            "model": _model_identity(config),
+            "dialect": dialect_of(config).name,
+            "describe": asdict(config.describe),
+            "seed": config.seed,
+        },
+        Candidate,
+        partial(_describe_work, config, None),
+        {"batching": config.model.batching},
+    )
+    run_stage(run, stage, run.read_stage(Region, FOLDERS["regions"]), config.runtime, progress)
+
+
+def _score_work(config: Config) -> Callable[[Sequence[list[ScoredRegion]]], ShardResult[ScoredCandidate]]:
+    store = image_store(config)
+    dialect, scorer, detector = dialect_of(config), build_scorer(config, store), build_detector(config, store)
+
+    def work(images: Sequence[list[ScoredRegion]]) -> ShardResult[ScoredCandidate]:
+        return score([item for image in images for item in image], dialect, scorer, detector, config.score)
+
+    return work
+
+
+def _by_region(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row.region_id, []).append(row)
+    return found
+
+
+def do_score(config: Config, run: Run, progress: Progress) -> None:
+    """Candidates -> run/scores. The unit of work is an image with all its regions, so that batches do not depend on the shards."""
+    candidates = _by_region(run.iter_stage(Candidate, FOLDERS["describe"]))
+    regions = run.read_stage(Region, FOLDERS["regions"])
+    images = [[(r, candidates.get(r.region_id, [])) for r in group] for _, group in groupby(regions, key=lambda r: r.image_id)]
+    stage = Stage(
+        "score",
+        (FOLDERS["score"],),
+        {
+            "upstream": upstream_digest(run, "describe"),
+            "semantic": asdict(config.semantic) if config.semantic else None,
+            "detector": asdict(config.detector) if config.detector else None,
+            "score": asdict(config.score),
+        },
+        ScoredCandidate,
+        partial(_score_work, config),
+    )
+    run_stage(run, stage, images, config.runtime, progress)
+
+
+def _pair_work(config: Config) -> Callable[[Sequence[tuple[Region, list[ScoredCandidate]]]], ShardResult[TrainingPair]]:
+    dialect = dialect_of(config)
+    return lambda items: make_pairs(items, dialect, config.pair)
+
+
+def do_pair(config: Config, run: Run, progress: Progress) -> None:
+    """Scores -> run/pairs."""
+    scored = _by_region(run.iter_stage(ScoredCandidate, FOLDERS["score"]))
+    items = [(r, scored.get(r.region_id, [])) for r in run.iter_stage(Region, FOLDERS["regions"])]
+    stage = Stage(
+        "pair",
+        (FOLDERS["pair"],),
+        {"upstream": upstream_digest(run, "score"), "pair": asdict(config.pair), "dialect": dialect_of(config).name},
+        TrainingPair,
+        partial(_pair_work, config),
+    )
+    summary = run_stage(run, stage, items, config.runtime, progress)
+    if summary.rows == 0:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in summary.dropped.items())
+        raise DataError(f"{run.path(FOLDERS['pair'])}: no pair is left ({reasons})")
+
+
+# --- train, evaluate, report ---------------------------------------------------------------------------------------------------------------
+
+
+def do_train(config: Config, run: Run, progress: Progress) -> None:
+    """Pairs -> run/adapter (a normal PEFT adapter); then the later rounds, if the configuration asks for them."""
+    section = {"upstream": upstream_digest(run, "pair"), "train": asdict(config.train), "model": _model_identity(config), "seed": config.seed}
+    digest = claim(run, "train", (FOLDERS["train"],), section)
+    if run.read_json(FOLDERS["train"], "_stage.json") is None:
+        result = train_on(config, run.read_stage(TrainingPair, FOLDERS["pair"]), run.path(FOLDERS["train"]), config.train, config.seed, progress)
+        row = {"stage": "train", "digest": digest, "config": section, **asdict(result), "versions": versions()}
+        run.write_json(row, FOLDERS["train"], "_stage.json")
+    later_rounds(config, run, progress, (do_describe, do_score, do_pair, do_train))
+
+
+def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, section: TrainConfig, seed: int, progress: Progress) -> TrainResult:
+    """Train one adapter into the folder `out`, going on where an interrupted training stands."""
+    from spr.training.trainer import train
+
+    set_threads(config.runtime.workers * config.runtime.threads)  # training is one process: it gets the threads of all workers
+    return train(
+        pairs,
+        config.model.folder,
+        out,
+        section,
+        image_store(config).load,
+        dialect_of(config),
+        progress=progress,
+        seed=seed,
+        adapter=config.model.adapter,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[str] = MODELS) -> None:
+    """Benchmarks x models -> run/evaluation/<benchmark>/<model>/."""
+    names = ["spr" if m == "adapter" else m for m in models]
+    unknown = [m for m in names if m not in MODELS]
+    if unknown:
+        raise ConfigError("--models: " + unknown_name("model", unknown[0], [*MODELS, "adapter"]))
+    adapters = {name: run.path(FOLDERS["train"]) if name == "spr" else None for name in names}
+    digests = {name: upstream_digest(run, "train") if name == "spr" else "" for name in names}
+    if "spr" in names:
+        for name, later in round_runs(config, run).items():
+            adapters[name], digests[name] = later.path(FOLDERS["train"]), upstream_digest(later, "train")
+    evaluate_adapters(config, run, adapters, digests, progress)
+
+
+def evaluate_adapters(config: Config, run: Run, adapters: Mapping[str, str | None], digests: Mapping[str, str], progress: Progress) -> None:
+    """Measure the base model (adapter None) and adapters by name on the benchmarks of the configuration."""
+    _need_files(config.evaluate, progress)
+    dialect = dialect_of(config)
+    makers = {name: partial(build_describer, config, FullPaths(), adapter) for name, adapter in adapters.items()}
+    identity = {n: {"model": _model_identity(config), "adapter": digests[n], "dialect": dialect.name, "seed": config.seed} for n in adapters}
+    evaluate_all(run, FOLDERS["evaluate"], config.evaluate, dialect, makers, identity, config.runtime, progress)
+
+
+def do_report(config: Config, run: Run, progress: Progress) -> None:
+    """The finished run -> run/report.html."""
+    from spr.report.build import build_report
+
+    progress.start("report", 1)
+    page = build_report(run, dialect_of(config), image_store(config).load, FullPaths().load)
+    run.write_bytes(page.encode(), FOLDERS["report"])
+    progress.end(run.path(FOLDERS["report"]))
+
+
+DO: Mapping[str, Callable[[Config, Run, Progress], None]] = {
+    "index": do_index,
+    "regions": do_regions,
+    "describe": do_describe,
+    "score": do_score,
+    "pair": do_pair,
+    "train": do_train,
+    "evaluate": do_evaluate,
+    "report": do_report,
+}
+
+
+def run_pipeline(config: Config, progress: Progress, until: str = "report") -> Run:
+    """All stages up to and including `until`; finished ones are left as they are."""
+    run = open_run(config)
+    for name in STAGES[: STAGES.index(check_stage(until)) + 1]:
+        DO[name](config, run, progress)
+    return run

@@ -1,0 +1,49 @@
+"""A finished run -> one self-contained HTML file: results first, then the loop in numbers, training, changed items, pairs.
+
+In: a run folder, its dialect, loaders of images. Out: the page as text. No script, no network; everything that came from a model or a data set
+is escaped (Jinja2 autoescape; pictures escape their own labels).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from spr.artifacts import Run
+from spr.dialects import Dialect
+from spr.report.loop import answer_figures, pair_cards, stage_rows, training_plots
+from spr.report.results import benchmark_views, changes
+
+LoadImage = Callable[[str], Image.Image]
+LEAD = (
+    "Spatial preference rewarding: a model describes image regions, its descriptions are scored for meaning and for the fit of their boxes, "
+    "and preference training on repaired against worst answers teaches it to place boxes tightly. "
+    "Base and trained model answer the same questions."
+)
+ART = "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.org), CC BY-SA 4.0."
+
+
+def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage) -> str:
+    """The report of a run. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8"))
+    known = run.read_json("environment.json") or {}
+    return template.render(
+        title=f"SPR report: {run.root.rstrip('/').rsplit('/', 1)[-1]}",
+        lead=LEAD,
+        benchmarks=benchmark_views(run),
+        stages=stage_rows(run),
+        answers=answer_figures(run),
+        plots=training_plots(run),
+        changes=changes(run, load_any),
+        pairs=pair_cards(run, dialect, load_image),
+        footer=[
+            f"{dialect.contract}",
+            json.dumps(known),
+            "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.org), CC BY-SA 4.0.",
+        ],
+    )

@@ -1,0 +1,147 @@
+"""Small pictures for the report: an image as a data URI, boxes as SVG over it, curves as inline SVG. No network, no scripts, no fonts.
+
+In: PIL images, boxes in pixels, series of numbers. Out: strings of markup, all text escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+from PIL import Image
+
+from spr.types import Box
+
+WIDEST = 640  # pixels of an embedded picture: enough for a report, small enough to mail
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A box to draw. `kind` is a CSS class (region, chosen, rejected, truth, base, tuned); `label` stands at its corner."""
+
+    box: Box
+    kind: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A named line of a plot. `low` and `high` are a band around it, when given; `kind` is a CSS class."""
+
+    name: str
+    kind: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def data_uri(image: Image.Image) -> str:
+    """JPEG of at most WIDEST pixels as a data URI."""
+    small = image.copy()
+    small.thumbnail((WIDEST, WIDEST))
+    sink = io.BytesIO()
+    small.convert("RGB").save(sink, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+def overlay(image: Image.Image, outlines: Sequence[Outline], alt: str) -> Markup:
+    """The image with outlines over it; coordinates stay those of the image."""
+    w, h = image.size
+    unit = max(w, h) / 100  # one hundredth of the longer side: strokes and letters look alike on every image
+    parts = [Markup('<image href="{}" width="{}" height="{}"/>').format(data_uri(image), w, h)]
+    for o in outlines:
+        x1, y1, x2, y2 = o.box
+        parts.append(
+            Markup('<rect class="o {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" stroke-width="{:.2f}"/>').format(
+                o.kind, min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1), 0.9 * unit
+            )
+        )
+        if o.label:
+            at_top = min(y1, y2) > 5 * unit
+            y = min(y1, y2) - 0.8 * unit if at_top else max(y1, y2) + 4.2 * unit
+            parts.append(
+                Markup('<text class="l {}" x="{:.1f}" y="{:.1f}" font-size="{:.1f}">{}</text>').format(o.kind, min(x1, x2), y, 4.4 * unit, o.label)
+            )
+    return Markup('<svg class="shot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(w, h, alt, Markup("").join(parts))
+
+
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+    raw = (high - low) / count
+    magnitude = 10.0 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw)
+    first = math.ceil(low / step) * step
+    return [round(first + k * step, 10) for k in range(int((high - first) / step + 1e-9) + 1)]
+
+
+def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False) -> Markup:
+    """Lines over a shared axis, with bands. Values that are not finite are left out. Empty series give a sentence instead of a plot."""
+    points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    points += [(x, y) for s in series for x, y in [*zip(s.x, s.low, strict=False), *zip(s.x, s.high, strict=False)]]
+    if not points:
+        return Markup("<p>{}: no figures.</p>").format(title)
+    w, h, left, right, top, bottom = 460.0, 280.0, 48.0, 12.0, 12.0, 40.0
+    x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
+    y_low, y_high = min(p[1] for p in points), max(p[1] for p in points)
+    y_low, y_high = (min(y_low, 0.0), max(y_high, 0.0)) if zero else (y_low, y_high)
+    pad = (y_high - y_low) * 0.06 or 0.5
+    y_low, y_high = y_low - pad, y_high + pad
+    x_high = x_high if x_high > x_low else x_low + 1
+
+    def at(x: float, y: float) -> str:
+        px = left + (x - x_low) / (x_high - x_low) * (w - left - right)
+        py = h - bottom - (y - y_low) / (y_high - y_low) * (h - top - bottom)
+        return f"{px:.1f},{py:.1f}"
+
+    parts = [
+        Markup('<path class="grid" d="M{} L{}"/><text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>').format(
+            at(x_low, t), at(x_high, t), left - 6, float(at(x_low, t).split(",")[1]) + 4, t
+        )
+        for t in _ticks(y_low, y_high)
+    ]
+    parts += [
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{:g}</text>').format(at(t, y_low).split(",")[0], h - bottom + 16, t)
+        for t in _ticks(x_low, x_high)
+    ]
+    for s in series:
+        if s.low and s.high:
+            outline = [at(x, y) for x, y in zip(s.x, s.low, strict=True)] + [at(x, y) for x, y in reversed(list(zip(s.x, s.high, strict=True)))]
+            parts.append(Markup('<polygon class="band {}" points="{}"/>').format(s.kind, " ".join(outline)))
+        line = " ".join(at(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y))
+        parts.append(Markup('<polyline class="line {}" points="{}"/>').format(s.kind, line))
+    parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format((w + left) / 2, h - 6, x_label))
+    parts.append(
+        Markup('<text class="tick" x="12" y="{0}" text-anchor="middle" transform="rotate(-90 12 {0})">{1}</text>').format((h - bottom) / 2, y_label)
+    )
+    legend = Markup("").join(Markup('<span class="key {}">{}</span>').format(s.kind, s.name) for s in series)
+    return Markup('<figure class="plot"><figcaption>{}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>').format(
+        title, w, h, title, Markup("").join(parts), Markup('<div class="legend">{}</div>').format(legend)
+    )
+
+
+def bars(rows: Sequence[tuple[str, float | None, float | None]], names: tuple[str, str]) -> Markup:
+    """Pairs of horizontal bars (label, first, second) on a scale from 0 to 1; None is written as a dash."""
+    parts = []
+    for label, *values in rows:
+        cells = Markup("").join(
+            Markup('<span class="bar {}" style="--v:{:.3f}" title="{}">{}</span>').format(
+                kind, max(0.0, min(1.0, v or 0.0)), f"{name} {label}", "–" if v is None else f"{v:.3f}"
+            )
+            for name, kind, v in zip(names, names, values, strict=True)
+        )
+        parts.append(Markup('<div class="score"><b>{}</b><div>{}</div></div>').format(label, cells))
+    return Markup('<div class="scores">{}</div>').format(Markup("").join(parts))
+
+
+def marked(text: str, spans: Sequence[tuple[int, int, str]], kind: str) -> Markup:
+    """The text with mentions marked; `spans` = (start, end, label), in order and without overlap."""
+    parts: list[Markup | str] = []
+    last = 0
+    for start, end, label in spans:
+        parts += [escape(text[last:start]), Markup('<mark class="{}"><sup>{}</sup>{}</mark>').format(kind, label, text[start:end])]
+        last = end
+    return Markup("").join([*parts, escape(text[last:])])

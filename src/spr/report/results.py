@@ -1,0 +1,220 @@
+"""What the report says about the evaluation: tables, plots by IoU threshold, items that changed sides.
+
+In: metrics.json, comparison.json and predictions.parquet of a run. Out: plain structures for the template. Numbers are taken over, never computed
+again, so that the report and the files cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from spr.artifacts import Run
+from spr.evaluation.tables import PAPER_REC
+from spr.report.pictures import Outline, Series, line_plot, overlay
+from spr.types import Prediction
+
+LoadImage = Callable[[str], Image.Image]
+FOLDER = "evaluation"
+BEFORE, AFTER = PAPER_REC.values()  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
+ACCURACY = re.compile(r"acc@(\d\.\d+)$")
+KINDS = {"base": "base", "spr": "tuned", "control": "control"}
+SHOWN = re.compile(r"(precision|recall|f1)@0\.[579]$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate")
+CHANGED_AT = "acc@0.7"
+CHANGED_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A figure, with its interval or change in small print."""
+
+    text: str
+    small: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A line of a table."""
+
+    kind: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A table with a title and a remark."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[TableRow]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkView:
+    """All that is shown of one benchmark."""
+
+    title: str
+    tables: Sequence[TableView]
+    plot: Markup | None = None
+    gain_plot: Markup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One item with its picture."""
+
+    title: str
+    picture: Markup
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Items that became right, or wrong."""
+
+    title: str
+    note: str
+    cards: Sequence[Card]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The files of one benchmark: metrics by model (the reference first), and the comparison."""
+
+    name: str
+    metrics: Mapping[str, Mapping[str, Any]]
+    comparison: Mapping[str, Any] = field(default_factory=dict)
+
+    def change(self, model: str, metric: str) -> Mapping[str, Any] | None:
+        """The paired difference of a model against the reference."""
+        found: Mapping[str, Any] | None = self.comparison.get("models", {}).get(model, {}).get("differences", {}).get(metric)
+        return found
+
+
+def measured(run: Run) -> list[Measured]:
+    """All benchmarks of the run: the referring ones first, then by name."""
+    found = []
+    for name in run.folders(FOLDER):
+        models = {m: run.read_json(FOLDER, name, m, "metrics.json") for m in run.folders(FOLDER, name)}
+        known = {m: v for m, v in sorted(models.items(), key=lambda kv: (kv[0] != "base", kv[0])) if v is not None}
+        if known:
+            found.append(Measured(name, known, run.read_json(FOLDER, name, "comparison.json") or {}))
+    return sorted(found, key=lambda m: (_protocol(m) != "rec", m.name != "test" and not m.name.startswith("test_"), m.name))
+
+
+def _protocol(m: Measured) -> str:
+    return str(next(iter(m.metrics.values())).get("protocol", ""))
+
+
+def _share(metric: str) -> bool:
+    """Whether a metric is a share, shown in percent."""
+    return not any(word in metric for word in ("per_answer", "words", "boxes", "cider"))
+
+
+def _figure(estimate: Mapping[str, Any] | None, metric: str) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    return f"{100 * estimate['value']:.1f}" if _share(metric) else f"{estimate['value']:.2f}"
+
+
+def _interval(estimate: Mapping[str, Any] | None, metric: str, sign: bool = False) -> str:
+    if estimate is None or estimate["value"] is None or estimate["low"] is None:
+        return ""
+    scale = 100 if _share(metric) else 1
+    value, low, high = (scale * estimate[k] for k in ("value", "low", "high"))
+    digits = 1 if scale == 100 else 2
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" if sign else f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _rows(m: Measured, metrics: Sequence[str]) -> list[TableRow]:
+    rows = []
+    for model, figures in m.metrics.items():
+        cells = [Cell(model, f"n {figures['n']}, unparsed {figures['unparsed']}")]
+        for metric in metrics:
+            estimate, change = figures["values"].get(metric), m.change(model, metric)
+            cells.append(Cell(_figure(estimate, metric), _interval(change, metric, True) if change else _interval(estimate, metric)))
+        rows.append(TableRow("strong" if model == "spr" else "", cells))
+    return rows
+
+
+def _paper_rows(thresholds: Sequence[float]) -> list[TableRow]:
+    def cell(values: Mapping[float, float], t: float) -> Cell:
+        return Cell(f"{values[t]:.1f}", f"{values[t] - BEFORE[t]:+.1f}" if values is AFTER else "") if t in values else Cell("–")
+
+    return [TableRow("paper", [Cell(name), *(cell(values, t) for t in thresholds)]) for name, values in PAPER_REC.items()]
+
+
+def _rec_view(m: Measured) -> BenchmarkView:
+    some = next(iter(m.metrics.values()))["values"]
+    x = [float(found.group(1)) for found in map(ACCURACY.match, some) if found]
+    names = [f"acc@{t:g}" for t in x]
+    note = "In percent. Small print: 95 % interval, or the change against the base with its interval (paired bootstrap over images)."
+    main = TableView("Referring expressions, accuracy at IoU", ["", *(f"{t:g}" for t in x)], [*_rows(m, names), *_paper_rows(x)], note)
+    others = [name for name in some if name not in names]
+    lines = [Series(model, KINDS.get(model, "paper"), x, [100 * (f["values"][n]["value"] or 0.0) for n in names]) for model, f in m.metrics.items()]
+    gains = [_gain(m, model, x, names) for model in m.metrics if m.change(model, names[0])]
+    known = [t for t in x if t in BEFORE]
+    paper = Series("paper: Ferret-7B", "paper", known, [AFTER[t] - BEFORE[t] for t in known])
+    return BenchmarkView(
+        f"{m.name}: referring expressions",
+        [main, TableView("Beside it", ["", *(o.replace("_", " ") for o in others)], _rows(m, others))],
+        line_plot("Accuracy by IoU threshold", lines, "IoU threshold", "accuracy, %"),
+        line_plot("Gain over the base", [*gains, paper], "IoU threshold", "points", zero=True),
+    )
+
+
+def _gain(m: Measured, model: str, x: Sequence[float], names: Sequence[str]) -> Series:
+    changes = [m.change(model, n) or {} for n in names]
+
+    def points(key: str) -> list[float]:
+        return [100 * float(c.get(key) or 0.0) for c in changes]
+
+    return Series(model, KINDS.get(model, "paper"), x, points("value"), points("low"), points("high"))
+
+
+def benchmark_views(run: Run) -> list[BenchmarkView]:
+    """Tables and plots of every benchmark."""
+    views = []
+    for m in measured(run):
+        if _protocol(m) == "rec":
+            views.append(_rec_view(m))
+            continue
+        every = list(next(iter(m.metrics.values()))["values"])
+        names = [n for n in every if SHOWN.match(n)] or every
+        columns = ["", *(n.replace("_", " ") for n in names)]
+        views.append(BenchmarkView(f"{m.name}: {_protocol(m).replace('_', ' ')}", [TableView("", columns, _rows(m, names))]))
+    return views
+
+
+def changes(run: Run, load_image: LoadImage) -> list[Changes]:
+    """Items of the first referring benchmark that crossed IoU 0.7 in either direction, spread over the list."""
+    first = next((m for m in measured(run) if _protocol(m) == "rec" and "spr" in m.metrics and m.comparison), None)
+    if first is None:
+        return []
+    moved = first.comparison["models"]["spr"]["changed"].get(CHANGED_AT, {"to_right": [], "to_wrong": []})
+    rows = {name: {r.item_id: r for r in run.read_rows(Prediction, FOLDER, first.name, name, "predictions.parquet")} for name in ("base", "spr")}
+    found = []
+    for key, title in (("to_right", "Became right"), ("to_wrong", "Became wrong")):
+        ids = moved[key][:: max(1, len(moved[key]) // CHANGED_SHOWN)][:CHANGED_SHOWN]
+        note = f"{len(moved[key])} of {len(rows['base'])} items at IoU 0.7. Gold: truth. Red: base. Green: with SPR."
+        found.append(Changes(f"{title} ({first.name})", note, [_card(rows["base"][i], rows["spr"][i], load_image) for i in ids]))
+    return found
+
+
+def _card(before: Prediction, after: Prediction, load_image: LoadImage) -> Card:
+    outlines = [Outline(box, kind) for box, kind in ((before.gt, "truth"), (before.box, "base"), (after.box, "tuned")) if box is not None]
+
+    def shown(r: Prediction) -> str:
+        return "unparsed" if r.iou is None else f"{r.iou:.2f}"
+
+    return Card(
+        before.expression,
+        overlay(load_image(before.image), outlines, f"boxes for {before.expression}"),
+        f"IoU {shown(before)} → {shown(after)}",
+    )

@@ -1,0 +1,61 @@
+"""Where the embedded world and its checkpoints lie: `embedded:` paths of a configuration.
+
+    embedded:mllm, embedded:clip, embedded:detector      checkpoints shipped with the package
+    embedded:pair/instances.json, embedded:test/…        files of the world, written into the user's cache when first needed
+
+In: such a path. Out: an ordinary path. Nothing after this function knows that the world is synthetic.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from spr.errors import ConfigError, DataError, unknown_name
+from spr.scenes.files import VERSION, write_split
+
+PREFIX = "embedded:"
+CHECKPOINTS = ("mllm", "clip", "detector")
+SEED = 7
+COUNTS: Mapping[str, int] = {"pair": 1600, "val": 300, "test": 600, "shifted": 500}  # scenes; `train` is drawn in memory by the recipe
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a shipped checkpoint. Raises DataError when the package was built without it."""
+    folder = Path(__file__).parent / "checkpoints" / name
+    if not (folder / "config.json").exists():
+        raise DataError(f"{folder}: no checkpoint there; train it with `python -m spr.scenes.recipe`")
+    return folder
+
+
+def world_folder() -> Path:
+    """The cache folder of the world: $SPR_CACHE, or $XDG_CACHE_HOME/spr, or ~/.cache/spr."""
+    cache = os.environ.get("SPR_CACHE") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spr")
+    return Path(cache) / f"world-{VERSION}"
+
+
+def is_embedded(path: str) -> bool:
+    """Whether a path of the configuration starts with `embedded:`."""
+    return path.startswith(PREFIX)
+
+
+def resolve_embedded(path: str) -> str:
+    """`embedded:…` as an ordinary path. Raises ConfigError for an unknown checkpoint or split."""
+    head, _, rest = path.removeprefix(PREFIX).partition("/")
+    if not rest and head in CHECKPOINTS:
+        return str(checkpoint_folder(head))
+    if head not in COUNTS:
+        raise ConfigError(f"{path}: " + unknown_name("checkpoint or split", head, [*CHECKPOINTS, *COUNTS]))
+    return str(world_folder() / head / rest)
+
+
+def ensure_world(paths: Iterable[str], start: Callable[[str, int], None], tick: Callable[[int], None], end: Callable[[], None]) -> None:
+    """Write the splits of the world in which some of `paths` lie, unless they are there. The callbacks report progress."""
+    root = world_folder()
+    wanted = {Path(p).relative_to(root).parts[0] for p in paths if Path(p).is_relative_to(root) and Path(p) != root}
+    for split in sorted(wanted & set(COUNTS)):
+        if not (root / split / "done.json").exists():
+            start(f"drawing {split} scenes", COUNTS[split])
+            write_split(root, split, COUNTS[split], SEED, tick)
+            end()

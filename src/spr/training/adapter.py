@@ -1,0 +1,101 @@
+"""The LoRA adapter: where it goes, and the folder that it becomes.
+
+In: a model. Out: a PEFT model whose LoRA sits on the linear layers of the language model only; later `adapter_model.safetensors`,
+`adapter_config.json` and a model card, which `PeftModel.from_pretrained` reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spr.errors import ModelError
+from spr.executor import versions
+from spr.training.config import TrainConfig
+
+
+def target_pattern(model: Any) -> str:
+    """A regular expression for the names of all linear layers of the language model; neither tower, nor projector, nor lm_head."""
+    decoder = model.get_decoder()
+    head = model.get_output_embeddings()
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    linear = [n for n, m in decoder.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    if not prefix or not linear:
+        raise ModelError(f"{type(model).__name__}: found no linear layers in a language model, expected a decoder below the model")
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    return rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})"
+
+
+def attach(model: Any, config: TrainConfig, adapter: str | None = None) -> Any:
+    """The model with a fresh LoRA (seeded by torch's global generator), or with the trainable adapter of a folder; everything else frozen."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if adapter is not None:
+        return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=target_pattern(model),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+CARD = """---
+base_model: {base}
+library_name: peft
+tags: [lora, spatial-preference-rewarding]
+---
+# LoRA adapter trained by Spatial Preference Rewarding
+
+Trained on {pairs} preference pairs over region descriptions (chosen: best refined answer; rejected: worst answer), {steps} steps, loss `{loss}`.
+Reference of the loss: {reference}. Layout of the rows: {layout}. Dropped pairs: {dropped}.
+
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
+```
+
+## Last figures
+{figures}
+
+## Warnings
+{warnings}
+
+## Configuration
+```json
+{config}
+```
+
+## Versions
+{versions}
+"""
+
+
+def _list(values: Mapping[str, object]) -> str:
+    return "\n".join(f"- {k}: {v}" for k, v in values.items()) or "- none"
+
+
+def write_card(out: Path, base: str, config: TrainConfig, result: Mapping[str, Any]) -> None:
+    """README.md of the adapter's folder: data, configuration, figures, versions."""
+    text = CARD.format(
+        base=base,
+        pairs=result["pairs"],
+        steps=result["steps"],
+        loss=config.loss,
+        reference=result["reference"],
+        layout=result["layout"],
+        dropped=", ".join(f"{k} {v}" for k, v in result["dropped"].items()) or "none",
+        figures=_list(result["figures"]),
+        warnings="\n".join(f"- {text}" for text in result["warnings"]) or "- none",
+        config=json.dumps(dataclasses.asdict(config), indent=2, default=str),
+        versions=_list(versions()),
+    )
+    (out / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,164 @@
+"""A training pair as tokens, exactly as the model is asked and as it answers.
+
+In: a model with its processor, a pair. Out: prompt ids (from the very code that asks the model in stage `describe`) and the ids of both answers, each
+with what the chat template puts before an answer and with the end token after it; weights of coordinate tokens. Nothing is ever cut.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spr.errors import ModelError
+from spr.models.chat import BARE, prompt_text
+from spr.models.inputs import Ask, Row
+from spr.models.inputs import Encoder as PromptEncoder
+from spr.training.packing import Bools, Ints
+from spr.types import TrainingPair
+
+if TYPE_CHECKING:
+    from spr.dialects import Dialect
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Token ids (L,) of an answer, and the weight of each in the loss."""
+
+    ids: Ints
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A pair as tokens. `positions` (axes, P) and `image` (P,) belong to the P tokens of the prompt."""
+
+    pair_id: str
+    image_path: str
+    question: str
+    prompt: Ints
+    positions: Ints
+    image: Bools
+    chosen: Answer
+    rejected: Answer
+    margin: float
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with the longer answer."""
+        return len(self.prompt) + max(len(self.chosen.ids), len(self.rejected.ids))
+
+
+class Encoder:
+    """Tokens of prompts and answers of one checkpoint."""
+
+    def __init__(
+        self, model: Any, processor: Any, load_image: Callable[[str], Any], dialect: Dialect | None = None, coordinate_weight: float = 1.0
+    ) -> None:
+        self._prompts = PromptEncoder(model, processor)
+        self._processor, self._tokenizer = processor, processor.tokenizer
+        self._model_type = str(model.config.model_type)
+        self._load = load_image
+        self._dialect, self._weight = dialect, coordinate_weight
+        self._ends = _end_tokens(self._tokenizer)
+        self._start: int | None = model.config.get_text_config().decoder_start_token_id if model.config.is_encoder_decoder else None
+        forced = getattr(model.generation_config, "forced_bos_token_id", None)  # the token that such a decoder always writes first
+        self._lead: str = self._tokenizer.decode([forced]) if self._start is not None and forced is not None else ""
+        self._image_token = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", -1)
+        self.takes_features: bool = self._prompts.takes_features
+        self.feature_arguments = tuple(inspect.signature(model.base_model.get_image_features).parameters) if self.takes_features else ()
+
+    def prompt_text(self, question: str) -> str:
+        """The text up to the place where an answer begins, as stage `describe` puts it."""
+        return prompt_text(self._processor, self._model_type, question)
+
+    def ask(self, question: str, image: str) -> Row:
+        """The prompt as tokens, with the tensors of its picture."""
+        text = self.prompt_text(question)
+        return self._prompts.row(Ask(image, text, image, lambda: (self._load(image),)))
+
+    def plain_inputs(self, question: str, image: str) -> Mapping[str, Tensor]:
+        """All that the processor makes of a prompt, for a forward without anything of ours."""
+        return self._prompts.processed(self.prompt_text(question), (self._load(image),))
+
+    def _positions(self, row: Row) -> Ints:
+        if row.positions.shape[1] != len(row.ids):  # a family that counts by itself
+            return np.arange(len(row.ids), dtype=np.int64)[None]
+        start = 1 if self._model_type == "paligemma" else 0  # PaliGemma counts from 1
+        return row.positions.cpu().numpy().astype(np.int64) + start
+
+    def encode(self, pair: TrainingPair) -> Encoded:
+        """A pair as tokens. Raises what the image loader raises."""
+        row = self.ask(pair.prompt, pair.image)
+        ids = np.asarray(row.ids, dtype=np.int64)
+        positions = self._positions(row)
+        if self._start is not None:  # the decoder's row begins with its start token; image and prompt are the encoder's
+            ids, positions = np.asarray([self._start], dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
+        return Encoded(
+            pair_id=pair.pair_id,
+            image_path=pair.image,
+            question=pair.prompt,
+            prompt=ids,
+            positions=positions,
+            image=ids == self._image_token,
+            chosen=self.answer(pair, pair.chosen),
+            rejected=self.answer(pair, pair.rejected),
+            margin=pair.margin,
+        )
+
+    def completion_text(self, question: str, answer: str) -> str:
+        """What the model would write: what the chat template puts before an answer, the answer, and the token that ends the turn."""
+        lead, end = self._around(question, answer)
+        return lead + answer.strip() + end
+
+    def _around(self, question: str, answer: str) -> tuple[str, str]:
+        """What stands before an answer, and the end token after it. Blanks between the two are the template's and never generated."""
+        if self._model_type in BARE:
+            return self._lead, self._tokenizer.eos_token
+        asked = self.prompt_text(question)
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]},
+            {"role": "assistant", "content": [{"type": "text", "text": answer.strip()}]},
+        ]
+        template = self._processor if getattr(self._processor, "chat_template", None) else self._tokenizer
+        answered: str = template.apply_chat_template(turns, tokenize=False)
+        at = answered.find(answer.strip(), len(asked))
+        if not answered.startswith(asked) or at < 0:
+            raise ModelError(
+                f"the chat template renders an answered question as {answered[-80:]!r}, which is not the prompt that it makes for generation "
+                f"({asked[-40:]!r}) with the answer after it: answers would be trained in another place than they are generated"
+            )
+        rest = answered[at + len(answer.strip()) :].lstrip()
+        return answered[len(asked) : at], next((end for end in self._ends if rest.startswith(end)), self._tokenizer.eos_token)
+
+    def answer(self, pair: TrainingPair, answer: str) -> Answer:
+        """The tokens of an answer up to and including the end token."""
+        lead, end = self._around(pair.prompt, answer)
+        shown, weighted = answer.strip(), self._weight != 1.0
+        encoded = self._tokenizer(lead + shown + end, add_special_tokens=False, return_offsets_mapping=weighted)
+        ids = np.asarray(encoded["input_ids"], dtype=np.int64)
+        weights = self._weights(shown, len(lead), encoded["offset_mapping"]) if weighted else np.ones(len(ids))
+        return Answer(ids, weights)
+
+    def _weights(self, answer: str, start: int, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        if self._dialect is None:
+            raise ModelError("train.coordinate_weight: the notation is unknown here, expected a dialect that finds the coordinates")
+        spans = [(s + start, e + start) for s, e in self._dialect.coordinate_spans(answer)]
+        return np.asarray([self._weight if any(s < end and begin < e for begin, end in spans) else 1.0 for s, e in offsets])
+
+
+def _end_tokens(tokenizer: Any) -> list[str]:
+    """Tokens that end an answer: the usual ends of a turn where the vocabulary has them, then the tokenizer's own."""
+    names = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<end_of_utterance>", "<|end|>", "<|user|>")
+    vocabulary = tokenizer.get_vocab()
+    return [*(n for n in names if n in vocabulary), tokenizer.eos_token]
+
+
+def tensors_of(row: Row) -> Mapping[str, Tensor]:
+    """What the processor made of the row's picture."""
+    return row.picture.tensors if row.picture is not None else {}

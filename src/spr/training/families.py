@@ -1,0 +1,131 @@
+"""Which layout a model family takes. The contract tests check every packed entry: packed = plain, with images.
+
+In: a model of transformers. Out: a `Family`. A family that is not in the table, or whose attention takes no mask of our own, gets plain rows:
+correct, nothing shared, and reported as `fallback` with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from spr.training.packing import Layout
+
+_CAUSAL = "the language model is causal: a mask and positions of our own are taken as they are"
+# model_type -> layout, and why. None = plain rows.
+TABLE: Mapping[str, tuple[Layout | None, str]] = {
+    "llava": ("causal", _CAUSAL),
+    "llava_next": (None, "its image tokens depend on the image's size in ways that are not tested here"),
+    "llava_onevision": ("causal", _CAUSAL),
+    "qwen2_vl": ("causal", _CAUSAL + "; three position axes"),
+    "qwen2_5_vl": ("causal", _CAUSAL + "; three position axes"),
+    "qwen3_vl": ("causal", _CAUSAL + "; three position axes, deepstack features"),
+    "internvl": ("causal", _CAUSAL),
+    "idefics3": ("causal", _CAUSAL),
+    "smolvlm": ("causal", _CAUSAL),
+    "glm4v": ("causal", _CAUSAL + "; three position axes"),
+    "gemma3": ("image_block", "image tokens see each other, some layers see a window of positions: one mask per kind of layer"),
+    "paligemma": ("prefix", "image and prompt see each other, so prompts cannot be shared; answers can"),
+    "kosmos-2": (None, "its attention takes no mask of four dimensions"),
+    "florence2": (None, "encoder-decoder: image and prompt are read by the encoder, apart from the answers"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How rows of one model are built. `layout` None = plain rows; `why` says why, for people.
+
+    `window`: how many positions the layers of kind "sliding_attention" see; None when all layers see everything.
+    """
+
+    model_type: str
+    layout: Layout | None
+    why: str
+    window: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What reports say."""
+        return self.layout or "fallback"
+
+
+def family_of(model: Any) -> Family:
+    """The family of a model. Facts of its configuration that the layout cannot carry turn it into a fallback."""
+    kind = str(model.config.model_type)
+    layout, why = TABLE.get(kind, (None, f"model_type {kind!r} is not in the table"))
+    family = Family(kind, layout, why)
+    text = model.config.get_text_config()
+    if layout is not None and getattr(text, "final_logit_softcapping", None) is not None:
+        return replace(family, layout=None, why="the logits are capped after the head, where only the answers' log-probabilities are left")
+    if layout is not None and "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        if kind != "gemma3":
+            return replace(family, layout=None, why="some layers see a window, and the model takes one mask for all of them")
+        return replace(family, window=int(text.sliding_window))
+    return family
+
+
+# --- image features ------------------------------------------------------------------------------------------------------------------------
+
+
+class FeatureStore:
+    """Image features by path, kept in memory up to a size; tower and projector are frozen, so they never change."""
+
+    def __init__(self, limit_mb: int) -> None:
+        self._limit = limit_mb * 2**20
+        self._kept: dict[str, Any] = {}
+        self._bytes = 0
+        self.encoded = 0  # how often the tower ran
+
+    def get(self, image: str) -> Any | None:
+        """The features of an image, or None."""
+        return self._kept.get(image)
+
+    def put(self, image: str, features: Any) -> None:
+        """Keep features if they fit."""
+        self.encoded += 1
+        size = sum(t.nbytes for t in _tensors(features.pooler_output)) + sum(t.nbytes for t in _tensors(features.get("deepstack_features") or []))
+        if self._bytes + size <= self._limit:
+            self._kept[image] = features
+            self._bytes += size
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [t for part in value for t in _tensors(part)]
+
+
+@torch.no_grad()
+def image_features(model: Any, tensors: Mapping[str, Tensor], arguments: Sequence[str]) -> Any:
+    """What tower and projector make of one image, in the form that the model's forward takes; `arguments` of get_image_features."""
+    out = model.get_image_features(**{k: v for k, v in tensors.items() if k in arguments}, return_dict=True)
+    return joined_features([out])
+
+
+def joined_features(outputs: Sequence[Any]) -> Any:
+    """Features of several images as one output of the tower, in order."""
+    joined = BaseModelOutputWithPooling(pooler_output=_cat([o.pooler_output for o in outputs]))
+    deep = [o.get("deepstack_features") for o in outputs]
+    if deep[0] is not None:
+        joined["deepstack_features"] = [_cat([d[layer] for d in deep]) for layer in range(len(deep[0]))]
+    return joined
+
+
+def _cat(parts: Sequence[Any]) -> Any:
+    """Tensors joined along the first axis, lists of tensors joined as lists."""
+    return torch.cat(list(parts), dim=0) if isinstance(parts[0], Tensor) else [x for part in parts for x in part]
+
+
+def blanked(features: Any) -> Any:
+    """The same features, all zero."""
+
+    def zero(value: Any) -> Any:
+        return torch.zeros_like(value) if isinstance(value, Tensor) else [zero(part) for part in value]
+
+    made = BaseModelOutputWithPooling(pooler_output=zero(features.pooler_output))
+    if features.get("deepstack_features") is not None:
+        made["deepstack_features"] = zero(features["deepstack_features"])
+    return made

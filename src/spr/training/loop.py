@@ -1,0 +1,203 @@
+"""The loop: transformers.Trainer, with our steps and our forward.
+
+In: prepared pairs, the steps they make. Out: a trained adapter, figures, checkpoints. Trainer brings the optimiser, schedule, clipping, mixed
+precision, DDP and FSDP, logging and checkpoints. Ours: the loss of a step = sum over its pairs / pairs of the global step, so that neither the number
+of processes nor the token budget changes what is learnt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from spr.errors import ConfigError, UserError
+from spr.executor import Progress
+from spr.training.answers import gather, measure
+from spr.training.config import TrainConfig
+from spr.training.families import Family
+from spr.training.figures import History, Meter
+from spr.training.loss import preference_loss
+from spr.training.plan import Unit, batches_of, units_of
+from spr.training.policy import Policy
+from spr.training.prepare import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A batch sampler that yields this process's pairs of every optimiser step of all epochs, each with the size of the global step.
+
+    A process that a small last step leaves idle gets one pair with size 0: it takes part, and counts nothing.
+    """
+
+    steps: Sequence[Sequence[int]]
+    rank: int
+    processes: int
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            yield [(i, len(step)) for i in step[self.rank :: self.processes]] or [(step[0], 0)]
+
+
+class _Identity:
+    """A data set whose items are what the sampler says: (pair, pairs of the global step)."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int, int]:
+        return item
+
+
+class Report(TrainerCallback):
+    """Moves the progress bar."""
+
+    def __init__(self, progress: Progress, steps: Sequence[Sequence[int]]) -> None:
+        self._progress, self._steps = progress, steps
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar where the checkpoint stands."""
+        done = sum(len(s) for s in self._steps[: state.global_step])
+        self._progress.start("train", sum(len(s) for s in self._steps), done)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The pairs of the step are done."""
+        self._progress.advance(len(self._steps[state.global_step - 1]))
+
+
+class PairTrainer(Trainer):
+    """transformers.Trainer whose batch is this process's share of an optimiser step, in packed forward passes."""
+
+    def __init__(
+        self, model: Any, args: TrainingArguments, pairs: Sequence[Prepared], steps: Steps, policy: Policy, family: Family, config: TrainConfig
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=_Identity(len(pairs)))
+        self.remove_callback(PrinterCallback)
+        self._pairs, self._steps, self._policy, self._family, self._config = pairs, steps, policy, family, config
+        self.meter = Meter()
+        self.history: History | None = None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Steps in their fixed order; already this process's share, so accelerate must not share them out again."""
+        return DataLoader(self.train_dataset, batch_sampler=self._steps, collate_fn=_collate)  # type: ignore[arg-type]
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0
+
+    def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One optimiser step's forward and backward passes; gradients are synchronised in the last one."""
+        model.train()
+        pairs = [self._pairs[i] for i in inputs["pairs"]]
+        budget, preference = self._config.tokens, self._config.loss != "sft"
+        units = units_of([p.pair for p in pairs], self._family, self._config.share, budget, rejected=preference)
+        batches = batches_of(units, budget)
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                loss = self._loss(model, batch, pairs, inputs["total"]) * (1.0 / inputs["total"] if inputs["total"] else 0.0)
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+            total = total + loss.detach()
+        reduced: Tensor = self.accelerator.reduce(total)
+        return reduced
+
+    def _loss(self, model: Any, units: Sequence[Unit], pairs: Sequence[Prepared], total: int) -> Tensor:
+        """Sum over the pairs of a forward pass."""
+        c = self._config
+        answers = gather(self._policy.log_probs(model, units), units, pairs)
+        loss = preference_loss(
+            c.loss,
+            answers.ratios,
+            answers.chosen,
+            answers.lengths,
+            beta=c.beta,
+            offset=c.margin_scale * answers.margins,
+            smoothing=c.label_smoothing,
+            sft_weight=c.sft_weight,
+        )
+        if total:
+            self.meter.add(measure(loss.detach(), answers, c, units))
+        return loss.sum()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add our figures to what Trainer logs, and write the history."""
+        if "loss" in logs and "learning_rate" in logs:
+            total = self.accelerator.reduce(self.meter.total.to(self.args.device)) if self.accelerator.num_processes > 1 else self.meter.total
+            line = self.meter.line(total.cpu(), self._config.loss != "sft")
+            rest = {"step": self.state.global_step, "lr": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", 0.0))}
+            if self.history is not None:
+                self.history.write({**rest, **line})
+            logs = {**logs, **{k: v for k, v in line.items() if v is not None and k != "loss"}}
+        super().log(logs, start_time)
+
+
+def _collate(items: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    return {"pairs": [i for i, _ in items], "total": items[0][1]}
+
+
+# What decides which pairs make a step; never taken from `train.trainer`.
+OWNED = frozenset(
+    {"output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "seed", "remove_unused_columns"}
+)
+
+
+def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> TrainingArguments:
+    """Trainer's arguments: ours, then the user's own (`train.trainer`)."""
+    ours: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 1,
+        "num_train_epochs": 1,  # the sampler lists the steps of all epochs
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": math.ceil(config.warmup * steps),
+        "max_grad_norm": config.max_grad_norm,
+        "logging_strategy": "steps",
+        "logging_steps": config.log_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": 1,
+        "seed": seed,
+        "bf16": config.autocast,
+        "use_cpu": config.device == "cpu",
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    if owned := OWNED & set(config.trainer):
+        raise ConfigError(f"train.trainer.{min(owned)}: found a setting that follows from train.batch, epochs and seed, expected it there")
+    try:
+        return TrainingArguments(**{**ours, **config.trainer})
+    except (TypeError, ValueError) as e:
+        raise UserError(f"train.trainer: transformers.TrainingArguments refuses it ({str(e).splitlines()[0]})") from None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed. Trainer writes `trainer_state.json` last."""
+    complete = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            complete.append((int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]), path))
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path, ignore_errors=True)
+    return max(complete)[1] if complete else None

@@ -1,0 +1,197 @@
+"""Log-probabilities of answers, from the model's own forward, on packed or on plain rows.
+
+The language-model head is the model's own, but it is asked only about the nodes that are answers, in pieces: its `forward` receives the hidden
+states of all nodes, picks those that predict an answer token, and returns that token's log-probability. Everything still happens inside the
+model's forward, so wrappers (PEFT, DDP, FSDP) see a normal call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+from spr.training.encode import Encoder, tensors_of
+from spr.training.families import Family, FeatureStore, blanked, image_features, joined_features
+from spr.training.packing import Ints, Row, visible
+from spr.training.plan import Unit
+
+CHUNK = 1024  # ours: answer tokens whose logits exist at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows, padded: what the forward takes, and where the answers are.
+
+    `predict` (n,): flat (row, node) index whose hidden state predicts; `target` (n,): the token. `paths[k]` (m_k,): indices into those n for
+    answer k, in the order of the rows' branches.
+    """
+
+    inputs: dict[str, Any]
+    predict: Tensor
+    target: Tensor
+    paths: tuple[Ints, ...]
+
+
+def to_batch(rows: Sequence[Row], family: Family) -> Batch:
+    """Rows side by side, padded to the longest. In a plain row there is one branch, and the model makes mask and positions itself."""
+    length, axes = max(len(r) for r in rows), len(rows[0].positions)
+    ids = np.zeros((len(rows), length), dtype=np.int64)
+    positions = np.zeros((axes, len(rows), length), dtype=np.int64)
+    predict, target, paths = [], [], []
+    count = 0
+    for i, row in enumerate(rows):
+        n = len(row)
+        ids[i, :n], positions[:, i, :n] = row.ids, row.positions
+        answers = np.flatnonzero(~row.prompt)
+        number = np.full(n, -1, dtype=np.int64)
+        number[answers] = count + np.arange(len(answers))
+        predict.append(i * length + row.parents[answers])
+        target.append(row.ids[answers])
+        paths += [number[p] for p in row.paths]
+        count += len(answers)
+    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids), "use_cache": False}
+    if family.layout is None:
+        inputs["attention_mask"] = torch.from_numpy(np.stack([np.arange(length) < len(r) for r in rows]).astype(np.int64))
+    else:
+        inputs["attention_mask"] = _masks(rows, length, family)
+        inputs["position_ids"] = torch.from_numpy(positions if axes > 1 else positions[0])
+    return Batch(inputs, torch.from_numpy(np.concatenate(predict)), torch.from_numpy(np.concatenate(target)), tuple(paths))
+
+
+def _masks(rows: Sequence[Row], length: int, family: Family) -> Any:
+    """Who sees whom, (rows, 1, length, length), True = seen; one mask per kind of layer where a family has two. Padding sees itself only."""
+
+    def mask(window: int | None) -> Tensor:
+        made = np.zeros((len(rows), 1, length, length), dtype=np.bool_)
+        made[:, 0] |= np.eye(length, dtype=np.bool_)
+        for i, row in enumerate(rows):
+            made[i, 0, : len(row), : len(row)] = visible(row, family.layout or "causal", window)
+        return torch.from_numpy(made)
+
+    if family.window is None:
+        return mask(None)
+    return {"full_attention": mask(None), "sliding_attention": mask(family.window)}
+
+
+class AnswerHead:
+    """Replaces the forward of a model's language-model head while a batch is `asked`."""
+
+    def __init__(self, model: Any) -> None:
+        self._head = model.get_output_embeddings()
+        self._forward: Callable[[Tensor], Tensor] = self._head.forward
+        self._asked: tuple[Tensor, Tensor] | None = None
+        self.install()
+
+    def install(self) -> None:
+        """Answer instead of the head."""
+        self._head.forward = self._log_probs
+
+    def remove(self) -> None:
+        """Give the head its own forward back."""
+        del self._head.forward  # the instance's; its class has its own
+
+    @contextmanager
+    def asked(self, batch: Batch) -> Iterator[None]:
+        """Within: the model's `logits` are the log-probabilities (n,) of the batch's answer tokens."""
+        self._asked = (batch.predict, batch.target)
+        try:
+            yield
+        finally:
+            self._asked = None
+
+    def _log_probs(self, hidden: Tensor) -> Tensor:
+        if self._asked is None:
+            return self._forward(hidden)
+        predict, target = self._asked
+        picked = hidden.reshape(-1, hidden.shape[-1])[predict.to(hidden.device)]
+        target = target.to(hidden.device)
+        if len(target) <= CHUNK:
+            return self._piece(picked, target)
+        pieces = zip(torch.split(picked, CHUNK), torch.split(target, CHUNK), strict=True)
+        return torch.cat([checkpoint(self._piece, h, t, use_reentrant=False) for h, t in pieces])
+
+    def _piece(self, hidden: Tensor, target: Tensor) -> Tensor:
+        logits = self._forward(hidden)
+        if logits.dtype != torch.float64:
+            logits = logits.float()
+        return -F.cross_entropy(logits, target, reduction="none")
+
+
+class Images:
+    """Image features by path: loaded, encoded once, kept while they fit."""
+
+    def __init__(self, model: Any, encoder: Encoder, limit_mb: int) -> None:
+        self._model, self._encoder = model, encoder
+        self.store = FeatureStore(limit_mb)
+
+    def features(self, path: str, question: str) -> Any:
+        """What the frozen tower and projector make of an image; the question only completes what the processor is asked."""
+        kept = self.store.get(path)
+        if kept is None:
+            tensors = tensors_of(self._encoder.ask(question, path))
+            kept = image_features(self._model, tensors, self._encoder.feature_arguments)
+            self.store.put(path, kept)
+        return kept
+
+
+class Policy:
+    """Log-probabilities of the answers of some units under a model (which may be wrapped by PEFT, DDP, FSDP)."""
+
+    def __init__(self, base: Any, family: Family, encoder: Encoder, images: Images) -> None:
+        self._base, self._family, self._encoder, self._images = base, family, encoder, images
+        self._head = AnswerHead(base)
+
+    def log_probs(self, model: Any, units: Sequence[Unit], family: Family | None = None, blank: bool = False) -> list[Tensor]:
+        """One tensor (tokens,) per answer, in the order of the units' `answers`. `blank`: with image features of zero, for a check."""
+        family = family or self._family
+        rows = [(row, unit) for unit in units for row in unit.rows]
+        batch = to_batch([row for row, _ in rows], family)
+        inputs = _placed(batch.inputs, self._base.device)
+        if family.layout is None and self._base.config.is_encoder_decoder:
+            names = {"input_ids": "decoder_input_ids", "attention_mask": "decoder_attention_mask"}
+            inputs = {names.get(k, k): v for k, v in inputs.items()} | self._plain(rows)
+        elif family.layout is None:
+            inputs |= self._plain(rows, inputs["input_ids"].shape[1])
+        else:
+            features = joined_features([self._images.features(u.image, u.question) for _, u in rows])
+            inputs["mm_encoder_outputs"] = {"image": blanked(features) if blank else features}
+        with self._head.asked(batch):
+            found: Tensor = model(**inputs).logits
+        return [found[torch.from_numpy(path).to(found.device)] for path in batch.paths]
+
+    def _plain(self, rows: Sequence[tuple[Row, Unit]], length: int | None = None) -> dict[str, Tensor]:
+        """What the processor makes of each row's prompt. Values per token are padded with zeros to `length`, which then has ids and mask already;
+        None: an encoder's inputs, padded to the longest prompt.
+        """
+        asked = [self._encoder.plain_inputs(unit.question, unit.image) for _, unit in rows]
+        prompts = [a["input_ids"].shape for a in asked]
+        extra: dict[str, Tensor] = {}
+        for name in set(asked[0]) - (set() if length is None else {"input_ids", "attention_mask"}):
+            values = [a[name] for a in asked]
+            if all(v.shape == p and not v.is_floating_point() for v, p in zip(values, prompts, strict=True)):
+                width = max(p[1] for p in prompts) if length is None else length
+                values = [F.pad(v, (0, width - v.shape[1])) for v in values]
+            extra[name] = torch.cat(values)
+        return extra
+
+    def close(self) -> None:
+        """Give the model its head back."""
+        self._head.remove()
+
+    def open(self) -> None:
+        """After `close`: answer again."""
+        self._head.install()
+
+
+def _placed(value: Any, device: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return {k: _placed(v, device) for k, v in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,195 @@
+"""All pairs as tokens, with the reference's log-probabilities: computed once, kept in the adapter's folder, refused when stale.
+
+In: pairs, model. Out: `Prepared`. The pairs are worked on in shards of 256; each shard is one file, written whole or not at all, so a killed run
+goes on with the next shard and processes share the work. `reference.json` says what the files were made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spr.errors import DataError, StaleRunError
+from spr.executor import Progress, changed_fields
+from spr.training.config import TrainConfig
+from spr.training.encode import Answer, Encoded, Encoder
+from spr.training.families import Family
+from spr.training.plan import batches_of, units_of
+from spr.training.policy import Policy
+from spr.types import Dropped, TrainingPair
+
+SHARD = 256  # ours: pairs per file of the cache
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An encoded pair with the reference's log-probability of every answer token; empty arrays where no reference is needed."""
+
+    pair: Encoded
+    chosen: Floats
+    rejected: Floats
+
+
+# --- what the cache was made from ----------------------------------------------------------------------------------------------------------
+
+
+def folder_digest(folder: str) -> str:
+    """SHA-256 (16 digits) of all files of a checkpoint folder; of the name, when it is a hub name."""
+    total = hashlib.sha256(b"" if Path(folder).is_dir() else folder.encode())
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+        with path.open("rb") as f:
+            total.update(f"{path.relative_to(folder)}:{hashlib.file_digest(f, 'sha256').hexdigest()};".encode())
+    return total.hexdigest()[:16]
+
+
+def pairs_digest(pairs: Sequence[TrainingPair]) -> str:
+    """SHA-256 (16 digits) of what of the pairs reaches the model, and their margins."""
+    total = hashlib.sha256()
+    for p in pairs:
+        total.update(json.dumps([p.pair_id, p.image, p.width, p.height, p.prompt, p.chosen, p.rejected, p.margin]).encode())
+    return total.hexdigest()[:16]
+
+
+def check_fresh(folder: Path, made_from: Mapping[str, Any]) -> None:
+    """Write `reference.json`, or raise StaleRunError when the cache there was made from something else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "reference.json"
+    if not path.exists():
+        _write(path, json.dumps(dict(made_from), indent=2, sort_keys=True).encode())
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before != made_from:
+        fields = ", ".join(changed_fields(before, made_from))
+        raise StaleRunError(f"{folder}: the cached reference log-probabilities were made from something else (changed: {fields}); delete the folder")
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+# --- files of a shard ----------------------------------------------------------------------------------------------------------------------
+
+_RAGGED: Mapping[str, Callable[[Prepared], NDArray[Any]]] = {
+    "prompt": lambda p: p.pair.prompt,
+    "positions": lambda p: p.pair.positions.reshape(-1),
+    "image": lambda p: p.pair.image,
+    "chosen_ids": lambda p: p.pair.chosen.ids,
+    "chosen_weights": lambda p: p.pair.chosen.weights,
+    "rejected_ids": lambda p: p.pair.rejected.ids,
+    "rejected_weights": lambda p: p.pair.rejected.weights,
+    "chosen": lambda p: p.chosen,
+    "rejected": lambda p: p.rejected,
+}
+
+
+def _save(path: Path, kept: Sequence[Prepared], dropped: Sequence[Dropped]) -> None:
+    columns: dict[str, NDArray[Any]] = {}
+    for name, get in _RAGGED.items():
+        parts = [get(p) for p in kept]
+        columns[name] = np.concatenate(parts) if parts else np.zeros(0)
+        columns[f"{name}/lengths"] = np.asarray([len(x) for x in parts], dtype=np.int64)
+    about = {
+        "pairs": [[p.pair.pair_id, p.pair.image_path, p.pair.question, p.pair.margin] for p in kept],
+        "dropped": [[d.item_id, d.reason, d.detail] for d in dropped],
+    }
+    columns["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
+    np.savez(temporary, **columns)  # type: ignore[arg-type]
+    os.replace(temporary, path)
+
+
+def _load(path: Path) -> tuple[list[Prepared], list[Dropped]]:
+    with np.load(path) as data:
+        about = json.loads(data["about"].tobytes())
+        columns = {n: np.split(data[n], np.cumsum(data[f"{n}/lengths"])[:-1]) for n in _RAGGED} if about["pairs"] else {}
+    kept = []
+    for i, (pair_id, image_path, question, margin) in enumerate(about["pairs"]):
+        c = {n: columns[n][i] for n in _RAGGED}
+        chosen, rejected = Answer(c["chosen_ids"], c["chosen_weights"]), Answer(c["rejected_ids"], c["rejected_weights"])
+        positions = c["positions"].reshape(-1, len(c["prompt"]))
+        pair = Encoded(pair_id, image_path, question, c["prompt"], positions, c["image"], chosen, rejected, margin)
+        kept.append(Prepared(pair, c["chosen"], c["rejected"]))
+    return kept, [Dropped(*d) for d in about["dropped"]]
+
+
+# --- the work ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Preparer:
+    """Encodes pairs and asks the reference."""
+
+    def __init__(self, model: Any, family: Family, encoder: Encoder, policy: Policy, config: TrainConfig, max_length: int | None) -> None:
+        self._model, self._family, self._encoder, self._policy = model, family, encoder, policy
+        self._config, self._max_length = config, max_length
+
+    def encode(self, pairs: Sequence[TrainingPair]) -> tuple[list[Encoded], list[Dropped]]:
+        """The pairs as tokens; those that cannot be trained on, with reasons: unreadable_image, too_long, same_answer."""
+        kept: list[Encoded] = []
+        dropped: list[Dropped] = []
+        for pair in pairs:
+            try:
+                encoded = self._encoder.encode(pair)
+            except (DataError, OSError) as e:
+                dropped.append(Dropped(pair.pair_id, "unreadable_image", str(e)))
+                continue
+            if self._max_length is not None and encoded.longest > self._max_length:
+                detail = f"{encoded.longest} tokens, expected at most {self._max_length} (prompt {len(encoded.prompt)})"
+                dropped.append(Dropped(pair.pair_id, "too_long", detail))
+            elif np.array_equal(encoded.chosen.ids, encoded.rejected.ids):
+                dropped.append(Dropped(pair.pair_id, "same_answer", "chosen and rejected are the same tokens"))
+            else:
+                kept.append(encoded)
+        return kept, dropped
+
+    @torch.no_grad()
+    def reference(self, pairs: Sequence[Encoded]) -> list[Prepared]:
+        """Log-probabilities of all answers under the model as it is now, in the packed form."""
+        share, budget = self._config.share, self._config.tokens
+        found: list[dict[bool, Floats]] = [{} for _ in pairs]
+        for units in batches_of(units_of(pairs, self._family, share, budget), budget):
+            answers = [a for unit in units for a in unit.answers]
+            for (i, chosen), values in zip(answers, self._policy.log_probs(self._model, units), strict=True):
+                found[i][chosen] = values.double().cpu().numpy()
+        return [Prepared(pair, f[True], f[False]) for pair, f in zip(pairs, found, strict=True)]
+
+
+def prepare(
+    pairs: Sequence[TrainingPair],
+    folder: Path,
+    work: Callable[[Sequence[TrainingPair]], tuple[list[Prepared], list[Dropped]]],
+    progress: Progress,
+    rank: int = 0,
+    processes: int = 1,
+    wait: Callable[[], None] = lambda: None,
+) -> tuple[list[Prepared], list[Dropped]]:
+    """All pairs, prepared: shards that have no file are worked on (shard i by process i mod `processes`), then all are read."""
+    shards = [pairs[at : at + SHARD] for at in range(0, len(pairs), SHARD)]
+    paths = [folder / f"part-{i:05d}.npz" for i in range(len(shards))]
+    done = [p.exists() for p in paths]
+    wait()
+    progress.start("train: reference", len(pairs), sum(len(s) for s, d in zip(shards, done, strict=True) if d))
+    for i, (shard, path) in enumerate(zip(shards, paths, strict=True)):
+        if not done[i] and i % processes == rank:
+            _save(path, *work(shard))
+            progress.advance(len(shard))
+    wait()
+    progress.end()
+    kept: list[Prepared] = []
+    dropped: list[Dropped] = []
+    for path in paths:
+        rows, lost = _load(path)
+        kept += rows
+        dropped += lost
+    return kept, dropped

@@ -1,0 +1,147 @@
+"""`train`: pairs -> a LoRA adapter.
+
+In: training pairs, a checkpoint folder. Out: a folder that is a normal PEFT adapter, with `history.jsonl` (figures per step), `README.md` (model
+card) and `state/` (cached reference, trainer state for resume).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from spr.errors import DataError, UserError
+from spr.executor import Progress
+from spr.models.loading import context_length, load_mllm
+from spr.training.adapter import attach, write_card
+from spr.training.check import check_rows
+from spr.training.config import TrainConfig, TrainResult
+from spr.training.encode import Encoder
+from spr.training.families import family_of
+from spr.training.figures import History, read_history, warnings_of
+from spr.training.loop import PairTrainer, Report, Steps, arguments, last_checkpoint
+from spr.training.plan import steps_of
+from spr.training.policy import Images, Policy
+from spr.training.prepare import Prepared, Preparer, check_fresh, folder_digest, pairs_digest, prepare
+from spr.types import Dropped, TrainingPair
+
+if TYPE_CHECKING:
+    from spr.dialects import Dialect
+
+NO_PROGRESS = Progress()
+# What of the configuration the cached reference depends on.
+REFERENCE = ("share", "tokens", "max_length", "dtype", "autocast", "attention", "coordinate_weight")
+
+
+def train(
+    pairs: Sequence[TrainingPair],
+    model_folder: str,
+    out_folder: str,
+    config: TrainConfig,
+    load_image: Callable[[str], Any],
+    dialect: Dialect | None = None,
+    resume: bool = True,
+    progress: Progress = NO_PROGRESS,
+    seed: int = 0,
+    adapter: str | None = None,
+    trust_remote_code: bool = False,
+) -> TrainResult:
+    """Train a LoRA adapter on pairs and write it to `out_folder`. `adapter`: start from this one, which is then also the reference.
+
+    Deterministic on a CPU for a given number of threads. With `resume`, a killed run goes on from its last checkpoint and ends in the same bytes.
+    Raises DataError when no pair can be trained on, StaleRunError when the cache in `out_folder` was made from something else.
+    """
+    begin, out = time.monotonic(), Path(out_folder)
+    if "://" in out_folder:
+        raise UserError(f"{out_folder}: found a URL, expected a local folder (checkpoints are renamed in place); copy the adapter afterwards")
+    state = out / "state"
+    if not resume:
+        shutil.rmtree(state, ignore_errors=True)
+    args = arguments(config, state, 1, seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # PEFT asks transformers by its old name
+        model, processor = load_mllm(model_folder, config.dtype, str(args.device), config.attention, trust_remote_code)
+        torch.manual_seed(seed)
+        peft = attach(model, config, adapter)
+        encoder, family = Encoder(model, processor, load_image, dialect, config.coordinate_weight), family_of(model)
+        images = Images(model, encoder, config.feature_cache_mb)
+        with contextlib.closing(Policy(model, family, encoder, images)) as policy:
+            preparer = Preparer(peft, family, encoder, policy, config, config.max_length or context_length(model))
+            identity = {"model": folder_digest(model_folder), "adapter": folder_digest(adapter) if adapter else None, "layout": family.name}
+            kept, dropped = _prepared(pairs, peft, preparer, identity, state, config, args, progress)
+            reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
+            if not kept:
+                raise DataError(f"{out}: no pair is left to train on ({', '.join(f'{k}: {v}' for k, v in reasons.items()) or 'there was none'})")
+            difference, warned = check_rows(peft, policy, family, kept[0].pair)
+            steps = steps_of([p.pair for p in kept], config.batch, config.epochs, seed)
+            args = arguments(config, state, len(steps), seed)
+            trainer = PairTrainer(peft, args, kept, Steps(steps, args.process_index, args.world_size), policy, family, config)
+            _run(trainer, out, state, steps, progress)
+    history = read_history(out / "history.jsonl")
+    result = TrainResult(
+        pairs=len(kept),
+        dropped=reasons,
+        steps=len(steps),
+        seconds=round(time.monotonic() - begin, 1),
+        layout=family.name,
+        reference="starting adapter" if adapter else "base model (adapter off)",
+        parameters=sum(p.numel() for p in peft.parameters() if p.requires_grad),
+        images_encoded=images.store.encoded,
+        figures=history[-1] if history else {},
+        packed_difference=difference,
+        warnings=(*warned, *warnings_of(history, config)),
+    )
+    if args.process_index == 0:
+        write_card(out, model_folder, config, dataclasses.asdict(result))
+    progress.end("; ".join([f"{len(steps)} steps, loss {result.figures.get('loss')}", *(f"warning: {text}" for text in result.warnings)]))
+    return result
+
+
+def _prepared(
+    pairs: Sequence[TrainingPair],
+    model: Any,
+    preparer: Preparer,
+    identity: Mapping[str, Any],
+    state: Path,
+    config: TrainConfig,
+    args: TrainingArguments,
+    progress: Progress,
+) -> tuple[list[Prepared], list[Dropped]]:
+    """Tokens and reference log-probabilities of all pairs, from the cache where it has them."""
+    needed = config.loss != "sft"
+    check_fresh(state, {**identity, "pairs": pairs_digest(pairs), "reference": needed, **{name: getattr(config, name) for name in REFERENCE}})
+
+    def work(shard: Sequence[TrainingPair]) -> tuple[list[Prepared], list[Dropped]]:
+        kept, dropped = preparer.encode(shard)
+        if not needed:
+            nothing = np.zeros(0)
+            return [Prepared(p, nothing, nothing) for p in kept], dropped
+        off = contextlib.nullcontext() if identity["adapter"] else model.disable_adapter()
+        with off, torch.autocast(args.device.type, torch.bfloat16, enabled=config.autocast):
+            return preparer.reference(kept), dropped
+
+    wait = torch.distributed.barrier if args.world_size > 1 else (lambda: None)
+    return prepare(pairs, state, work, progress, args.process_index, args.world_size, wait)
+
+
+def _run(trainer: PairTrainer, out: Path, state: Path, steps: Sequence[Sequence[int]], progress: Progress) -> None:
+    """Train from the last checkpoint, and write the adapter."""
+    checkpoint = last_checkpoint(state)
+    first = trainer.args.process_index == 0
+    if first:
+        trainer.history = History(out / "history.jsonl", int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0)
+    trainer.add_callback(Report(progress, steps))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(out))
+    if first:
+        (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the card has the configuration

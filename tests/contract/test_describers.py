@@ -1,0 +1,155 @@
+"""One suite over all families: a config is enough to describe with any of them, and what is fast is also what transformers itself answers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from spr.describe import DescribeConfig, describe
+from spr.dialects import get_dialect
+from spr.errors import ConfigError
+from spr.models.families import DIALECTS, WHY_REQUIRED, dialect_for_checkpoint, model_type_of
+from spr.models.hf_mllm import HFDescriber
+from spr.models.loading import load_processor
+from spr.models.scripted import ScriptedDetector, ScriptedScorer
+from spr.scoring import ScoreConfig, score
+from spr.types import Frame, Query, Region, RegionObject, Sampling
+from tests.contract.checkpoints import FAMILIES
+from tests.unit.models.conftest import load_noise
+
+GREEDY = Sampling(n=1, temperature=0, max_new_tokens=8)
+DRAWN = Sampling(n=2, temperature=1.0, top_p=0.9, max_new_tokens=8)
+QUESTIONS = ("Where is the dog?", "Where is the leftmost cat next to the tree?", "detect cat")
+FLORENCE = ("<OD>", "<CAPTION_TO_PHRASE_GROUNDING>a dog", "<OPEN_VOCABULARY_DETECTION>cat")
+GENERATE = {"kosmos2", "florence2"}  # no hook for image features: generate(), one prompt at a time
+families = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def load(checkpoint: Callable[[str], str]) -> Callable[[str], HFDescriber]:
+    return functools.cache(lambda name: HFDescriber(checkpoint(name), load_image=load_noise))
+
+
+def queries(name: str, group: str = "g", image: str = "1@70x56") -> list[Query]:
+    questions = FLORENCE if name == "florence2" else QUESTIONS
+    return [Query(f"q{i}", image, 70, 56, q, None, group) for i, q in enumerate(questions)]
+
+
+@families
+def test_greedy_answers_are_those_of_generate(load: Callable[[str], HFDescriber], name: str) -> None:
+    """The group runs as one batch (shared image prefix, left padding, own cache); generate() runs each prompt alone from the processor's tensors."""
+    describer = load(name)
+    for query, answers in zip(queries(name), describer.answer(queries(name), GREEDY), strict=True):
+        raw = describer.encoder.processed(describer.prompt(query), describer.images(query))
+        out = describer.model.generate(**raw, do_sample=False, num_beams=1, max_new_tokens=8, pad_token_id=describer.pad)
+        start = 1 if describer.model.config.is_encoder_decoder else raw["input_ids"].shape[1]
+        ids = out[0, start:].tolist()
+        end = next((i for i, t in enumerate(ids) if t in describer.stops), len(ids))
+        hidden = {describer.pad, describer.processor.tokenizer.bos_token_id}
+        expected = describer.processor.tokenizer.decode([t for t in ids[:end] if t not in hidden], skip_special_tokens=False)
+        assert answers[0].text == expected.strip()
+        assert answers[0].stopped == (end < len(ids))
+
+
+@families
+def test_no_token_of_the_prompt_is_lost(load: Callable[[str], HFDescriber], name: str) -> None:
+    """Putting a picture's image tokens into another question by hand must give what the processor gives."""
+    describer = load(name)
+    for query in queries(name):
+        expected = describer.encoder.processed(describer.prompt(query), describer.images(query))["input_ids"][0].tolist()
+        assert list(describer.row(query).ids) == expected
+
+
+@families
+def test_the_image_is_seen(load: Callable[[str], HFDescriber], name: str) -> None:
+    describer = load(name)
+    rows = [describer.row(queries(name, image=image)[0]) for image in ("1@70x56", "2@70x56")]
+    if name in GENERATE:
+        start = {"decoder_input_ids": torch.tensor([[describer.model.config.text_config.decoder_start_token_id]])} if name == "florence2" else {}
+        a, b = (describer.model(**row.raw, **start).logits[0, -1] for row in rows)  # type: ignore[arg-type]
+    else:
+        with torch.inference_mode():
+            a, b = (describer._decoder._prefill([row]).logits[0] for row in rows)  # type: ignore[union-attr]
+    assert (a - b).abs().max() > 1e-6
+
+
+@families
+def test_samples_depend_on_their_group_alone(load: Callable[[str], HFDescriber], name: str) -> None:
+    describer = load(name)
+    two = [*queries(name, "a"), *(Query(f"b{q.item_id}", q.image, 70, 56, q.prompt, None, "b") for q in queries(name, image="2@56x70"))]
+    together = describer.answer(two, DRAWN)
+    assert describer.answer(two[3:], DRAWN) == together[3:]
+    assert describer.answer(two[:3], DRAWN) == together[:3]
+    assert len({a.text for answers in together for a in answers}) > 3
+
+
+@families
+def test_a_crop_goes_along_or_is_refused(load: Callable[[str], HFDescriber], name: str) -> None:
+    describer = load(name)
+    answer = describer.answer([Query("c", "1@70x56", 70, 56, QUESTIONS[0], (5.0, 5.0, 40.0, 50.0))], GREEDY)[0][0]
+    if name in GENERATE:
+        assert answer.failed is not None
+        assert answer.failed.startswith("one_image: ")
+    else:
+        assert answer.failed is None
+
+
+@families
+def test_descriptions_are_scored(load: Callable[[str], HFDescriber], checkpoint: Callable[[str], str], name: str) -> None:
+    """Random weights say nothing readable: every candidate must come out scored or unscored with a reason, none lost."""
+    dialect = get_dialect(*_dialect(checkpoint(name)))
+    objects = (RegionObject("0", "dog", (5.0, 5.0, 30.0, 30.0)), RegionObject("1", "cat", (20.0, 20.0, 40.0, 50.0)))
+    region = Region("r", "1@70x56", "1@70x56", 70, 56, 0, (5.0, 5.0, 40.0, 50.0), "0", objects)
+    templates = DescribeConfig(templates=("plain", "list"), samples=2, max_new_tokens=8)
+    kept, dropped = describe([region], load(name), dialect, templates, seed=0)
+    assert len(kept) + len(dropped) == 4
+    assert {d.reason for d in dropped} <= {"empty_answer"}
+    scorer = ScriptedScorer(lambda image, box, text: (0.2, 0.4))
+    rows, _ = score([(region, kept)], dialect, scorer, ScriptedDetector({}), ScoreConfig())
+    assert len(rows) == len(kept)
+    assert all((r.score.total is None) == (r.score.unscored is not None) for r in rows)
+
+
+def _dialect(folder: str) -> tuple[str]:
+    try:
+        return (dialect_for_checkpoint(folder)[0],)
+    except ConfigError:
+        return ("llava:original",)
+
+
+@families
+def test_the_family_names_its_dialect_or_asks_for_it(checkpoint: Callable[[str], str], name: str) -> None:
+    folder = checkpoint(name)
+    model_type = model_type_of(folder)
+    if model_type in DIALECTS:
+        found, options = dialect_for_checkpoint(folder)
+        assert found == DIALECTS[model_type]
+        assert get_dialect(found, **options).contract.verified
+    else:
+        with pytest.raises(ConfigError, match=rf"model.dialect: found nothing for model_type '{model_type}': {WHY_REQUIRED[model_type][:10]}"):
+            dialect_for_checkpoint(folder)
+
+
+def test_the_resized_frame_comes_from_the_processor(checkpoint: Callable[[str], str]) -> None:
+    """Qwen2.5-VL's coordinates are pixels of the resized image, so the checkpoint's own limits are part of the contract (16 x 28 x 28 here)."""
+    folder = checkpoint("qwen2_5_vl")
+    _, options = dialect_for_checkpoint(folder)
+    assert options == {"min_pixels": 784, "max_pixels": 12544, "factor": 28}
+    seen = get_dialect("qwen2_5_vl", **options).model_size(Frame(640, 480))
+    grid = load_processor(folder).image_processor(images=[load_noise("1@640x480")], return_tensors="pt")["image_grid_thw"][0].tolist()
+    assert seen == (grid[2] * 14, grid[1] * 14)
+
+
+def test_a_folder_without_a_config_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model.folder: found no config.json with a model_type"):
+        dialect_for_checkpoint(str(tmp_path))
+
+
+def test_an_unknown_model_type_asks_for_a_dialect(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "newvl"}')
+    with pytest.raises(ConfigError, match="model_type 'newvl': no verified notation of boxes is known for it; expected one of ferret, "):
+        dialect_for_checkpoint(str(tmp_path))

@@ -1,0 +1,197 @@
+"""Packed = plain, with images, in float64: the one property that training on shared rows rests on.
+
+Every family is a tiny random checkpoint of its official class. The plain log-probability of an answer is computed the ordinary way: the model's own
+forward on prompt + answer with pixel values, without mask, positions or features of ours; log-softmax; gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spr.models.loading import load_mllm
+from spr.training.encode import Encoded, Encoder
+from spr.training.families import TABLE, family_of
+from spr.training.plan import units_of
+from spr.training.policy import Images, Policy, to_batch
+from spr.types import Score, TrainingPair
+
+PACKED = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "internvl", "idefics3", "smolvlm", "gemma3", "paligemma")
+PLAIN = ("kosmos2", "florence2")
+SCORE = Score(0.5, 0.3, 0.3, 0.3, 0.7)
+QUESTIONS = ("Describe the objects in the region [100, 200, 700, 800] in detail.", "What is in the region [0, 0, 500, 500]?")
+ANSWERS = (
+    ("a cat [120, 250, 300, 420] and a dog [400, 410, 600, 700] and a tree.", "a cat [121, 250, 300, 420] and a car."),
+    ("a dog [1, 2, 3, 4].", "a tree [9, 9, 9, 9] next to a small car, a small cat and a large dog, and a bus on top of the tree."),
+)
+
+
+def load_image(path: str) -> Image.Image:
+    noise = np.random.default_rng(sum(map(ord, path))).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((80, 60) if path == "a" else (50, 90))
+
+
+def pair(image: str, k: int) -> TrainingPair:
+    return TrainingPair(f"{image}{k}", image, 80, 60, (0, 0, 1, 1), QUESTIONS[k], *ANSWERS[k], 0.2, 0, 1, SCORE, SCORE)
+
+
+@dataclass
+class Bench:
+    """A family with its encoder and policy, and six answers about two images: two prompts on one, one on the other."""
+
+    model: Any
+    encoder: Encoder
+    policy: Policy
+    pairs: list[Encoded]
+
+
+@pytest.fixture(scope="module")
+def benches(checkpoint: Callable[[str], str]) -> Any:
+    made: dict[str, Bench] = {}
+
+    def get(name: str) -> Bench:
+        if name not in made:
+            model, processor = load_mllm(
+                checkpoint(name), dtype="float32" if name == "kosmos2" else "float64"
+            )  # Kosmos-2's own mask overflows in float64
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(3.0 if p.ndim > 1 else 1.0)  # far from the uniform distribution of a fresh model, so that a wrong mask shows
+            encoder = Encoder(model, processor, load_image)
+            policy = Policy(model, family_of(model), encoder, Images(model, encoder, 64))
+            made[name] = Bench(model, encoder, policy, [encoder.encode(p) for p in (pair("a", 0), pair("a", 1), pair("b", 1))])
+        return made[name]
+
+    return get
+
+
+@torch.no_grad()
+def plain(bench: Bench, encoded: Encoded, answer: Sequence[int]) -> torch.Tensor:
+    """Log-probability of every answer token, the ordinary way."""
+    inputs = dict(bench.encoder.plain_inputs(encoded.question, encoded.image_path))
+    if bench.model.config.is_encoder_decoder:
+        bench.policy.close()
+        decoder = torch.tensor([[bench.model.config.text_config.decoder_start_token_id, *answer]])
+        logits = bench.model(**inputs, decoder_input_ids=decoder[:, :-1], use_cache=False).logits
+        bench.policy.open()
+        return logits[0].log_softmax(-1).gather(1, decoder[0, 1:, None])[:, 0]
+    prompt = inputs.pop("input_ids")
+    del inputs["attention_mask"]
+    ids = torch.cat([prompt, torch.tensor([answer])], dim=1)
+    after = 1 if bench.model.config.model_type == "paligemma" else 0  # PaliGemma types its prefix 0 and its suffix 1
+    for name, value in inputs.items():
+        if value.shape == prompt.shape and not value.is_floating_point():
+            inputs[name] = torch.nn.functional.pad(value, (0, len(answer)), value=after)
+    bench.policy.close()
+    logits = bench.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **inputs).logits
+    bench.policy.open()
+    n = prompt.shape[1]
+    return logits[0, n - 1 : -1].log_softmax(-1).gather(1, ids[0, n:, None])[:, 0]
+
+
+def compare(bench: Bench, share: str, budget: int = 10_000) -> int:
+    """Check all answers; returns how many nodes the rows have."""
+    family = family_of(bench.model)
+    units = units_of(bench.pairs, family, share, budget)  # type: ignore[arg-type]
+    with torch.no_grad():
+        found = bench.policy.log_probs(bench.model, units)
+    answers = [a for unit in units for a in unit.answers]
+    assert sorted(answers) == [(i, side) for i in range(3) for side in (False, True)]
+    for (i, chosen), values in zip(answers, found, strict=True):
+        answer = bench.pairs[i].chosen if chosen else bench.pairs[i].rejected
+        torch.testing.assert_close(
+            values, plain(bench, bench.pairs[i], answer.ids.tolist()), rtol=0, atol=1e-9 if values.dtype == torch.float64 else 1e-4
+        )
+    return sum(len(row) for unit in units for row in unit.rows)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_is_plain(benches: Any, name: str) -> None:
+    """Trees, pairs and single answers; padded together, because the rows differ in length."""
+    bench = benches(name)
+    assert family_of(bench.model).layout is not None
+    nodes = {share: compare(bench, share) for share in ("tree", "pair", "none")}
+    assert nodes["pair"] < nodes["none"]
+    # A tree over two prompts needs an image that does not see the prompt.
+    assert (nodes["tree"] < nodes["pair"]) == (name != "paligemma")
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_rows_are_plain(benches: Any, name: str) -> None:
+    bench = benches(name)
+    assert family_of(bench.model).name == "fallback"
+    compare(bench, "tree")
+
+
+def test_the_row_of_gemma3_is_longer_than_its_window(benches: Any) -> None:
+    """Otherwise the test above would pass with any window."""
+    bench = benches("gemma3")
+    assert max(len(p.prompt) for p in bench.pairs) > family_of(bench.model).window
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_rejected_never_influences_chosen(benches: Any, name: str) -> None:
+    """The gradient of the chosen answer's log-probability at the embeddings of rejected tokens is exactly zero, and the other way round."""
+    bench = benches(name)
+    family = family_of(bench.model)
+    units = units_of(bench.pairs[:1], family, "pair", 10_000)
+    (row,) = units[0].rows
+    kept: list[torch.Tensor] = []
+
+    def keep(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[-1]
+
+    hook = bench.model.get_input_embeddings().register_forward_hook(keep)
+    chosen, rejected = bench.policy.log_probs(bench.model, units)
+    hook.remove()
+    only = {True: set(row.paths[0].tolist()) - set(row.paths[1].tolist()), False: set(row.paths[1].tolist()) - set(row.paths[0].tolist())}
+    for loss, mine in ((chosen.sum(), True), (rejected.sum(), False)):
+        (gradient,) = torch.autograd.grad(loss, kept[-1], retain_graph=True)
+        assert (gradient[0, sorted(only[not mine])] == 0).all()
+        assert gradient[0, sorted(only[mine])[:-1]].abs().sum() > 0
+
+
+def test_qwen_positions_go_on_after_the_image(benches: Any) -> None:
+    """Three axes; an answer's positions are equal on all and go on after the largest one of the prompt, which is smaller than the token count."""
+    bench = benches("qwen2_5_vl")
+    (unit,) = units_of(bench.pairs[:1], family_of(bench.model), "pair", 10_000)
+    row = unit.rows[0]
+    first = int(row.paths[0][0])
+    assert row.positions.shape[0] == 3
+    assert row.positions[:, first].tolist() == [row.positions[:, :first].max() + 1] * 3
+    assert row.positions[0, first] < first
+
+
+def test_a_family_that_is_not_in_the_table_gets_plain_rows() -> None:
+    class Stranger:
+        class config:  # noqa: N801
+            model_type = "stranger"
+
+            @staticmethod
+            def get_text_config() -> object:
+                return object()
+
+    family = family_of(Stranger())
+    assert family.name == "fallback"
+    assert "stranger" in family.why
+
+
+def test_every_packed_family_of_the_table_is_tested() -> None:
+    assert {name for name, (layout, _) in TABLE.items() if layout is not None} == set(PACKED)
+
+
+def test_padding_sees_itself_only(benches: Any) -> None:
+    """A query that sees nothing would give NaN, and one that sees a row would cost nothing but hide mistakes."""
+    bench = benches("llava")
+    family = family_of(bench.model)
+    rows = [row for unit in units_of(bench.pairs, family, "pair", 10_000) for row in unit.rows]
+    mask = to_batch(rows, family).inputs["attention_mask"][:, 0]
+    for row, seen in zip(rows, mask, strict=True):
+        assert torch.equal(seen[len(row) :].sum(-1), torch.ones(mask.shape[1] - len(row), dtype=torch.long))

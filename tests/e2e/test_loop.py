@@ -1,0 +1,208 @@
+"""The whole loop on a handful of scenes with the shipped checkpoints: every stage on real components, resumable, the same rows however it is cut."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spr.artifacts import Run
+from spr.cli import run_cli
+from spr.evaluation.metrics import accuracy_at_iou
+from spr.scenes.files import SplitFiles, write_split
+from spr.types import Candidate, Prediction, ScoredCandidate, TrainingPair
+
+STEPS = ("regions", "candidates", "scores", "pairs")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SplitFiles]:
+    folder = tmp_path_factory.mktemp("world")
+    return {split: write_split(folder, split, count, 11) for split, count in (("pair", 8), ("test", 4))}
+
+
+def _config(world: dict[str, SplitFiles], run: Path) -> Path:
+    pair, test = world["pair"], world["test"]
+    config = {
+        "run": str(run),
+        "seed": 3,
+        "data": {"format": "coco", "annotations": str(pair.coco), "images": str(pair.images)},
+        "model": {"folder": "embedded:mllm", "dialect": "ferret"},
+        "semantic": {"folder": "embedded:clip"},
+        "detector": {"folder": "embedded:detector"},
+        "describe": {"templates": ["plain", "list"], "samples": 2, "max_new_tokens": 96},
+        "pair": {"min_margin": 0.001},
+        "train": {"learning_rate": 1e-4},
+        "evaluate": {
+            "bootstrap": 100,
+            "benchmarks": [
+                {
+                    "name": "test",
+                    "protocol": "rec",
+                    "format": "mdetr",
+                    "path": str(test.expressions),
+                    "images": str(test.images),
+                    "max_new_tokens": 24,
+                }
+            ],
+        },
+        "runtime": {"workers": 1, "threads": 1, "shard_size": 4},
+    }
+    path = run.parent / f"{run.name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def _spr(*arguments: str) -> None:
+    run_cli_code = 0
+    try:
+        run_cli(list(arguments))
+    except SystemExit as e:
+        run_cli_code = int(e.code or 0)
+    assert run_cli_code == 0
+
+
+@pytest.fixture(scope="module")
+def finished(world: dict[str, SplitFiles], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
+    config = _config(world, tmp_path_factory.mktemp("run") / "whole")
+    _spr("run", str(config))
+    return Run(str(config.with_suffix(""))), config
+
+
+def _bytes(run: Run, folders: Sequence[str] = STEPS) -> dict[str, bytes]:
+    root = Path(run.root)
+    return {str(p.relative_to(root)): p.read_bytes() for f in folders for p in sorted((root / f).rglob("part-*.parquet"))}
+
+
+def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
+    run, _ = finished
+    candidates = run.read_stage(Candidate, "candidates")
+    scored = run.read_stage(ScoredCandidate, "scores")
+    assert len(candidates) == len(scored) > 0
+    assert any(c.score.total is not None for c in scored)
+    pairs = run.read_stage(TrainingPair, "pairs")
+    assert pairs
+    for pair in pairs:
+        assert pair.chosen != pair.rejected
+        assert pair.margin > 0
+    assert run.exists("adapter", "adapter_model.safetensors")
+    assert run.exists("config.yaml")
+    assert run.exists("environment.json")
+
+
+def test_refinement_raises_the_localisation_score(finished: tuple[Run, Path]) -> None:
+    """The point of refining: boxes that match a reference become that reference, up to the rounding of the notation."""
+    run, _ = finished
+    for c in run.read_stage(ScoredCandidate, "scores"):
+        if c.score.localization is not None and c.refined_score.localization is not None:
+            assert c.refined_score.localization >= c.score.localization - 0.02
+
+
+def test_the_metrics_can_be_computed_again_from_the_predictions(finished: tuple[Run, Path]) -> None:
+    run, _ = finished
+    for model in ("base", "spr"):
+        rows = run.read_rows(Prediction, "evaluation", "test", model, "predictions.parquet")
+        values = run.read_json("evaluation", "test", model, "metrics.json")["values"]
+        for threshold, accuracy in accuracy_at_iou([r.iou for r in rows], (0.5, 0.7, 0.9)).items():
+            assert values[f"acc@{threshold:g}"]["value"] == pytest.approx(accuracy)
+
+
+def test_the_report_is_one_file_that_loads_nothing(finished: tuple[Run, Path]) -> None:
+    run, _ = finished
+    page = run.read_bytes("report.html").decode()
+    assert "Preference pairs" in page
+    assert "paper: Ferret-7B + SPR" in page
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_running_again_does_nothing(finished: tuple[Run, Path]) -> None:
+    run, config = finished
+    before = {p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"}
+    _spr("run", str(config))
+    after = {p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"}
+    assert after == before
+
+
+def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    """A kill leaves finished shards and perhaps a temporary file; nothing else. The rest is done again, byte for byte."""
+    run, config = finished
+    copy = tmp_path / "killed"
+    shutil.copytree(run.root, copy, ignore=shutil.ignore_patterns("adapter", "evaluation", "report.html"))
+    for folder in STEPS[1:]:
+        (copy / folder / "_stage.json").unlink()
+    (copy / "scores" / "part-00001.parquet").unlink(missing_ok=True)
+    (copy / "candidates" / "part-00000.parquet").unlink()
+    (copy / "candidates" / "part-00000.parquet.1234.tmp").write_bytes(b"half a file")
+    _spr("run", str(config), "--until", "pair", "--set", f"run={copy}")
+    assert _bytes(Run(str(copy))) == _bytes(run)
+
+
+def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    run, config = finished
+    _spr("run", str(config), "--until", "pair", "--set", f"run={tmp_path / 'two'}", "--set", "runtime.workers=2")
+    assert _bytes(Run(str(tmp_path / "two"))) == _bytes(run)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_shards_of_any_size_hold_the_same_texts(finished: tuple[Run, Path], tmp_path: Path, size: int) -> None:
+    run, config = finished
+    other = Run(str(tmp_path / "other"))
+    _spr("run", str(config), "--until", "pair", "--set", f"run={other.root}", "--set", f"runtime.shard_size={size}")
+    assert [c.text for c in other.iter_stage(Candidate, "candidates")] == [c.text for c in run.iter_stage(Candidate, "candidates")]
+    assert other.read_stage(TrainingPair, "pairs") == run.read_stage(TrainingPair, "pairs")
+
+
+def test_another_lambda_needs_no_model(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    run, config = finished
+    copy = tmp_path / "lam"
+    shutil.copytree(run.root, copy, ignore=shutil.ignore_patterns("pairs", "adapter", "evaluation"))
+    _spr("pair", str(config), "--set", f"run={copy}", "--set", "pair.lam=0.5", "--set", "pair.min_margin=0.0")
+    pairs = Run(str(copy)).read_stage(TrainingPair, "pairs")
+    for pair in pairs:
+        score = pair.chosen_score
+        assert score.total is not None
+        assert score.semantic is not None
+        assert score.localization is not None
+        assert score.total == pytest.approx(0.5 * score.semantic + 0.5 * score.localization)
+
+
+def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as e:
+        run_cli(list(arguments))
+    assert e.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spr:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.dialcet=ferret", ("dialcet", "did you mean 'dialect'")),
+        ("model.dialect=feret", ("feret", "did you mean 'ferret'")),
+        ("data.images=/nowhere/images", ("/nowhere/images",)),
+        ("describe.samples=many", ("describe.samples", "many")),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: tuple[str, ...]
+) -> None:
+    line = _fails(capsys, "run", str(finished[1]), "--set", f"run={tmp_path / 'r'}", "--set", override)
+    for word in words:
+        assert word in line
+
+
+def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    line = _fails(capsys, "describe", str(finished[1]), "--set", "describe.temperature=0.5")
+    assert "describe.temperature" in line
+    assert "--overwrite describe" in line
+
+
+def test_a_single_stage_before_its_inputs_says_what_to_run(finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = _fails(capsys, "score", str(finished[1]), "--set", f"run={tmp_path / 'empty'}")
+    assert "run `spr describe` first" in line

@@ -1,0 +1,145 @@
+"""A real HTTP server on 127.0.0.1 that speaks chat completions, and fails as it is told to. Every request and every answer it gave is kept."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from PIL import Image
+
+FAULTS = ("429", "500", "drop", "half", "garbage", "html", "no_choices", "abort", "slow")
+
+
+@dataclass
+class Script:
+    """What the server does. `faults` per prompt text: one per request ("ok" = none), then it answers. `at_most`: choices per request, whatever `n` says."""
+
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    at_most: int = 100
+    reply: Callable[[str, int], str] = lambda prompt, k: f" {prompt} #{k}"
+    finish: str = "stop"
+    strict: bool = False  # 422 for fields that OpenAI does not know
+    status: int = 0  # answer everything with this status
+    body: str = "{}"
+    slow: float = 1.0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    authorization: set[str | None] = field(default_factory=set)
+    seen: Counter[str] = field(default_factory=Counter)
+    delivered: Counter[str] = field(default_factory=Counter)
+    images: dict[str, list[Image.Image]] = field(default_factory=dict)
+    at_once: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def _completion(choices: list[dict[str, Any]]) -> bytes:
+    return json.dumps({"object": "chat.completion", "choices": choices}).encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    script: Script
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silence."""
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        script = self.script
+        with script.lock:
+            script.at_once += 1
+            script.most_at_once = max(script.most_at_once, script.at_once)
+        try:
+            self._answer(script)
+        finally:
+            with script.lock:
+                script.at_once -= 1
+
+    def _answer(self, script: Script) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = body["messages"][0]["content"]
+        prompt = content[-1]["text"]
+        with script.lock:
+            script.requests.append(body)
+            script.authorization.add(self.headers["Authorization"])
+            k = script.seen[prompt]
+            script.seen[prompt] += 1
+            urls = [part["image_url"]["url"] for part in content[:-1]]
+            script.images[prompt] = [Image.open(io.BytesIO(base64.b64decode(u.removeprefix("data:image/png;base64,")))) for u in urls]
+        if script.status:
+            return self._send(script.status, script.body.encode())
+        if script.strict and "skip_special_tokens" in body:
+            return self._send(422, b'{"detail": "Unexpected fields in the request: {\'skip_special_tokens\'}"}')
+        faults = script.faults.get(prompt, ())
+        if k < len(faults) and faults[k] != "ok":
+            return self._fail(faults[k])
+        time.sleep(0.01)
+        with script.lock:
+            start = script.delivered[prompt]
+            count = min(body.get("n", 1), script.at_most)
+            script.delivered[prompt] += count
+        choices = [{"message": {"content": script.reply(prompt, start + i)}, "finish_reason": script.finish} for i in range(count)]
+        return self._send(200, _completion(choices))
+
+    def _fail(self, fault: str) -> None:
+        """Fail in one way."""
+        whole = _completion([{"message": {"content": "broken"}, "finish_reason": "stop"}])
+        match fault:
+            case "429":
+                self._send(429, b"{}", {"Retry-After": "0.05"})
+            case "500":
+                self._send(500, b"oops")
+            case "drop":
+                self.connection.close()
+                self.close_connection = True
+            case "half":
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(whole)))
+                self.end_headers()
+                self.wfile.write(whole[: len(whole) // 2])
+                self.wfile.flush()
+                self.connection.close()
+                self.close_connection = True
+            case "garbage":
+                self._send(200, whole[: len(whole) // 2])
+            case "html":
+                self._send(200, b"<html>gateway</html>")
+            case "no_choices":
+                self._send(200, _completion([]))
+            case "abort":
+                self._send(200, _completion([{"message": {"content": "bro"}, "finish_reason": "abort"}]))
+            case "slow":
+                time.sleep(self.script.slow)
+                self.close_connection = True
+
+
+@contextmanager
+def serve(script: Script) -> Iterator[str]:
+    """The server's address while it runs."""
+    handler = type("Handler", (_Handler,), {"script": script})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

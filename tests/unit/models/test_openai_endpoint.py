@@ -1,0 +1,188 @@
+"""The endpoint against a real server that fails in every way: nothing is lost, nothing is asked twice, one bad query harms no other."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spr.errors import ConfigError
+from spr.models.openai_endpoint import EndpointDescriber, Patience, seed_of
+from spr.models.pictures import crop
+from spr.ports import Describer
+from spr.types import Answer, Query, Sampling
+from tests.unit.models.conftest import load_noise
+from tests.unit.models.fault_server import FAULTS, Script, serve
+
+QUICK = Patience(timeout=0.5, connect=2.0, tries=4, pause=0.01, longest=0.1)
+DRAWN = Sampling(n=3, temperature=1.0, top_p=0.9, max_new_tokens=7, seed=5)
+GREEDY = Sampling(n=1, temperature=0)
+
+
+def query(prompt: str, image: str = "1@40x30", crop_to: tuple[float, float, float, float] | None = None) -> Query:
+    return Query(f"id {prompt}", image, 40, 30, prompt, crop_to)
+
+
+def endpoint(url: str, concurrency: int = 4, patience: Patience = QUICK, key: str = "") -> EndpointDescriber:
+    return EndpointDescriber(url, "m", load_image=load_noise, api_key_env=key, concurrency=concurrency, patience=patience)
+
+
+def test_it_is_a_describer() -> None:
+    assert isinstance(endpoint("http://127.0.0.1:1/v1"), Describer)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_asked_again_and_only_that(fault: str) -> None:
+    """Two faults in a row for one prompt, none for its neighbours: each sample is delivered exactly once."""
+    script = Script(faults={"b": (fault, fault)})
+    with serve(script) as url:
+        found = endpoint(url).answer([query(p) for p in "abc"], DRAWN)
+    assert found == [[Answer(f"{p} #{k}") for k in range(3)] for p in "abc"]
+    assert dict(script.seen) == {"a": 1, "b": 3, "c": 1}
+    assert dict(script.delivered) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_everything_at_once_under_load() -> None:
+    """60 prompts, each with its own row of up to three faults: no answer is lost, none is swapped, none is asked for after it has come."""
+    rows = [faults for length in range(4) for faults in itertools.islice(itertools.product(FAULTS[:-1], repeat=length), 0, 400, 7)][:60]
+    prompts = {f"p{i}": faults for i, faults in enumerate(rows)}
+    script = Script(faults=prompts, at_most=2)
+    with serve(script) as url:
+        found = endpoint(url, concurrency=8).answer([query(p) for p in prompts], DRAWN)
+    assert found == [[Answer(f"{p} #{k}") for k in range(3)] for p in prompts]
+    assert all(script.delivered[p] == 3 for p in prompts)
+    assert all(script.seen[p] == len(faults) + 2 for p, faults in prompts.items())  # two choices, then the missing one
+    assert 1 < script.most_at_once <= 8
+
+
+def test_a_server_that_ignores_n_is_asked_for_the_missing_samples() -> None:
+    """transformers serve gives one choice whatever n says; each request must bring its own seed, or all samples would be equal."""
+    script = Script(at_most=1)
+    with serve(script) as url:
+        found = endpoint(url).answer([query("a")], DRAWN)
+    assert found == [[Answer(f"a #{k}") for k in range(3)]]
+    assert [r.get("n", 1) for r in script.requests] == [3, 2, 1]
+    assert [r["seed"] for r in script.requests] == [seed_of(5, "id a", k) for k in range(3)]
+    assert len({seed_of(5, "id a", k) for k in range(3)}) == 3
+
+
+def test_what_cannot_be_had_is_a_failed_answer_with_its_reason() -> None:
+    script = Script(faults={"b": ("500",) * 9, "c": ("slow",) * 9})
+    with serve(script) as url:
+        found = endpoint(url).answer([query(p) for p in "abc"], DRAWN)
+    assert found[0] == [Answer(f"a #{k}") for k in range(3)]
+    assert found[1] == [Answer("", failed="endpoint: status 500 (4 tries)")] * 3
+    assert found[2] == [Answer("", failed="endpoint: timeout (4 tries)")] * 3
+    assert script.seen["b"] == 4
+
+
+def test_samples_that_came_before_a_failure_are_kept() -> None:
+    script = Script(faults={"a": ("ok", *("500",) * 9)}, at_most=2)
+    with serve(script) as url:
+        found = endpoint(url).answer([query("a")], DRAWN)[0]
+    assert found == [Answer("a #0"), Answer("a #1"), Answer("", failed="endpoint: status 500 (4 tries)")]
+
+
+def test_the_server_gets_the_exact_pixels() -> None:
+    """Lossless and unresized: the frame of the boxes is the stored image. A crop goes along as the second image."""
+    script = Script()
+    box = (3.2, 4.0, 20.9, 22.0)
+    with serve(script) as url:
+        endpoint(url).answer([query("a", "3@40x30", box)], GREEDY)
+    sent, part = script.images["a"]
+    assert np.array_equal(np.asarray(sent), np.asarray(load_noise("3@40x30")))
+    assert np.array_equal(np.asarray(part), np.asarray(crop(load_noise("3@40x30"), box)))
+    assert part.size == (18, 18)
+    assert {k: script.requests[0][k] for k in ("model", "temperature", "top_p", "max_tokens")} == {
+        **{"model": "m", "temperature": 0, "top_p": 1.0},
+        "max_tokens": 512,
+    }
+
+
+def test_greedy_samples_are_asked_for_once() -> None:
+    script = Script()
+    with serve(script) as url:
+        assert endpoint(url).answer([query("a")], replace(GREEDY, n=3)) == [[Answer("a #0")] * 3]
+    assert len(script.requests) == 1
+
+
+def test_an_answer_cut_by_the_token_limit_says_so() -> None:
+    with serve(Script(finish="length")) as url:
+        assert endpoint(url).answer([query("a")], GREEDY) == [[Answer("a #0", stopped=False)]]
+
+
+def test_a_server_without_our_extra_field_is_asked_without_it(caplog: pytest.LogCaptureFixture) -> None:
+    script = Script(strict=True)
+    with serve(script) as url, caplog.at_level(logging.WARNING):
+        describer = endpoint(url, concurrency=1)
+        assert describer.answer([query("a"), query("b")], GREEDY) == [[Answer("a #0")], [Answer("b #0")]]
+    assert [("skip_special_tokens" in r) for r in script.requests] == [True, False, False]
+    assert caplog.messages == ["the server does not know skip_special_tokens: it may strip the tags that boxes are made of"]
+
+
+def test_a_missing_image_fails_its_own_query_only() -> None:
+    script = Script()
+    with serve(script) as url:
+        found = endpoint(url).answer([query("a"), query("b", "missing")], DRAWN)
+    assert found[0][0] == Answer("a #0")
+    assert all(a.failed is not None and a.failed.startswith("image: ") for a in found[1])
+    assert script.seen["b"] == 0
+
+
+def test_a_refused_request_is_that_querys_failure() -> None:
+    script = Script(status=400, body='{"error": "maximum context length is 4096 tokens"}')
+    with serve(script) as url:
+        found = endpoint(url).answer([query("a")], DRAWN)
+    assert [a.failed for a in found[0]] == ['refused: status 400: {"error": "maximum context length is 4096 tokens"}'] * 3
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "model.url: the server refuses the key in SPR_TEST_KEY (status 401)"),
+        (404, "model.served_name: the server at .* knows no model 'm' \\(status 404\\)"),
+    ],
+)
+def test_mistakes_of_the_configuration_stop_the_run(monkeypatch: pytest.MonkeyPatch, status: int, message: str) -> None:
+    monkeypatch.setenv("SPR_TEST_KEY", "sk-secret")
+    with serve(Script(status=status, body="key sk-secret")) as url, pytest.raises(ConfigError) as caught:
+        endpoint(url, key="SPR_TEST_KEY").answer([query(p) for p in "abcdef"], GREEDY)
+    assert re.fullmatch(message if "\\" in message else re.escape(message), str(caught.value))
+
+
+def test_the_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("SPR_TEST_KEY", "sk-secret")
+    script = Script(faults={"a": ("500",)})
+    with serve(script) as url, caplog.at_level(logging.DEBUG):
+        describer = endpoint(url, key="SPR_TEST_KEY")
+        answers = describer.answer([query("a")], GREEDY)
+        script.status, script.body = 400, "bad key sk-secret"
+        refused = describer.answer([query("b")], GREEDY)[0][0].failed
+    assert script.authorization == {"Bearer sk-secret"}
+    assert refused == "refused: status 400: bad key [key]"
+    everything = f"{describer.__dict__} {answers} {caplog.text}"
+    assert "sk-secret" not in everything
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"url": "localhost:8000/v1"}, "model.url: found 'localhost:8000/v1', expected http://"),
+        ({"key": "SPR_NO_SUCH_KEY"}, "model.api_key_env: the environment variable SPR_NO_SUCH_KEY is not set"),
+        ({"concurrency": 0}, "model.concurrency: found 0, expected at least 1"),
+    ],
+)
+def test_wrong_settings_are_one_line(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        endpoint(**{"url": "http://127.0.0.1:1/v1", **arguments})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)
+
+
+def test_nobody_listens() -> None:
+    answer = endpoint("http://127.0.0.1:9/v1", patience=replace(QUICK, tries=2)).answer([query("a")], GREEDY)[0][0]
+    assert answer.failed == "endpoint: connection: ConnectError (2 tries)"

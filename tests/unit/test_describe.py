@@ -1,0 +1,55 @@
+"""Stage describe: K candidates in a fixed order, each failure with its reason, seeds that name region and template only."""
+
+from __future__ import annotations
+
+import pytest
+
+from spr.describe import DescribeConfig, describe, queries_of
+from spr.dialects import get_dialect
+from spr.errors import ConfigError
+from spr.models.scripted import ScriptedDescriber
+from spr.prompts import TEMPLATES, question
+from spr.types import Answer, Query, Region, RegionObject
+
+FERRET = get_dialect("ferret")
+REGION = Region("i#0", "i", "i.jpg", 1000, 1000, 0, (10.0, 20.0, 300.0, 400.0), "0", (RegionObject("0", "cat", (10.0, 20.0, 30.0, 40.0)),))
+
+
+def test_candidates_come_in_order_of_template_and_sample() -> None:
+    model = ScriptedDescriber(lambda query, k: f"{query.item_id} {k}")
+    kept, dropped = describe([REGION], model, FERRET, DescribeConfig(templates=("plain", "list"), samples=2), seed=0)
+    assert dropped == []
+    assert [(c.index, c.template, c.text) for c in kept] == [
+        (0, "plain", "i#0/plain 0"),
+        (1, "plain", "i#0/plain 1"),
+        (2, "list", "i#0/list 0"),
+        (3, "list", "i#0/list 1"),
+    ]
+
+
+def test_a_failed_and_an_empty_answer_are_dropped_and_keep_their_number() -> None:
+    def script(query: Query, k: int) -> str | Answer:
+        return [Answer("", failed="server gone"), "  ", Answer("a cat", stopped=False)][k]
+
+    kept, dropped = describe([REGION], ScriptedDescriber(script), FERRET, DescribeConfig(templates=("plain",), samples=3), seed=0)
+    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [("i#0/0", "answer_failed", "server gone"), ("i#0/1", "empty_answer", "")]
+    assert [(c.candidate_id, c.stopped) for c in kept] == [("i#0/2", False)]  # cut by the token limit: kept and marked
+
+
+def test_only_the_templates_with_a_crop_send_one() -> None:
+    queries = queries_of(REGION, DescribeConfig(templates=tuple(TEMPLATES)), FERRET)
+    assert {q.item_id.rpartition("/")[2]: q.crop for q in queries} == {
+        name: REGION.box if template.crop else None for name, template in TEMPLATES.items()
+    }
+    assert len({q.group for q in queries}) == 1  # one region, one batch
+
+
+def test_boxes_in_a_question_are_written_in_the_notation_of_the_model() -> None:
+    assert "[10, 20, 300, 400]" in question("plain", REGION, FERRET)
+    assert "cat [10, 20, 30, 40]" in question("objects", REGION, FERRET)
+    assert "<box>[[10, 20, 300, 400]]</box>" in question("plain", REGION, get_dialect("internvl"))
+
+
+def test_an_unknown_template_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"describe\.templates: unknown template 'plian' \(did you mean 'plain'\?\)"):
+        question("plian", REGION, FERRET)

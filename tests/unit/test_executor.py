@@ -1,0 +1,87 @@
+"""Sharding, resuming and refusing: the same rows for any number of workers, and nothing done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from spr.artifacts import Run, shard_name
+from spr.errors import StaleRunError
+from spr.executor import Progress, RuntimeConfig, ShardResult, Stage, changed_fields, digest_of, run_stage
+from spr.types import Dropped, ImageRecord
+
+
+def make_work(log: str | None) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """A stage that keeps even numbers; it appends every shard it works on to `log`, so that tests see what ran."""
+
+    def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
+        if log is not None:
+            with Path(log).open("a") as f:
+                f.write(f"{items[0]}\n")
+        rows = [ImageRecord(str(i), "p", i, i) for i in items if i % 2 == 0]
+        return rows, [Dropped(str(i), "odd") for i in items if i % 2]
+
+    return work
+
+
+def stage(log: str | None = None, config: dict[str, object] | None = None) -> Stage[int, ImageRecord]:
+    return Stage("regions", ("regions",), config or {"a": {"b": 1}}, ImageRecord, partial(make_work, log))
+
+
+def test_rows_do_not_depend_on_workers_or_shards(tmp_path: Path) -> None:
+    """One or two processes write equal bytes; other shard sizes give equal rows."""
+    items = list(range(23))
+    runs = {}
+    for name, runtime in {
+        "one": RuntimeConfig(1, 1, 7),
+        "two": RuntimeConfig(2, 1, 7),
+        "single": RuntimeConfig(1, 1, 1),
+        "all": RuntimeConfig(1, 1, 256),
+    }.items():
+        runs[name] = Run(str(tmp_path / name))
+        summary = run_stage(runs[name], stage(), items, runtime, Progress())
+        assert (summary.rows, summary.dropped) == (12, {"odd": 11})
+    names = runs["one"].shard_names("regions")
+    assert len(names) == 4
+    assert [runs["one"].read_bytes("regions", n) for n in names] == [runs["two"].read_bytes("regions", n) for n in names]
+    rows = {name: run.read_stage(ImageRecord, "regions") for name, run in runs.items()}
+    assert rows["single"] == rows["one"] == rows["all"]
+
+
+def test_resume_does_only_what_is_missing(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run = Run(str(tmp_path / "run"))
+    runtime = RuntimeConfig(1, 1, 5)
+    run_stage(run, stage(str(log)), list(range(20)), runtime, Progress())
+    run.remove("regions", "_stage.json")
+    run.remove("regions", shard_name(2))
+    log.unlink()
+    run_stage(run, stage(str(log)), list(range(20)), runtime, Progress())
+    assert log.read_text() == "10\n"
+    run_stage(run, stage(str(log)), list(range(20)), runtime, Progress())
+    assert log.read_text() == "10\n"
+
+
+def test_another_configuration_is_refused_by_field(tmp_path: Path) -> None:
+    """Also when the first run was stopped in the middle: rows of two configurations never mix."""
+    run = Run(str(tmp_path))
+    run_stage(run, stage(), [0, 1], RuntimeConfig(), Progress())
+    run.remove("regions", "_stage.json")
+    with pytest.raises(StaleRunError, match=r"changed: a\.b.*--overwrite regions"):
+        run_stage(run, stage(config={"a": {"b": 2}}), [0, 1], RuntimeConfig(), Progress())
+
+
+def test_a_failing_worker_stops_the_stage_but_loses_nothing(tmp_path: Path) -> None:
+    """An exception reaches the caller; finished shards stay."""
+    run = Run(str(tmp_path))
+    with pytest.raises(TypeError):
+        run_stage(run, stage(), [0, 2, "x"], RuntimeConfig(1, 1, 2), Progress())
+    assert run.shard_names("regions") == [shard_name(0)]
+
+
+def test_digest_ignores_key_order() -> None:
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    assert changed_fields({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 5}, "c": 3}) == ["a.y", "b", "c"]
