@@ -87,8 +87,12 @@ def test_an_lvis_file_is_what_pycocotools_reads(tmp_path: Path) -> None:
         x, y = rng.uniform(0, int(row["width"]) - w), rng.uniform(0, int(row["height"]) - h)
         polygon = [[round(rng.uniform(0, 300), 2) for _ in range(rng.randint(3, 40) * 2)] for _ in range(rng.randint(1, 3))]
         category = rng.choice([1, 7, 500, 1203])
-        annotations.append({"bbox": [x, y, w, h], "category_id": category, "image_id": row["id"], "id": n + 1, "segmentation": polygon, "area": w * h})
-    categories = [{"id": c, "name": f"thing {c}", "synset": "a.n.01", "synonyms": ["a{", "}, {"], "def": '"quoted", {"id": 1}'} for c in (1, 7, 500, 1203)]
+        annotations.append(
+            {"bbox": [x, y, w, h], "category_id": category, "image_id": row["id"], "id": n + 1, "segmentation": polygon, "area": w * h}
+        )
+    categories = [
+        {"id": c, "name": f"thing {c}", "synset": "a.n.01", "synonyms": ["a{", "}, {"], "def": '"quoted", {"id": 1}'} for c in (1, 7, 500, 1203)
+    ]
     file = tmp_path / "lvis.json"
     file.write_text(json.dumps({"info": {}, "annotations": annotations, "images": images, "licenses": [], "categories": categories}))
     summary, found = index(DataConfig("coco", str(file), str(tmp_path)), tmp_path / "out")
@@ -149,7 +153,10 @@ def export(form: str, out: Path, pictures: Path, images: list[ImageRecord], anno
             return DataConfig("hf", str(out / "data"))
         case _:
             lines = [
-                {"file_name": i.path, "objects": {"bbox": [list(a.box) for a in annotations[i.image_id]], "categories": [a.category for a in annotations[i.image_id]]}}
+                {
+                    "file_name": i.path,
+                    "objects": {"bbox": [list(a.box) for a in annotations[i.image_id]], "categories": [a.category for a in annotations[i.image_id]]},
+                }
                 for i in images
             ]
             (out / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
