@@ -1,8 +1,8 @@
 """Index: a COCO file of 200 k images and 3 M boxes, read by us and by pycocotools, each in its own process; and 10 k regions drawn from the index.
 
 Equality first: both sides hash every box of the smaller file. Then wall time, processor time and peak memory of each side in turn, medians of
-`ROUNDS`; the same at 50 k images, to see how both grow. Memory is that of the whole process, imports and all; times are without the imports. On a busy
-machine trust the processor times. Files go to a temporary folder of about 1.5 GB.
+`ROUNDS`; the same at 50 k images, to see how both grow. Memory is that of the whole process, imports and all; times are without the imports. On a
+busy machine trust the processor times. Files go to a temporary folder of about 1.5 GB.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 def _dataclass_in(annotation: Any) -> tuple[type | None, bool]:
-    """The dataclass in an annotation `D`, `D | None`, `tuple[D, ...]`, and whether it is the element of a tuple."""
+    """The dataclass in an annotation `D`, `D | None`, `tuple[D, ...]`, `Mapping[str, D]`, and whether it is one of several."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         for part in typing.get_args(annotation):
             found = _dataclass_in(part)
@@ -65,6 +65,8 @@ def _dataclass_in(annotation: Any) -> tuple[type | None, bool]:
                 return found
     if typing.get_origin(annotation) is tuple:
         return _dataclass_in(typing.get_args(annotation)[0])[0], True
+    if typing.get_origin(annotation) is Mapping:
+        return _dataclass_in(typing.get_args(annotation)[1])[0], True
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return annotation, False
     return None, False
@@ -83,7 +85,9 @@ def _check_keys(cls: type, data: object, where: str) -> None:
             raise ConfigError(f"{dotted}: " + unknown_name("key", str(key), names))
         inner, many = _dataclass_in(hints[key])
         if inner is not None and value is not None:
-            values = list(enumerate(value)) if many and isinstance(value, list | tuple) else [("", value)]
+            values: Iterable[tuple[object, object]] = [("", value)]
+            if many:
+                values = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else values
             for i, v in values:
                 _check_keys(inner, v, f"{dotted}.{i}" if i != "" else dotted)
 

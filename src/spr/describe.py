@@ -7,12 +7,12 @@ The paper's count of candidates and its sampling are unknown; the defaults are o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from spr.dialects import Dialect
 from spr.ports import Describer
-from spr.prompts import question, template_named
+from spr.prompts import TEMPLATES, Template, question, template_named
 from spr.types import Answer, Candidate, Dropped, Query, Region, Sampling
 
 
@@ -20,14 +20,14 @@ from spr.types import Answer, Candidate, Dropped, Query, Region, Sampling
 class DescribeConfig:
     """How regions are described. K = len(templates) * samples (ours: 4 x 2)."""
 
-    templates: tuple[str, ...] = ("plain", "list", "look", "tell")
+    templates: tuple[str, ...] = ("plain", "objects", "crop", "crop_objects")  # ours: the four combinations that the paper names
     samples: int = 2
     temperature: float = 1.0  # ours
     top_p: float = 0.95  # ours
     max_new_tokens: int = 512  # ours
 
 
-def queries_of(region: Region, config: DescribeConfig, dialect: Dialect) -> list[Query]:
+def queries_of(region: Region, config: DescribeConfig, dialect: Dialect, templates: Mapping[str, Template] = TEMPLATES) -> list[Query]:
     """One query per template. Its id, which seeds the sampling, names region and template only."""
     return [
         Query(
@@ -35,8 +35,8 @@ def queries_of(region: Region, config: DescribeConfig, dialect: Dialect) -> list
             image=region.image,
             width=region.width,
             height=region.height,
-            prompt=question(name, region, dialect),
-            crop=region.box if template_named(name).crop else None,
+            prompt=question(name, region, dialect, templates),
+            crop=region.box if template_named(name, templates).crop else None,
             group=region.region_id,
         )
         for name in config.templates
@@ -64,11 +64,16 @@ def candidates_of(
 
 
 def describe(
-    regions: Sequence[Region], describer: Describer, dialect: Dialect, config: DescribeConfig, seed: int
+    regions: Sequence[Region],
+    describer: Describer,
+    dialect: Dialect,
+    config: DescribeConfig,
+    seed: int,
+    templates: Mapping[str, Template] = TEMPLATES,
 ) -> tuple[list[Candidate], list[Dropped]]:
     """All candidates of some regions, in order of region, template, sample."""
     sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens, seed)
-    per_region = [queries_of(region, config, dialect) for region in regions]
+    per_region = [queries_of(region, config, dialect, templates) for region in regions]
     answers = iter(describer.answer([q for queries in per_region for q in queries], sampling))
     kept: list[Candidate] = []
     dropped: list[Dropped] = []

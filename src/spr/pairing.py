@@ -8,7 +8,7 @@ phrase stays (paper, section 3.4; one-to-one and the fate of the phrase are ours
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from spr.boxes import as_boxes, match, sanitize
 from spr.dialects import Dialect
-from spr.prompts import CANONICAL, question
+from spr.prompts import CANONICAL, TEMPLATES, Template, question
 from spr.types import Box, Dropped, Frame, GroundedText, Pair, Region, Score, ScoredCandidate, Span, TrainingPair
 
 Unmatched: TypeAlias = Literal["unbox", "drop_clause", "keep"]
@@ -128,7 +128,9 @@ def choose_pair(candidates: Sequence[ScoredCandidate], min_margin: float = 0.05,
     return Pair(best.refined_text, worst.text, best.index, worst.index, best.refined_score, worst.score, margin)
 
 
-def pair_region(region: Region, candidates: Sequence[ScoredCandidate], dialect: Dialect, config: PairConfig) -> TrainingPair | Dropped:
+def pair_region(
+    region: Region, candidates: Sequence[ScoredCandidate], dialect: Dialect, config: PairConfig, templates: Mapping[str, Template] = TEMPLATES
+) -> TrainingPair | Dropped:
     """The training pair of a region: the canonical prompt with the two answers."""
     weighed = [replace(c, score=with_lambda(c.score, config.lam), refined_score=with_lambda(c.refined_score, config.lam)) for c in candidates]
     pair = choose_pair(weighed, config.min_margin, config.min_chosen_boxes)
@@ -140,7 +142,7 @@ def pair_region(region: Region, candidates: Sequence[ScoredCandidate], dialect: 
         width=region.width,
         height=region.height,
         region=region.box,
-        prompt=question(config.prompt, region, dialect),
+        prompt=question(config.prompt, region, dialect, templates),
         chosen=pair.chosen,
         rejected=pair.rejected,
         margin=pair.margin,
@@ -152,8 +154,11 @@ def pair_region(region: Region, candidates: Sequence[ScoredCandidate], dialect: 
 
 
 def make_pairs(
-    items: Sequence[tuple[Region, Sequence[ScoredCandidate]]], dialect: Dialect, config: PairConfig
+    items: Sequence[tuple[Region, Sequence[ScoredCandidate]]],
+    dialect: Dialect,
+    config: PairConfig,
+    templates: Mapping[str, Template] = TEMPLATES,
 ) -> tuple[list[TrainingPair], list[Dropped]]:
     """Pairs of some regions, and the regions without one."""
-    results = [pair_region(region, candidates, dialect, config) for region, candidates in items]
+    results = [pair_region(region, candidates, dialect, config, templates) for region, candidates in items]
     return [r for r in results if isinstance(r, TrainingPair)], [r for r in results if isinstance(r, Dropped)]

@@ -26,6 +26,7 @@ from spr.errors import ConfigError, DataError, unknown_name
 from spr.evaluation.stage import evaluate_all
 from spr.executor import Progress, ShardResult, Stage, claim, run_stage, set_threads, versions
 from spr.pairing import make_pairs
+from spr.prompts import templates_with
 from spr.regions import draw_regions, select_images
 from spr.rounds import FOLDER as ROUNDS
 from spr.rounds import later_rounds, round_runs
@@ -107,6 +108,12 @@ def _model_identity(config: Config) -> dict[str, Any]:
     return keep
 
 
+def _prompts(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """The wording of the named templates."""
+    templates = templates_with(config.prompts)
+    return {name: asdict(templates[name]) for name in names}
+
+
 # --- index and regions ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -166,8 +173,8 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
 
 def _describe_work(config: Config, adapter: str | None) -> Callable[[Sequence[Region]], ShardResult[Candidate]]:
     dialect = dialect_of(config)
-    describer = build_describer(config, image_store(config), adapter)
-    return lambda regions: describe(regions, describer, dialect, config.describe, config.seed)
+    describer, templates = build_describer(config, image_store(config), adapter), templates_with(config.prompts)
+    return lambda regions: describe(regions, describer, dialect, config.describe, config.seed, templates)
 
 
 def do_describe(config: Config, run: Run, progress: Progress) -> None:
@@ -180,6 +187,7 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
             "model": _model_identity(config),
             "dialect": dialect_of(config).name,
             "describe": asdict(config.describe),
+            "prompts": _prompts(config, config.describe.templates),
             "seed": config.seed,
         },
         Candidate,
@@ -227,8 +235,8 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
 
 
 def _pair_work(config: Config) -> Callable[[Sequence[tuple[Region, list[ScoredCandidate]]]], ShardResult[TrainingPair]]:
-    dialect = dialect_of(config)
-    return lambda items: make_pairs(items, dialect, config.pair)
+    dialect, templates = dialect_of(config), templates_with(config.prompts)
+    return lambda items: make_pairs(items, dialect, config.pair, templates)
 
 
 def do_pair(config: Config, run: Run, progress: Progress) -> None:
@@ -238,7 +246,12 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
     stage = Stage(
         "pair",
         (FOLDERS["pair"],),
-        {"upstream": upstream_digest(run, "score"), "pair": asdict(config.pair), "dialect": dialect_of(config).name},
+        {
+            "upstream": upstream_digest(run, "score"),
+            "pair": asdict(config.pair),
+            "prompts": _prompts(config, [config.pair.prompt]),
+            "dialect": dialect_of(config).name,
+        },
         TrainingPair,
         partial(_pair_work, config),
     )

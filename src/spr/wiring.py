@@ -21,7 +21,7 @@ from spr.errors import ConfigError, DialectError
 from spr.evaluation.config import EvaluationConfig
 from spr.executor import RuntimeConfig
 from spr.pairing import PairConfig
-from spr.prompts import template_named
+from spr.prompts import Template, template_named, templates_with
 from spr.regions import RegionsConfig
 from spr.scoring import ScoreConfig
 from spr.training.config import TrainConfig
@@ -78,6 +78,7 @@ class Config:
     semantic: SemanticConfig | None = None
     detector: DetectorConfig | None = None
     seed: int = 0
+    prompts: Mapping[str, Template] = field(default_factory=dict)  # on top of those in spr.prompts
     regions: RegionsConfig = field(default_factory=RegionsConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
@@ -93,8 +94,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Relative paths are relative to the file's folder. Raises ConfigError or DialectError, one line each.
     """
     config = load(Config, apply_overrides(read_yaml(path), overrides))
+    templates = templates_with(config.prompts)
     for name in (*config.describe.templates, config.pair.prompt):
-        template_named(name)
+        template_named(name, templates)
     if config.model.dialect is not None:
         dialect_of(config)
     return with_absolute_paths(config, Path(path).absolute().parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,9 @@ import yaml
 
 from spr.artifacts import Run
 from spr.cli import run_cli
-from spr.errors import DataError
 from spr.evaluation.metrics import accuracy_at_iou
-from spr.scenes.embedded import checkpoint_folder
 from spr.scenes.files import SplitFiles, write_split
+from spr.scenes.language import PROMPTS, WHERE
 from spr.types import Candidate, Prediction, ScoredCandidate, TrainingPair
 
 STEPS = ("regions", "candidates", "scores", "pairs")
@@ -22,12 +22,8 @@ STEPS = ("regions", "candidates", "scores", "pairs")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SplitFiles]:
-    try:
-        checkpoint_folder("mllm")
-    except DataError as e:  # the checkpoints come in the next step
-        pytest.skip(str(e))
     folder = tmp_path_factory.mktemp("world")
-    return {split: write_split(folder, split, count, 11) for split, count in (("pair", 8), ("test", 4))}
+    return {split: write_split(folder, split, count) for split, count in (("pair", 8), ("test", 4))}
 
 
 def _config(world: dict[str, SplitFiles], run: Path) -> Path:
@@ -36,10 +32,11 @@ def _config(world: dict[str, SplitFiles], run: Path) -> Path:
         "run": str(run),
         "seed": 3,
         "data": {"format": "coco", "annotations": str(pair.coco), "images": str(pair.images)},
-        "model": {"folder": "embedded:mllm", "dialect": "ferret"},
+        "model": {"folder": "embedded:mllm", "dialect": "florence2"},
         "semantic": {"folder": "embedded:clip"},
-        "detector": {"folder": "embedded:detector"},
-        "describe": {"templates": ["plain", "list"], "samples": 2, "max_new_tokens": 96},
+        "detector": {"folder": "embedded:owl"},
+        "prompts": {name: asdict(template) for name, template in PROMPTS.items()},
+        "describe": {"templates": ["plain", "crop_objects"], "samples": 2, "max_new_tokens": 96},
         "pair": {"min_margin": 0.001},
         "train": {"learning_rate": 1e-4},
         "evaluate": {
@@ -51,7 +48,8 @@ def _config(world: dict[str, SplitFiles], run: Path) -> Path:
                     "format": "mdetr",
                     "path": str(test.expressions),
                     "images": str(test.images),
-                    "max_new_tokens": 24,
+                    "prompt": WHERE,
+                    "max_new_tokens": 8,
                 }
             ],
         },
@@ -189,8 +187,8 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.dialcet=ferret", ("dialcet", "did you mean 'dialect'")),
-        ("model.dialect=feret", ("feret", "did you mean 'ferret'")),
+        ("model.dialcet=florence2", ("dialcet", "did you mean 'dialect'")),
+        ("model.dialect=florence", ("florence", "did you mean 'florence2'")),
         ("data.images=/nowhere/images", ("/nowhere/images",)),
         ("describe.samples=many", ("describe.samples", "many")),
     ],

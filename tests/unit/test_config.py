@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     many: tuple[Inner, ...] = ()
     maybe: Inner | None = None
+    named: Mapping[str, Inner] = field(default_factory=dict)
 
 
 def test_values_arrive() -> None:
@@ -33,12 +35,13 @@ def test_values_arrive() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"name": "x", "iner": {}}, "iner: unknown key 'iner' (did you mean 'inner'?); known: inner, many, maybe, name"),
+        ({"name": "x", "iner": {}}, "iner: unknown key 'iner' (did you mean 'inner'?); known: inner, many, maybe, name, named"),
         ({"name": "x", "inner": {"nmber": 1}}, "inner.nmber: unknown key 'nmber' (did you mean 'number'?)"),
         ({"name": "x", "many": [{}, {"nmber": 1}]}, "many.1.nmber: unknown key"),
         ({"name": "x", "maybe": {"nmber": 1}}, "maybe.nmber: unknown key"),
         ({"name": "x", "inner": {"number": "many"}}, "inner.number: found 'many', expected"),
         ({"name": "x", "inner": {"kind": "c"}}, "inner.kind: found 'c', expected"),
+        ({"name": "x", "named": {"a": {"nmber": 1}}}, "named.a.nmber: unknown key"),
         ({"name": "x", "inner": 3}, "inner: found int, expected a mapping"),
         ({}, "name: found nothing"),
     ],

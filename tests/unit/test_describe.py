@@ -8,7 +8,7 @@ from spr.describe import DescribeConfig, describe, queries_of
 from spr.dialects import get_dialect
 from spr.errors import ConfigError
 from spr.models.scripted import ScriptedDescriber
-from spr.prompts import TEMPLATES, question
+from spr.prompts import TEMPLATES, Template, listed, question, templates_with, with_article
 from spr.types import Answer, Query, Region, RegionObject
 
 FERRET = get_dialect("ferret")
@@ -53,3 +53,23 @@ def test_boxes_in_a_question_are_written_in_the_notation_of_the_model() -> None:
 def test_an_unknown_template_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"describe\.templates: unknown template 'plian' \(did you mean 'plain'\?\)"):
         question("plian", REGION, FERRET)
+
+
+def test_a_configuration_words_its_own_questions() -> None:
+    """The section `prompts` replaces and adds; object references come with articles, from left to right."""
+    templates = templates_with({"plain": Template("See {region}. There: {names}.")})
+    assert (
+        question("plain", REGION, FERRET, templates) == "See [10, 20, 300, 400]. There: " + listed([with_article("cat"), with_article("dog")]) + "."
+    )
+    assert templates["crop"] == TEMPLATES["crop"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("{regoin}", "did you mean 'region'"), ("{region", "expected text with the fields")])
+def test_a_mistake_in_a_template_is_one_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        templates_with({"mine": Template(text)})
+
+
+def test_lists_are_written_as_people_write_them() -> None:
+    assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert [with_article(w) for w in ("dog", "owl", "ear of corn")] == ["a dog", "an owl", "an ear of corn"]

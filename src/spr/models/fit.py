@@ -1,7 +1,8 @@
 """How a picture is made to fit a square vision tower, and where each patch then lies in the picture.
 
 `squash` (default, ours): resized to the square, so that nothing is cut off; `pad`: centred on a square of the mean colour; `center_crop`: the
-processor's own way, which hides the sides of a wide picture. Towers of variable resolution (SigLIP 2 NaFlex) keep their processor's way.
+shorter side resized, the middle taken, as CLIP's own processor does, which hides the sides of a wide picture. Towers of
+variable resolution (SigLIP 2 NaFlex) keep their processor's way.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Fit:
         self.variable = "spatial_shapes" in getattr(processor, "model_input_names", [])
         self.side = int(getattr(vision_config, "image_size", 0) or 0)
         self.grid = self.side // int(vision_config.patch_size) if self.side else 0
+        if fit == "center_crop" and not hasattr(processor, "crop_size"):
+            raise ConfigError("semantic.clip_fit: found 'center_crop', but this checkpoint's processor has no centre crop, expected squash or pad")
 
     def _padded(self, image: Image.Image) -> Image.Image:
         side = max(image.size)
@@ -41,8 +44,11 @@ class Fit:
         """Tensors for the tower, one row per picture."""
         pictures = [image.convert("RGB") for image in images]
         settings: dict[str, Any] = {}
-        if not self.variable and self.fit != "center_crop":
-            settings = {"size": {"height": self.side, "width": self.side}, "do_center_crop": False}
+        square = {"height": self.side, "width": self.side}
+        if not self.variable and self.fit == "center_crop":
+            settings = {"size": {"shortest_edge": self.side}, "crop_size": square, "do_center_crop": True}
+        elif not self.variable:
+            settings = {"size": square, "do_center_crop": False}
             pictures = [self._padded(p) for p in pictures] if self.fit == "pad" else pictures
         return dict(self.processor(images=pictures, return_tensors="pt", **settings))
 
@@ -59,6 +65,5 @@ class Fit:
         if self.fit == "pad":
             side = max(size)
             return np.stack([x * side - (side - w) // 2, y * side - (side - h) // 2], axis=1)
-        short = self.processor.size.get("shortest_edge") or self.side
-        scale = short / min(size)
+        scale = self.side / min(size)
         return np.stack([(x - 0.5) * self.side / scale + w / 2, (y - 0.5) * self.side / scale + h / 2], axis=1)

@@ -7,8 +7,10 @@ part, and still saves and loads (`save_checkpoint`). Nothing here uses video.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,12 +129,21 @@ def load_mllm(
     return model, load_processor(folder, trust_remote_code)
 
 
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT asks transformers for `is_gradient_checkpointing` by its old name, which only PEFT can change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
+
+
 def with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     """The model with a PEFT adapter on top: merged in float32 and float64, kept beside the weights in coarser types (merging would round)."""
     from peft import PeftModel
 
     try:
-        peft: Any = PeftModel.from_pretrained(model, adapter)
+        with quiet_peft():
+            peft: Any = PeftModel.from_pretrained(model, adapter)
     except (OSError, ValueError) as e:
         raise ConfigError(f"{adapter}: found no PEFT adapter ({str(e).splitlines()[0]})") from None
     if model.dtype in (torch.float32, torch.float64):

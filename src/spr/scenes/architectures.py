@@ -1,12 +1,13 @@
 """The three embedded architectures, all official classes of transformers with the same small vision tower.
 
-In: nothing. Out: randomly initialised models and their processors; weights of the tower can move from one to another (`copy_tower`), which is how
-the recipe trains the tower only once. 112 px, patch 14: 64 patches, width 192.
+In: nothing. Out: randomly initialised models and their processors; the weights of the tower can move into any of them (`load_tower`), which is how
+the recipe trains the tower only once. They see 112 x 112 pixels, squashed; patch 14: 64 patches, width 192.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,38 +22,37 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    Owlv2Config,
-    Owlv2ForObjectDetection,
-    Owlv2ImageProcessorPil,
-    Owlv2Processor,
+    OwlViTConfig,
+    OwlViTForObjectDetection,
+    OwlViTImageProcessorPil,
+    OwlViTProcessor,
+    PreTrainedTokenizerFast,
 )
 
 from spr.scenes.vocabulary import BINS, build_text_tokenizer, build_tokenizer
 
 PIXELS, PATCH, WIDTH = 112, 14, 192
-PATCHES = (PIXELS // PATCH) ** 2
-TEXT_LENGTH = 64
-_VISION: dict[str, Any] = {
+GRID = PIXELS // PATCH
+PATCHES = GRID**2
+CLIP_LENGTH, OWL_LENGTH = 64, 16  # tokens of a text
+VISION: Mapping[str, Any] = {
     "hidden_size": WIDTH,
-    "intermediate_size": 4 * WIDTH,
+    "intermediate_size": 3 * WIDTH,
     "num_hidden_layers": 6,
     "num_attention_heads": 6,
     "image_size": PIXELS,
     "patch_size": PATCH,
+    "hidden_act": "gelu",
 }
+_SIZE = {"height": PIXELS, "width": PIXELS}
 
 
-def _text_config(vocabulary: int, layers: int, width: int, end: int) -> dict[str, Any]:
+def _ends(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": 3 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "max_position_embeddings": TEXT_LENGTH,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": end,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
     }
 
 
@@ -60,46 +60,71 @@ def _processor(cls: Any, *parts: Any, **settings: Any) -> Any:
     return cls(*parts, **settings)  # processors of transformers have no types
 
 
-def build_detector() -> tuple[Owlv2ForObjectDetection, Any]:
-    """The zero-shot detector: one box and one class embedding per patch."""
-    tokenizer = build_text_tokenizer(8)
-    text = _text_config(len(tokenizer), 1, 128, tokenizer.eos_token_id)
-    config = Owlv2Config(text_config={**text, "max_position_embeddings": 8}, vision_config=_VISION, projection_dim=128)
-    size = {"height": PIXELS, "width": PIXELS}
-    return Owlv2ForObjectDetection(config), _processor(Owlv2Processor, Owlv2ImageProcessorPil(size=size), tokenizer)
+def _images(cls: Any) -> Any:
+    """An image processor that squashes to 112 x 112 and cuts nothing off."""
+    return cls(size=_SIZE, crop_size=_SIZE, do_center_crop=False, resample=3)
+
+
+def build_owl() -> tuple[OwlViTForObjectDetection, Any]:
+    """The zero-shot detector: one box and one class embedding per patch.
+
+    The library leaves the heads with unit variance, which saturates every box; here they start small.
+    """
+    tokenizer = build_text_tokenizer(OWL_LENGTH)
+    text = {
+        **_ends(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "max_position_embeddings": OWL_LENGTH,
+        "hidden_act": "gelu",
+    }
+    model = OwlViTForObjectDetection(OwlViTConfig(text_config=text, vision_config=dict(VISION), projection_dim=WIDTH))
+    for head in (model.box_head, model.class_head):
+        for layer in head.children():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+    nn.init.zeros_(model.box_head.dense2.weight)
+    nn.init.zeros_(model.box_head.dense2.bias)
+    return model, _processor(OwlViTProcessor, _images(OwlViTImageProcessorPil), tokenizer)
 
 
 def build_clip() -> tuple[CLIPModel, Any]:
-    """The dual encoder: four layers of the tower, a small text transformer."""
-    tokenizer = build_text_tokenizer(TEXT_LENGTH)
-    text = _text_config(len(tokenizer), 2, 192, tokenizer.eos_token_id)
-    vision = {**_VISION, "num_hidden_layers": 4}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=192)
-    return CLIPModel(config), _processor(CLIPProcessor, _image_processor(), tokenizer)
-
-
-def _image_processor() -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS})
+    """The dual encoder. Its temperature stays at 100, where real ones end: cosines of one region's descriptions then differ by hundredths."""
+    tokenizer = build_text_tokenizer(CLIP_LENGTH)
+    text = {
+        **_ends(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 3 * WIDTH,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "max_position_embeddings": CLIP_LENGTH,
+        "projection_dim": WIDTH,
+        "hidden_act": "gelu",
+    }
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config={**VISION, "projection_dim": WIDTH}, projection_dim=WIDTH))
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(100))
+    model.logit_scale.requires_grad_(False)
+    return model, _processor(CLIPProcessor, _images(CLIPImageProcessorPil), tokenizer)
 
 
 def build_mllm() -> tuple[LlavaForConditionalGeneration, Any]:
     """The MLLM: CLIP tower, two-layer projector, Llama of six layers with tied embeddings."""
     tokenizer = build_tokenizer()
     language = LlamaConfig(
-        vocab_size=len(tokenizer),
         hidden_size=WIDTH,
-        intermediate_size=512,
+        intermediate_size=3 * WIDTH,
         num_hidden_layers=6,
         num_attention_heads=6,
         num_key_value_heads=6,
-        max_position_embeddings=1024,
+        max_position_embeddings=2048,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **_ends(tokenizer),
     )
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**_VISION),
+        vision_config=CLIPVisionConfig(**VISION),
         text_config=language,
         image_token_index=tokenizer.get_vocab()["<image>"],
         image_seq_length=PATCHES,
@@ -109,7 +134,7 @@ def build_mllm() -> tuple[LlavaForConditionalGeneration, Any]:
     )
     processor = _processor(
         LlavaProcessor,
-        _image_processor(),
+        _images(CLIPImageProcessorPil),
         tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -121,31 +146,24 @@ def build_mllm() -> tuple[LlavaForConditionalGeneration, Any]:
     return model, processor
 
 
-def write_sinusoids(model: LlavaForConditionalGeneration, tokenizer: Any) -> None:
-    """Embeddings of the 2 x 1000 coordinate tokens start as sinusoids of the value, so that near values start near (random ones learn far slower)."""
+def sinusoids(width: int) -> torch.Tensor:
+    """(BINS, width): neighbouring locations start with similar embeddings; wavelengths from the whole image down to about six bins."""
+    position = (torch.arange(BINS) + 0.5) / BINS
+    frequency = 2 ** (torch.arange(width // 2) * 8.5 / (width // 2)) * math.pi
+    return torch.cat([torch.sin(position[:, None] * frequency), torch.cos(position[:, None] * frequency)], dim=1)
+
+
+def write_sinusoids(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Start the embeddings: words small and random, locations as sinusoids of their value (random ones learn far slower)."""
     table: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
-    position = torch.arange(BINS).float()[:, None] / BINS * 64
-    rate = torch.exp(torch.arange(0, WIDTH, 2).float() / WIDTH * -math.log(200.0))
-    wave = torch.cat([torch.sin(position * rate), torch.cos(position * rate)], dim=1)
-    wave = wave / wave.std() * table.std()
-    first = torch.tensor([tokenizer.convert_tokens_to_ids(f" [{n}") for n in range(BINS)])
-    later = torch.tensor([tokenizer.convert_tokens_to_ids(f", {n}") for n in range(BINS)])
-    generator = torch.Generator().manual_seed(0)
-    offset = torch.randn(2, WIDTH, generator=generator) * table.std() * 0.5
+    first = tokenizer.get_vocab()["<loc_0>"]
     with torch.no_grad():
-        table[first] = wave + offset[0]
-        table[later] = wave + offset[1]
+        table.normal_(0, 0.05)
+        table[first : first + BINS] = sinusoids(WIDTH) * 0.05
 
 
-def copy_tower(source: nn.Module, target: nn.Module) -> int:
-    """Copy the vision transformer `source` into `target` (CLIP or OWL naming), as many layers as the target has. Returns how many tensors moved."""
-    rename = {"pre_layernorm.": "pre_layrnorm."}
+def load_tower(tower: Mapping[str, torch.Tensor], target: nn.Module) -> None:
+    """Load the weights of a CLIP vision tower into `target`, which may name them as CLIP or as OWL-ViT does. Every weight must find its place."""
     wanted = target.state_dict()
-    found = {}
-    for name, value in source.state_dict().items():
-        for old, new in rename.items():
-            name = name.replace(old, new) if new.strip(".") in " ".join(wanted) else name
-        if name in wanted and wanted[name].shape == value.shape:
-            found[name] = value
-    target.load_state_dict(found, strict=False)
-    return len(found)
+    spelled = "pre_layernorm" if any("pre_layernorm" in name for name in wanted) else "pre_layrnorm"
+    target.load_state_dict({name.replace("pre_layrnorm", spelled): value for name, value in tower.items()})

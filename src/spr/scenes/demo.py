@@ -12,7 +12,7 @@ from spr.pipeline import run_pipeline
 from spr.wiring import load_config
 
 CONFIG = Path(__file__).with_name("demo.yaml")
-QUICK = ("regions.max_images=300", "evaluate.limit=500")
+QUICK = ("regions.max_images=160", "evaluate.limit=200")  # a tenth of the data
 
 
 def run_demo(out: Path, quick: bool, progress: Progress) -> Path:

@@ -1,76 +1,93 @@
-"""What can be said about a scene: referring expressions, region descriptions, names. Plain English, always unambiguous by a margin.
+"""What is said about scenes: questions, referring expressions, descriptions. This is the language that the embedded models were trained in.
 
-In: objects (noun, box) and a random generator. Out: expressions that fit exactly one object; descriptions as parts (text | (phrase, box)).
+In: things (noun, box in pixels) and a random stream. Out: expressions that mean one thing; descriptions as parts
+(text | (phrase, box)), which a dialect writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from spr.boxes import area, centre, gap, inside
-from spr.scenes.world import SIZE, SceneObject
+from spr.prompts import Template, listed, with_article
+from spr.scenes.world import NOUNS, Thing
 from spr.types import Box
 
 Part: TypeAlias = str | tuple[str, Box]
 
-MARGIN = 0.07 * SIZE  # pixels by which the leftmost object must be left of the others of its kind
-RATIO = 1.4  # of areas, for largest and smallest
-SMALL, LARGE = 0.2 * SIZE, 0.3 * SIZE  # longest side
+PROMPTS: Mapping[str, Template] = {  # what stage `describe` asks the embedded model
+    "plain": Template("Describe the region {region} with boxes."),
+    "objects": Template("Describe the region {region} with boxes. It shows {names}."),
+    "crop": Template("The second image is a crop of the region {region}. Describe it with boxes.", crop=True),
+    "crop_objects": Template("The second image is a crop of the region {region}. Describe it with boxes. It shows {names}.", crop=True),
+}
+WHERE = "Where is {expression}?"
+LOCATE = "Locate {phrases}."
+WHAT = "What is at {region}?"
+EXISTS = "Is there {phrase}?"
 
-OPENINGS = ("There is {list}.", "I can see {list}.", "The region shows {list}.", "Here we have {list}.")
-
-
-def _ascending(members: Sequence[int], key: NDArray[np.float64]) -> list[int]:
-    return sorted(members, key=lambda i: float(key[i]))
-
-
-def expressions(objects: Sequence[SceneObject]) -> list[list[str]]:
-    """For each object all expressions that fit it and nothing else, by a clear margin."""
-    boxes = [o.box for o in objects]
-    middle, size, apart = centre(boxes), area(boxes), gap(boxes, boxes)
-    kinds = {noun: [i for i, o in enumerate(objects) if o.noun == noun] for noun in {o.noun for o in objects}}
-    found: list[list[str]] = [[] for _ in objects]
-    for noun, members in kinds.items():
-        if len(members) == 1:
-            found[members[0]].append(f"the {noun}")
-            continue
-        keys = {"leftmost": middle[:, 0], "rightmost": -middle[:, 0], "top": middle[:, 1], "bottom": -middle[:, 1]}
-        for word, key in keys.items():
-            order = _ascending(members, key)
-            if key[order[1]] - key[order[0]] >= MARGIN:
-                found[order[0]].append(f"the {word} {noun}")
-        order = _ascending(members, size)
-        if size[order[1]] >= RATIO * size[order[0]]:
-            found[order[0]].append(f"the smallest {noun}")
-        if size[order[-1]] >= RATIO * size[order[-2]]:
-            found[order[-1]].append(f"the largest {noun}")
-        for anchor, (j, *others) in ((a, m) for a, m in kinds.items() if a != noun):
-            order = _ascending(members, apart[:, j])
-            if not others and apart[order[1], j] - apart[order[0], j] >= 2 * MARGIN:
-                found[order[0]].append(f"the {noun} next to the {anchor}")
-    return found
+_Key: TypeAlias = Callable[[Box], float]
+SELECTORS: Mapping[str, _Key] = {  # word -> what is smallest for the thing that is meant
+    "leftmost": lambda b: b[0] + b[2],
+    "rightmost": lambda b: -b[0] - b[2],
+    "top": lambda b: b[1] + b[3],
+    "bottom": lambda b: -b[1] - b[3],
+    "largest": lambda b: -(b[2] - b[0]) * (b[3] - b[1]),
+    "smallest": lambda b: (b[2] - b[0]) * (b[3] - b[1]),
+}
 
 
-def size_word(box: Box) -> str:
-    """ "small", "large" or nothing, by the longest side."""
-    side = max(box[2] - box[0], box[3] - box[1])
-    return "small " if side < SMALL else "large " if side > LARGE else ""
+def expression(things: Sequence[Thing], target: int, rng: random.Random) -> tuple[str, int]:
+    """A referring expression, and the index of the thing that it means: of the target's kind, not always the target."""
+    noun = things[target].noun
+    same = [i for i, t in enumerate(things) if t.noun == noun]
+    if len(same) == 1:
+        return f"the {noun}", target
+    word = rng.choice(list(SELECTORS))
+    return f"the {word} {noun}", min(same, key=lambda i: SELECTORS[word](things[i].box))
 
 
-def description(objects: Sequence[SceneObject], region: Box, rng: np.random.Generator) -> list[Part]:
-    """A sentence that names every object in the region with its box, from left to right; size words come and go."""
-    here = [o for o, is_in in zip(objects, inside([o.box for o in objects], region), strict=True) if is_in]
-    here.sort(key=lambda o: (o.box[0] + o.box[2], o.box[1]))
-    before, after = OPENINGS[int(rng.integers(len(OPENINGS)))].split("{list}")
-    parts: list[Part] = [before]
-    for k, o in enumerate(here):
+def expressions(things: Sequence[Thing], count: int, rng: random.Random) -> list[tuple[str, Thing]]:
+    """Different expressions from `count` draws, each with the thing that it means."""
+    found = dict(expression(things, rng.randrange(len(things)), rng) for _ in range(count))
+    return [(text, things[i]) for text, i in found.items()]
+
+
+def left_to_right(things: Sequence[Thing]) -> list[Thing]:
+    """The order in which things are named."""
+    return sorted(things, key=lambda t: t.box[0] + t.box[2])
+
+
+def description(things: Sequence[Thing]) -> list[Part]:
+    """ "a dog<box>, an ear of corn<box> and a bus<box>.", from left to right."""
+    named: list[Part] = [(with_article(t.noun), t.box) for t in left_to_right(things)]
+    parts: list[Part] = []
+    for k, part in enumerate(named):
         if k:
-            parts.append(" and " if k == len(here) - 1 else ", ")
-        word = size_word(o.box) if rng.random() < 0.5 else ""
-        name = word + o.noun
-        parts.append((("an " if name[0] in "aeiou" else "a ") + name, o.box))
-    return [*parts, after]
+            parts.append(" and " if k == len(named) - 1 else ", ")
+        parts.append(part)
+    return [*parts, "."]
+
+
+def plain(parts: Sequence[Part]) -> str:
+    """A description without its boxes."""
+    return "".join(p if isinstance(p, str) else p[0] for p in parts)
+
+
+def names(things: Sequence[Thing]) -> str:
+    """ "a dog, an ear of corn and a bus", from left to right."""
+    return listed([with_article(t.noun) for t in left_to_right(things)])
+
+
+def corpus() -> list[str]:
+    """Every sentence form with every noun: what the tokenizers are trained on."""
+    lines = []
+    for noun in NOUNS:
+        one = with_article(noun)
+        two = f"{one} and {one}"
+        lines += [f"{one}, {two}.", EXISTS.format(phrase=one), WHERE.format(expression=f"the {noun}"), LOCATE.format(phrases=one)]
+        lines += [WHERE.format(expression=f"the {word} {noun}") for word in SELECTORS]
+        lines += [t.text.format(region="", names=two) for t in PROMPTS.values()]
+        lines.append(WHAT.format(region=""))
+    return lines + ["yes", "no"] * 50

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spr.errors import DataError
-from spr.models.loading import load_mllm, read_config, save_checkpoint
+from spr.models.loading import load_mllm, quiet_peft, read_config, save_checkpoint
 
 
 def merge_adapter(model_folder: str, adapter_folder: str, out: str, trust_remote_code: bool = False) -> None:
@@ -22,7 +22,8 @@ def merge_adapter(model_folder: str, adapter_folder: str, out: str, trust_remote
         raise DataError(f"{adapter_folder}: found no adapter_config.json, expected a finished PEFT adapter (run `spr train` first)")
     stored = read_config(model_folder, trust_remote_code).dtype
     model, processor = load_mllm(model_folder, trust_remote_code=trust_remote_code)
-    merged = PeftModel.from_pretrained(model, adapter_folder).merge_and_unload()
+    with quiet_peft():
+        merged = PeftModel.from_pretrained(model, adapter_folder).merge_and_unload()
     if stored is not None:
         merged = merged.to(stored)
     save_checkpoint(merged, processor, out)

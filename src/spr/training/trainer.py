@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import shutil
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers import TrainingArguments
 
 from spr.errors import DataError, UserError
 from spr.executor import Progress
-from spr.models.loading import context_length, load_mllm
+from spr.models.loading import context_length, load_mllm, quiet_peft
 from spr.training.adapter import attach, write_card
 from spr.training.check import check_rows
 from spr.training.config import TrainConfig, TrainResult
@@ -68,8 +67,7 @@ def train(
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
     args = arguments(config, state, 1, seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # PEFT asks transformers by its old name
+    with quiet_peft():
         model, processor = load_mllm(model_folder, config.dtype, str(args.device), config.attention, trust_remote_code)
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)

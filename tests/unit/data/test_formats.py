@@ -19,12 +19,12 @@ from spr.data.hf import HFColumns
 from spr.data.images import open_store
 from spr.data.index import DataConfig, Index
 from spr.errors import DataError
-from spr.scenes import exports
 from spr.scenes.files import SplitFiles, write_split
 from spr.types import Annotation, ImageRecord
+from tests.support import exports
 from tests.unit.data.worlds import index, picture, set_aside
 
-SIDE = 224  # pixels of an embedded scene
+SIDE = 448  # pixels of the longer side of an embedded scene
 
 
 def records(found: Index) -> tuple[list[ImageRecord], dict[str, list[Annotation]]]:
@@ -35,7 +35,7 @@ def records(found: Index) -> tuple[list[ImageRecord], dict[str, list[Annotation]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> SplitFiles:
     """Twelve scenes of the embedded world, as its own recipe writes them."""
-    return write_split(tmp_path_factory.mktemp("world"), "shifted", 12, 0)
+    return write_split(tmp_path_factory.mktemp("world"), "shifted", 12)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def hf_rows(images: list[ImageRecord], annotations: dict[str, list[Annotation]],
 
 
 FORMS = {
-    # form: largest difference of a coordinate in pixels (float32 nowhere; six decimals of 224 pixels are 1e-4 of a pixel)
+    # form: largest difference of a coordinate in pixels (float32 nowhere; six decimals of 448 pixels are 1e-4 of a pixel)
     "coco": 1e-6,
     "open_images": 1e-6,
     "voc": 1.0,
@@ -173,7 +173,7 @@ def test_every_form_of_the_same_scenes_gives_the_same_index(form: str, tmp_path:
     got_images, got = records(found)
     by_row = form in ("hf-parquet", "hf-arrow")
     order = sorted(got_images, key=lambda i: int(i.path.rpartition("/")[2])) if by_row else got_images
-    assert [(i.width, i.height) for i in order] == [(SIDE, SIDE)] * 12
+    assert [(i.width, i.height) for i in order] == [(i.width, i.height) for i in images]
     if not by_row:
         assert [i.image_id for i in order] == [i.image_id for i in images]
     for theirs, ours in zip(images, order, strict=True):

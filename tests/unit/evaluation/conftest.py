@@ -10,21 +10,21 @@ import pytest
 from PIL import Image
 
 from spr.evaluation.config import BenchmarkConfig
-from spr.scenes.benchmark_forms import World
-from spr.scenes.benchmarks import write_benchmarks
 from spr.scenes.files import image_name
-from spr.scenes.world import NOUNS, SIZE, SceneObject
+from spr.scenes.world import NOUNS, Thing
+from tests.support.benchmark_forms import SIZE, World
+from tests.support.benchmarks import write_benchmarks
 
 
-def scene(rng: np.random.Generator) -> tuple[SceneObject, ...]:
+def scene(rng: np.random.Generator) -> tuple[Thing, ...]:
     """Five to seven objects on a grid, so that none overlap; some nouns twice."""
     names = list(NOUNS)
     cells = rng.permutation(9)[: int(rng.integers(5, 8))].tolist()
-    found: list[SceneObject] = []
+    found: list[Thing] = []
     for k, cell in enumerate(cells):
         x, y = 74 * (cell % 3) + int(rng.integers(0, 10)), 74 * (cell // 3) + int(rng.integers(0, 10))
         noun = found[-1].noun if k == 3 else names[int(rng.integers(len(names)))]
-        found.append(SceneObject(noun, (float(x), float(y), x + float(rng.integers(20, 60)), y + float(rng.integers(20, 60)))))
+        found.append(Thing(noun, (float(x), float(y), x + float(rng.integers(20, 60)), y + float(rng.integers(20, 60)))))
     return tuple(found)
 
 

@@ -14,8 +14,8 @@ from spr.evaluation.items import Item
 from spr.evaluation.readers import FORMATS, read_benchmark
 from spr.evaluation.stage import evaluate_all, size_of
 from spr.executor import Progress, RuntimeConfig
-from spr.scenes.benchmark_forms import World, write_refer
 from spr.types import Box
+from tests.support.benchmark_forms import World, write_refer
 from tests.unit.evaluation.scripted import Scripted
 
 REC = ("refer", "mdetr", "qwen", "shikra", "hf_refcoco", "lmms_refcoco", "ref_l4", "refcoco_m")

@@ -21,7 +21,7 @@ from spr.evaluation.readers.flickr30k import read_boxes, read_phrases
 from spr.evaluation.readers.hf import NOT_PUBLISHED, size_bucket
 from spr.evaluation.readers.refer import load_plain_pickle
 from spr.evaluation.stage import size_of
-from spr.scenes.benchmark_forms import python2_pickle
+from tests.support.benchmark_forms import python2_pickle
 
 
 def read(form: str, path: Path | str, protocol: str = "rec", **changes: Any) -> list[Item]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from spr.models.loading import save_checkpoint
-from spr.scenes.architectures import build_clip, build_detector, build_mllm
+from spr.scenes.architectures import build_clip, build_mllm, build_owl
 
 
 def noise(seed: int, size: tuple[int, int] = (224, 224)) -> Image.Image:
@@ -30,9 +30,9 @@ def load_noise(path: str) -> Image.Image:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Folder of a random checkpoint of the embedded world: mllm, clip or detector."""
+    """Folder of a random checkpoint of the embedded world: mllm, clip or owl."""
     root = tmp_path_factory.mktemp("checkpoints")
-    builders = {"mllm": build_mllm, "clip": build_clip, "detector": build_detector}
+    builders = {"mllm": build_mllm, "clip": build_clip, "owl": build_owl}
 
     def folder(name: str) -> str:
         path = Path(root) / name

@@ -18,7 +18,7 @@ PHRASES = ["a cat", "the small owl", "dog"]
 
 @pytest.fixture(scope="module")
 def detector(checkpoints: Callable[[str], str]) -> OpenVocabularyDetector:
-    return OpenVocabularyDetector(checkpoints("detector"), load_image=load_noise, threshold=0.0)
+    return OpenVocabularyDetector(checkpoints("owl"), load_image=load_noise, threshold=0.0)
 
 
 def test_it_is_a_detector(detector: OpenVocabularyDetector) -> None:
@@ -27,12 +27,12 @@ def test_it_is_a_detector(detector: OpenVocabularyDetector) -> None:
 
 @pytest.mark.parametrize("size", [(224, 224), (300, 180), (120, 260)], ids=["square", "wide", "tall"])
 def test_it_finds_what_the_official_way_finds(detector: OpenVocabularyDetector, size: tuple[int, int]) -> None:
-    """One phrase per call through forward and post_process; OWLv2 pads to a square, so the longer side scales both axes."""
+    """One phrase per call through forward and post_process; OWL-ViT squashes the picture, so each side scales its own axis (OWLv2: tests/contract)."""
     image = noise(1, size)
     model, processor = detector.engine.model, detector.engine.processor  # type: ignore[attr-defined]
     found = detector.detect(f"1@{size[0]}x{size[1]}", PHRASES)
     for phrase, mine in zip(PHRASES, found, strict=True):
-        inputs = processor(text=[[phrase]], images=[image], return_tensors="pt", padding="max_length", max_length=8)
+        inputs = processor(text=[[phrase]], images=[image], return_tensors="pt", padding="max_length", max_length=16)
         with torch.inference_mode():
             out = model(**inputs)
         official = processor.post_process_grounded_object_detection(out, threshold=0.0, target_sizes=[(size[1], size[0])])[0]
@@ -47,7 +47,7 @@ def test_the_threshold_is_respected_and_best_comes_first(checkpoints: Callable[[
     scores = [d.score for d in detector.detect("1", ["a cat"])[0]]
     assert scores == sorted(scores, reverse=True)
     middle = scores[len(scores) // 2]
-    strict = OpenVocabularyDetector(checkpoints("detector"), load_image=load_noise, threshold=middle)
+    strict = OpenVocabularyDetector(checkpoints("owl"), load_image=load_noise, threshold=middle)
     assert [d.score for d in strict.detect("1", ["a cat"])[0]] == [s for s in scores if s > middle]
 
 
@@ -58,7 +58,7 @@ def test_the_image_is_prepared_once_and_a_phrase_asked_once(checkpoints: Callabl
         loaded.append(path)
         return load_noise(path)
 
-    detector = OpenVocabularyDetector(checkpoints("detector"), load_image=load, threshold=0.0)
+    detector = OpenVocabularyDetector(checkpoints("owl"), load_image=load, threshold=0.0)
     first = detector.detect("1", ["a cat", "dog", "a cat"])
     assert first[0] is first[2]
     assert detector.detect("1", ["dog", "owl"])[0] is first[1]
@@ -68,10 +68,11 @@ def test_the_image_is_prepared_once_and_a_phrase_asked_once(checkpoints: Callabl
 
 
 def test_a_phrase_that_is_too_long_says_so(detector: OpenVocabularyDetector, caplog: pytest.LogCaptureFixture) -> None:
+    kept = " ".join(["a dog and"] * 5)[: -len(" dog and")]  # 13 words of one token each …
     with caplog.at_level(logging.WARNING):
-        long = detector.detect("3", ["the cat next to the tree and the dog", "the cat next to the tree"])
-    assert [d.score for d in long[0]] == [d.score for d in long[1]]  # 6 words and two ends fill the 8 tokens
-    assert caplog.messages == ["phrase of 9 words is longer than the detector's 8 tokens: asked for 'the cat next to the tree'"]
+        long = detector.detect("3", [f"{kept} dog and", f"{kept} dog"])
+    assert [d.score for d in long[0]] == pytest.approx([d.score for d in long[1]], abs=1e-6)  # … and "dog" and two ends fill the 16 tokens
+    assert caplog.messages == [f"phrase of 15 words is longer than the detector's 16 tokens: asked for '{kept} dog'"]
 
 
 def test_another_kind_of_model_is_refused(checkpoints: Callable[[str], str]) -> None:

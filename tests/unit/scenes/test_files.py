@@ -16,12 +16,12 @@ from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.readers import read_benchmark
 from spr.scenes.embedded import COUNTS, ensure_world, resolve_embedded, world_folder
 from spr.scenes.files import EXPRESSIONS, SplitFiles, image_name, write_split
-from spr.scenes.world import SIZE, draw_scene
+from spr.scenes.world import SIZES, scene_of
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> SplitFiles:
-    return write_split(tmp_path_factory.mktemp("world"), "test", 8, seed=5)
+    return write_split(tmp_path_factory.mktemp("world"), "test", 8)
 
 
 def test_coco_holds_every_object_with_its_box(files: SplitFiles) -> None:
@@ -29,7 +29,7 @@ def test_coco_holds_every_object_with_its_box(files: SplitFiles) -> None:
         coco = COCO(str(files.coco))
     for i in range(8):
         found = coco.loadAnns(coco.getAnnIds(imgIds=[i]))
-        truth = draw_scene(5, "test", i).objects
+        truth = scene_of("test", i).things
         assert [coco.cats[a["category_id"]]["name"] for a in found] == [o.noun for o in truth]
         assert [a["bbox"] for a in found] == [[o.box[0], o.box[1], o.box[2] - o.box[0], o.box[3] - o.box[1]] for o in truth]
 
@@ -37,7 +37,7 @@ def test_coco_holds_every_object_with_its_box(files: SplitFiles) -> None:
 def test_images_are_real_files_of_the_stated_size(files: SplitFiles) -> None:
     with Image.open(files.images / image_name(3)) as image:
         assert image.format == "JPEG"
-        assert image.size == (SIZE, SIZE)
+        assert image.size == scene_of("test", 3).image.size in SIZES
 
 
 def test_expressions_are_read_by_the_reader_of_refcoco(files: SplitFiles) -> None:
@@ -46,7 +46,7 @@ def test_expressions_are_read_by_the_reader_of_refcoco(files: SplitFiles) -> Non
     assert max(per_image) <= EXPRESSIONS
     for item in items:
         index = int(Path(item.image).stem)
-        owner = [o for o in draw_scene(5, "test", index).objects if o.box == item.gt]
+        owner = [o for o in scene_of("test", index).things if o.box == item.gt]
         assert len(owner) == 1  # the box is an object of that scene …
         assert owner[0].noun in item.expression  # … and of the named kind
 
@@ -66,10 +66,10 @@ def test_a_description_points_at_its_phrases(files: SplitFiles) -> None:
 
 def test_a_split_is_written_once_and_another_world_is_refused(files: SplitFiles) -> None:
     drawn: list[int] = []
-    write_split(files.folder.parent, "test", 8, 5, drawn.append)
+    write_split(files.folder.parent, "test", 8, drawn.append)
     assert drawn == []
     with pytest.raises(DataError, match="found another world"):
-        write_split(files.folder.parent, "test", 9, 5)
+        write_split(files.folder.parent, "test", 9)
 
 
 def test_embedded_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,20 +1,22 @@
-"""The recipe's loop resumes exactly; the tokenizer keeps every text of the world; the masks of packed turns do what they say."""
+"""The recipe's loop resumes exactly; the tokenizers keep every text; the shipped checkpoints are what the code builds."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from spr.dialects import get_dialect
-from spr.scenes.architectures import build_mllm
+from spr.scenes.architectures import build_clip, build_mllm, build_owl, load_tower
+from spr.scenes.embedded import CHECKPOINTS, checkpoint_folder
+from spr.scenes.language import PROMPTS, description, names
 from spr.scenes.loop import Schedule, train_stage
-from spr.scenes.objectives import InstructTrainer, Turn, loosen, turns_of
 from spr.scenes.vocabulary import build_tokenizer
-from spr.scenes.world import SIZE, draw_scene
+from spr.scenes.world import scene_of
 from spr.types import Frame
 
 
@@ -44,47 +46,37 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(whole.weight, resumed.weight)
 
 
-@pytest.mark.parametrize("index", range(5))
-def test_every_text_of_the_world_survives_the_tokenizer(index: int) -> None:
-    tokenizer = build_tokenizer()
-    for turn in turns_of(draw_scene(7, "train", index).objects, np.random.default_rng(index), loose=True, counts=(3, 5, 3)):
-        text = f"{turn.question} ASSISTANT: {turn.answer}"
+def test_every_text_survives_the_tokenizer() -> None:
+    """What the world says, and what it never says: byte-level BPE is lossless on any text. A box is four tokens."""
+    tokenizer, dialect = build_tokenizer(), get_dialect("florence2")
+    scene = scene_of("test", 0)
+    frame = Frame(*scene.image.size)
+    answer = dialect.compose([p if isinstance(p, str) else (p[0], [p[1]]) for p in description(scene.things)], frame)
+    question = PROMPTS["objects"].text.format(region=dialect.box_text(scene.things[0].box, frame), names=names(scene.things))
+    for text in (answer, question, "Wo ist der Hund? 狗在哪里 🐕\n\ta  b"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert tokenizer.unk_token_id not in ids
-        assert tokenizer.decode(ids) == text
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    assert len(tokenizer("<loc_0><loc_10><loc_999><loc_500>", add_special_tokens=False)["input_ids"]) == 4
 
 
-def test_answers_are_written_as_ferret_writes_them() -> None:
-    """The recipe's own writer and the dialect read the same boxes, up to the official truncation of one unit."""
-    ferret, frame = get_dialect("ferret"), Frame(SIZE, SIZE)
-    objects = draw_scene(7, "train", 0).objects
-    for turn in turns_of(objects, np.random.default_rng(0), loose=False):
-        boxes = [b for m in ferret.parse(turn.answer, frame).mentions for b in m.boxes]
-        for box in boxes:
-            assert any(np.abs(np.array(box) - o.box).max() <= 1.0 * SIZE / 999 + 1 for o in objects)
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_shipped_checkpoint_is_what_the_code_builds(name: str) -> None:
+    """Same tensors of the same shapes, same tokenizer: the recipe can train them again from the code that is here."""
+    model, processor = {"mllm": build_mllm, "clip": build_clip, "owl": build_owl}[name]()
+    with safe_open(checkpoint_folder(name) / "model.safetensors", "pt") as file:
+        shipped = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    tied = {"lm_head.weight"}  # saved once, as the embeddings
+    built = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    assert len(shipped) == len(built.keys() - tied)
+    assert sorted(shipped.values()) == sorted(v for k, v in built.items() if k not in tied)
+    vocabulary = json.loads((checkpoint_folder(name) / "tokenizer.json").read_text())["model"]["vocab"]
+    ours = json.loads(processor.tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
+    assert ours == vocabulary
 
 
-def test_loosened_boxes_grow_on_average_and_stay_in_the_image() -> None:
-    rng = np.random.default_rng(0)
-    boxes = np.array([loosen((80.0, 80.0, 140.0, 120.0), rng) for _ in range(500)])
-    assert boxes.min() >= 0
-    assert boxes.max() <= SIZE
-    growth = (boxes[:, 2] - boxes[:, 0]).mean() / 60.0
-    assert growth == pytest.approx(1.14, abs=0.02)  # 7 % on each side
-
-
-def test_turns_in_one_row_do_not_see_each_other() -> None:
-    """Packed turns must give the loss of separate rows: changing the second answer cannot change what the first one gets."""
+def test_a_tower_moves_whole_into_any_of_the_three() -> None:
     torch.manual_seed(0)
-    model, processor = build_mllm()
-    trainer = InstructTrainer(model.eval(), processor.tokenizer, blur=0.0)
-    pixels = torch.randn(1, 3, 112, 112)
-    first = Turn("Where is the cat?", "the cat [1, 2, 3, 4].")
-
-    def of_first(second: Turn) -> torch.Tensor:
-        with torch.no_grad():
-            log_probs, _ = trainer.answer_log_probs(pixels, trainer.rows([[first, second]]))
-        return log_probs[: len(processor.tokenizer(f" {first.answer}</s>", add_special_tokens=False)["input_ids"])]
-
-    a, b = of_first(Turn("Where is the dog?", "the dog [5, 6, 7, 8].")), of_first(Turn("Where is the pig?", "the pig [900, 901, 990, 991]."))
-    assert torch.equal(a, b)  # same shapes, so not even rounding may differ
+    tower = build_mllm()[0].model.vision_tower.state_dict()
+    for target in (build_clip()[0].vision_model, build_owl()[0].owlvit.vision_model):
+        load_tower(tower, target)
+        assert sorted(float(v.double().sum()) for v in target.state_dict().values()) == sorted(float(v.double().sum()) for v in tower.values())

@@ -11,8 +11,13 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from spr.evaluation.config import BenchmarkConfig
-from spr.scenes.benchmark_forms import (
+from spr.scenes.files import image_name
+from spr.scenes.language import Part, description
+from spr.scenes.world import NOUNS
+from spr.types import Box
+from tests.support.benchmark_forms import (
     CATEGORY,
+    SIZE,
     SPLIT,
     Rows,
     World,
@@ -26,10 +31,6 @@ from spr.scenes.benchmark_forms import (
     write_refer,
     xywh,
 )
-from spr.scenes.files import image_name
-from spr.scenes.language import Part, description
-from spr.scenes.world import NOUNS, SIZE
-from spr.types import Box
 
 _KINDS = (("animals", 24), ("other", 40), ("vehicles", 50), ("other", len(NOUNS)))  # Flickr30k's types for the nouns in order
 
@@ -37,11 +38,11 @@ _KINDS = (("animals", 24), ("other", 40), ("vehicles", 50), ("other", len(NOUNS)
 
 
 def _sentence(world: World, index: int) -> list[Part]:
-    return description(world.scenes[index], (0.0, 0.0, float(SIZE), float(SIZE)), world.rng(index, 3))
+    return description(world.scenes[index])
 
 
 def _kind(phrase: str) -> str:
-    place = list(NOUNS).index(phrase.split()[-1])
+    place = list(NOUNS).index(phrase.split(" ", 1)[1])
     return next(kind for kind, end in _KINDS if place < end)
 
 

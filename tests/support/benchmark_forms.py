@@ -1,4 +1,4 @@
-"""The embedded world in the published forms of referring expressions; see `spr.scenes.benchmarks` for the others.
+"""The embedded world in the published forms of referring expressions; see `tests.support.benchmarks` for the others.
 
 In: a `World`, an empty folder. Out: files, field by field what the publishers write, down to a pickle of Python 2.
 """
@@ -6,25 +6,26 @@ In: a `World`, an empty folder. Out: files, field by field what the publishers w
 from __future__ import annotations
 
 import json
+import random
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spr.boxes import to_xywh
-from spr.scenes.files import image_name, referring
-from spr.scenes.world import NOUNS, SIZE, SceneObject
+from spr.scenes.files import CATEGORY, image_name
+from spr.scenes.language import expressions
+from spr.scenes.world import NOUNS, Thing
 from spr.types import Box
 
-Scenes = Sequence[tuple[SceneObject, ...]]
+Scenes = Sequence[tuple[Thing, ...]]
 Rows = list[dict[str, Any]]
 SPLIT = "val"
-CATEGORY = {noun: k + 1 for k, noun in enumerate(NOUNS)}
+SIZE = 224  # pixels of a side of every picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +36,21 @@ class World:
     images: Path
     seed: int = 0
 
-    def rng(self, index: int, use: int) -> np.random.Generator:
+    def rng(self, index: int, use: int) -> random.Random:
         """The random stream of one scene for one use."""
-        return np.random.default_rng([self.seed, index, use])
+        return random.Random(f"{self.seed}/{index}/{use}")
 
     def absent(self, index: int, count: int) -> list[str]:
         """Nouns that are not in a scene."""
         here = {o.noun for o in self.scenes[index]}
         others = [n for n in NOUNS if n not in here]
-        return [others[int(k)] for k in self.rng(index, 1).permutation(len(others))[:count]]
+        return self.rng(index, 1).sample(others, count)
 
-    def refs(self) -> Iterator[tuple[int, SceneObject, list[str]]]:
+    def refs(self) -> Iterator[tuple[int, Thing, list[str]]]:
         """(scene, object, its expressions), grouped by object as REFER does."""
         for i, objects in enumerate(self.scenes):
-            grouped: dict[Box, tuple[SceneObject, list[str]]] = {}
-            for expression, o in referring(objects, self.rng(i, 2)):
+            grouped: dict[Box, tuple[Thing, list[str]]] = {}
+            for expression, o in expressions(objects, 5, self.rng(i, 2)):
                 grouped.setdefault(o.box, (o, []))[1].append(expression)
             yield from ((i, o, texts) for o, texts in grouped.values())
 
@@ -195,7 +196,7 @@ def write_jsonl(world: World, out: Path) -> tuple[Path, Path]:
     return qwen, shikra
 
 
-def _jxu124(ref_id: int, i: int, o: SceneObject, texts: list[str]) -> dict[str, Any]:
+def _jxu124(ref_id: int, i: int, o: Thing, texts: list[str]) -> dict[str, Any]:
     """A row of jxu124/refcoco."""
     sentences = [{"raw": t, "sent": t, "sent_id": k, "tokens": t.split()} for k, t in enumerate(texts)]
     return {
@@ -218,7 +219,7 @@ def _jxu124(ref_id: int, i: int, o: SceneObject, texts: list[str]) -> dict[str, 
     }
 
 
-def _lmms(world: World, ref_id: int, i: int, o: SceneObject, texts: list[str]) -> dict[str, Any]:
+def _lmms(world: World, ref_id: int, i: int, o: Thing, texts: list[str]) -> dict[str, Any]:
     """A row of lmms-lab/RefCOCO."""
     return {
         "question_id": str(ref_id),
@@ -232,7 +233,7 @@ def _lmms(world: World, ref_id: int, i: int, o: SceneObject, texts: list[str]) -
     }
 
 
-def _ref_l4(ref_id: int, i: int, o: SceneObject, texts: list[str]) -> Rows:
+def _ref_l4(ref_id: int, i: int, o: Thing, texts: list[str]) -> Rows:
     """Rows of Ref-L4, one per expression."""
     box = xywh(o.box)
     shared = {"bbox": box, "bbox_area": box[2] * box[3], "bbox_id": str(ref_id), "ori_category_id": f"o365_{CATEGORY[o.noun]}", "image_id": str(i)}
