@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from spr.describe import DescribeConfig, describe, queries_of
@@ -58,9 +60,8 @@ def test_an_unknown_template_lists_the_known_ones() -> None:
 def test_a_configuration_words_its_own_questions() -> None:
     """The section `prompts` replaces and adds; object references come with articles, from left to right."""
     templates = templates_with({"plain": Template("See {region}. There: {names}.")})
-    assert (
-        question("plain", REGION, FERRET, templates) == "See [10, 20, 300, 400]. There: " + listed([with_article("cat"), with_article("dog")]) + "."
-    )
+    both = replace(REGION, objects=(*REGION.objects, RegionObject("1", "owl", (0.0, 20.0, 15.0, 40.0))))
+    assert question("plain", both, FERRET, templates) == "See [10, 20, 300, 400]. There: an owl and a cat."
     assert templates["crop"] == TEMPLATES["crop"]
 
 
