@@ -51,7 +51,7 @@ def main() -> None:
     config = load_config(args.config, [f"run={args.out.absolute()}", f"regions.max_images={args.regions}", *args.overrides])
     run = run_pipeline(config, Progress(), until="regions")
     store, dialect = image_store(config), dialect_of(config)
-    reward = SpatialReward(dialect, build_scorer(config, store), build_detector(config, store), config.score, config.pair.lam)
+    reward = SpatialReward(build_scorer(config, store), build_detector(config, store), dialect, config.pair.lam, config.score)
 
     model, processor = load_mllm(config.model.folder, config.model.dtype, config.model.device)
     settings = GRPOConfig(

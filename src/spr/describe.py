@@ -1,7 +1,7 @@
 """Stage `describe` (method 2.2): each region is described K times by the user's model, under several prompts.
 
-In: regions. Out: candidates, K = templates x samples per region, in a fixed order. An answer that failed, or that is empty, is dropped with its
-reason; an answer cut by the token limit is kept and marked (its closed boxes are still good).
+In: regions. Out: descriptions, K = templates x samples per region, in a fixed order. An answer that failed, that is empty, or that breaks off at the
+token limit is dropped with its reason, and keeps its number.
 The paper's count of candidates and its sampling are unknown; the defaults are ours.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from spr.dialects import Dialect
 from spr.ports import Describer
 from spr.prompts import TEMPLATES, Template, question, template_named
-from spr.types import Answer, Candidate, Dropped, Query, Region, Sampling
+from spr.types import Answer, Description, Dropped, Query, Region, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ def queries_of(region: Region, config: DescribeConfig, dialect: Dialect, templat
 
 def candidates_of(
     region: Region, queries: Sequence[Query], answers: Sequence[Sequence[Answer]], config: DescribeConfig
-) -> tuple[list[Candidate], list[Dropped]]:
-    """The candidates of one region; failed and empty answers are dropped with a reason."""
-    kept: list[Candidate] = []
+) -> tuple[list[Description], list[Dropped]]:
+    """The descriptions of one region; failed, empty and cut answers are dropped with a reason."""
+    kept: list[Description] = []
     dropped: list[Dropped] = []
     index = 0
     for name, query, samples in zip(config.templates, queries, answers, strict=True):
@@ -57,8 +57,10 @@ def candidates_of(
                 dropped.append(Dropped(candidate_id, "answer_failed", answer.failed))
             elif not answer.text.strip():
                 dropped.append(Dropped(candidate_id, "empty_answer"))
+            elif not answer.stopped:
+                dropped.append(Dropped(candidate_id, "answer_cut", f"no end within {config.max_new_tokens} tokens: …{answer.text[-40:]}"))
             else:
-                kept.append(Candidate(candidate_id, region.region_id, index, name, query.prompt, answer.text, answer.stopped))
+                kept.append(Description(candidate_id, region.region_id, index, name, query.prompt, answer.text))
             index += 1
     return kept, dropped
 
@@ -70,12 +72,12 @@ def describe(
     config: DescribeConfig,
     seed: int,
     templates: Mapping[str, Template] = TEMPLATES,
-) -> tuple[list[Candidate], list[Dropped]]:
-    """All candidates of some regions, in order of region, template, sample."""
+) -> tuple[list[Description], list[Dropped]]:
+    """All descriptions of some regions, in order of region, template, sample."""
     sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens, seed)
     per_region = [queries_of(region, config, dialect, templates) for region in regions]
     answers = iter(describer.answer([q for queries in per_region for q in queries], sampling))
-    kept: list[Candidate] = []
+    kept: list[Description] = []
     dropped: list[Dropped] = []
     for region, queries in zip(regions, per_region, strict=True):
         rows, lost = candidates_of(region, queries, [next(answers) for _ in queries], config)

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from spr.boxes import as_boxes, match, sanitize
 from spr.dialects import Dialect
 from spr.prompts import CANONICAL, TEMPLATES, Template, question
-from spr.types import Box, Dropped, Frame, GroundedText, Pair, Region, Score, ScoredCandidate, Span, TrainingPair
+from spr.types import Box, Candidate, Dropped, Frame, GroundedText, Pair, Region, Score, ScoredCandidate, Span, TrainingPair
 
 Unmatched: TypeAlias = Literal["unbox", "drop_clause", "keep"]
 
@@ -58,20 +58,25 @@ def refine(
     return dialect.replace_boxes(g, edits, frame)
 
 
-def _clause(text: str, span: Span) -> Span:
-    """The clause around a span: a JSON object with its comma, or the text up to the nearest of . ; , and line ends."""
-    start, end = span
+def _clause(g: GroundedText, m: int) -> Span:
+    """The clause of mention m with its separator: from the box before it, or the nearest of `, . ; :`, to its end.
+
+    The first clause of a text goes with the separator after it; a JSON object goes with its comma.
+    """
+    text, (start, end) = g.text, g.mentions[m].span
     if text[start : start + 1] == "{":
         after = re.compile(r"\s*,\s*").match(text, end)
         if after:
             return start, after.end()
         before = re.compile(r",\s*$").search(text[:start])
         return (before.start(), end) if before else (start, end)
-    while start > 0 and text[start - 1] not in ".;,\n":
+    least = max((mention.span[1] for mention in g.mentions if mention.span[1] <= start), default=0)
+    while start > least and text[start - 1] not in ",.;:\n":
         start -= 1
-    while end < len(text) and text[end] not in ".;,\n":
-        end += 1
-    return start, min(end + 1, len(text))
+    if start > least and text[start - 1] in ",.;:":
+        return start - 1, end
+    after = re.compile(r"\s*(?:[,;:]|and\b)\s*").match(text, end) if not text[:start].strip() else None
+    return start, after.end() if after else end
 
 
 def _drop_clauses(g: GroundedText, emptied: set[int], edits: dict[tuple[int, int], Box | None], dialect: Dialect, frame: Frame) -> GroundedText:
@@ -79,7 +84,7 @@ def _drop_clauses(g: GroundedText, emptied: set[int], edits: dict[tuple[int, int
     cuts: list[Span] = []
     kept = [mention.span for m, mention in enumerate(g.mentions) if m not in emptied]
     for m in sorted(emptied):
-        start, end = _clause(g.text, g.mentions[m].span)
+        start, end = _clause(g, m)
         if not any(s < end and start < e for s, e in kept):
             cuts.append((start, end))
     edited = dialect.replace_boxes(g, edits, frame)
@@ -104,38 +109,44 @@ def with_lambda(score: Score, lam: float) -> Score:
     return replace(score, total=lam * score.semantic + (1.0 - lam) * score.localization)
 
 
-def choose_pair(candidates: Sequence[ScoredCandidate], min_margin: float = 0.05, min_chosen_boxes: float = 0.5) -> Pair | Dropped:
+def choose_pair(item_id: str, candidates: Sequence[Candidate], min_margin: float = 0.05) -> Pair | Dropped:
     """Best refined against worst original answer of one region; ties go to the lower candidate index.
 
-    Dropped reasons: too_few_scored (fewer than two), same_text, small_margin (gap < min_margin), boxes_lost (the chosen answer has fewer than
-    min_chosen_boxes times the boxes of the rejected one).
+    Dropped reasons: too_few_scored (fewer than two originals, or no refinement, with a score), same_text, small_margin (gap < min_margin).
     """
-    region_id = candidates[0].region_id if candidates else ""
     ranked = sorted(candidates, key=lambda c: c.index)
-    originals = [(c.score.total, c) for c in ranked if c.score.total is not None]
-    refined = [(c.refined_score.total, c) for c in ranked if c.refined_score.total is not None]
+    originals = [(c.original.total, c) for c in ranked if c.original.total is not None]
+    refined = [(c.refined.total, c) for c in ranked if c.refined.total is not None]
     if len(originals) < 2 or not refined:
-        return Dropped(region_id, "too_few_scored", f"{len(originals)} of {len(candidates)} candidates have a score, expected at least 2")
+        return Dropped(item_id, "too_few_scored", f"{len(originals)} of {len(candidates)} candidates have a score, expected at least 2")
     worst_total, worst = min(originals, key=lambda pair: pair[0])
     best_total, best = max(refined, key=lambda pair: pair[0])
-    margin = best_total - worst_total
     if best.refined_text == worst.text:
-        return Dropped(region_id, "same_text")
-    if margin < min_margin:
-        return Dropped(region_id, "small_margin", f"{margin:.4f} < {min_margin}")
-    if best.refined_boxes < min_chosen_boxes * worst.boxes:
-        return Dropped(region_id, "boxes_lost", f"chosen {best.refined_boxes}, rejected {worst.boxes}")
-    return Pair(best.refined_text, worst.text, best.index, worst.index, best.refined_score, worst.score, margin)
+        return Dropped(item_id, "same_text")
+    if best_total - worst_total < min_margin:
+        return Dropped(item_id, "small_margin", f"{best_total - worst_total:.4f} < {min_margin}")
+    return Pair(best.refined_text, worst.text, best.index, worst.index)
 
 
 def pair_region(
-    region: Region, candidates: Sequence[ScoredCandidate], dialect: Dialect, config: PairConfig, templates: Mapping[str, Template] = TEMPLATES
+    region: Region, scored: Sequence[ScoredCandidate], dialect: Dialect, config: PairConfig, templates: Mapping[str, Template] = TEMPLATES
 ) -> TrainingPair | Dropped:
-    """The training pair of a region: the canonical prompt with the two answers."""
-    weighed = [replace(c, score=with_lambda(c.score, config.lam), refined_score=with_lambda(c.refined_score, config.lam)) for c in candidates]
-    pair = choose_pair(weighed, config.min_margin, config.min_chosen_boxes)
+    """The training pair of a region: the canonical prompt with the two answers.
+
+    Dropped reasons: those of `choose_pair`; boxes_lost (the chosen answer has fewer than min_chosen_boxes times the boxes of the rejected one).
+    """
+    rows = {c.index: c for c in scored}
+    candidates = {
+        c.index: Candidate(c.index, c.text, c.refined_text, with_lambda(c.score, config.lam), with_lambda(c.refined_score, config.lam))
+        for c in scored
+    }
+    pair = choose_pair(region.region_id, list(candidates.values()), config.min_margin)
     if isinstance(pair, Dropped):
-        return replace(pair, item_id=region.region_id)
+        return pair
+    boxes, before = rows[pair.chosen_index].refined_boxes, rows[pair.rejected_index].boxes
+    if boxes < config.min_chosen_boxes * before:
+        return Dropped(region.region_id, "boxes_lost", f"chosen {boxes}, rejected {before}")
+    chosen, rejected = candidates[pair.chosen_index].refined, candidates[pair.rejected_index].original
     return TrainingPair(
         pair_id=region.region_id,
         image=region.image,
@@ -145,11 +156,12 @@ def pair_region(
         prompt=question(config.prompt, region, dialect, templates),
         chosen=pair.chosen,
         rejected=pair.rejected,
-        margin=pair.margin,
+        margin=(chosen.total or 0.0) - (rejected.total or 0.0),
         chosen_index=pair.chosen_index,
         rejected_index=pair.rejected_index,
-        chosen_score=pair.chosen_score,
-        rejected_score=pair.rejected_score,
+        chosen_score=chosen,
+        rejected_score=rejected,
+        reference=rows[pair.rejected_index].reference,
     )
 
 

@@ -32,7 +32,7 @@ from spr.rounds import FOLDER as ROUNDS
 from spr.rounds import later_rounds, round_runs
 from spr.scoring import score
 from spr.training.config import TrainConfig, TrainResult
-from spr.types import Candidate, Dropped, ImageRecord, Region, ScoredCandidate, TrainingPair
+from spr.types import Description, Dropped, ImageRecord, Region, ScoredCandidate, TrainingPair
 from spr.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store
 
 STAGES = ("index", "regions", "describe", "score", "pair", "train", "evaluate", "report")
@@ -46,7 +46,7 @@ FOLDERS: Mapping[str, str] = {
     "evaluate": "evaluation",
     "report": "report.html",
 }
-ScoredRegion: TypeAlias = tuple[Region, list[Candidate]]
+ScoredRegion: TypeAlias = tuple[Region, list[Description]]
 MODELS = ("base", "spr")  # evaluated models: the user's, and the same with the run's adapter (on the command line also called "adapter")
 
 
@@ -171,7 +171,7 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
 # --- describe, score, pair -----------------------------------------------------------------------------------------------------------------
 
 
-def _describe_work(config: Config, adapter: str | None) -> Callable[[Sequence[Region]], ShardResult[Candidate]]:
+def _describe_work(config: Config, adapter: str | None) -> Callable[[Sequence[Region]], ShardResult[Description]]:
     dialect = dialect_of(config)
     describer, templates = build_describer(config, image_store(config), adapter), templates_with(config.prompts)
     return lambda regions: describe(regions, describer, dialect, config.describe, config.seed, templates)
@@ -190,7 +190,7 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
             "prompts": _prompts(config, config.describe.templates),
             "seed": config.seed,
         },
-        Candidate,
+        Description,
         partial(_describe_work, config, None),
         {"batching": config.model.batching},
     )
@@ -216,7 +216,7 @@ def _by_region(rows: Iterable[Any]) -> dict[str, list[Any]]:
 
 def do_score(config: Config, run: Run, progress: Progress) -> None:
     """Candidates -> run/scores. The unit of work is an image with all its regions, so that batches do not depend on the shards."""
-    candidates = _by_region(run.iter_stage(Candidate, FOLDERS["describe"]))
+    candidates = _by_region(run.iter_stage(Description, FOLDERS["describe"]))
     regions = run.read_stage(Region, FOLDERS["regions"])
     images = [[(r, candidates.get(r.region_id, [])) for r in group] for _, group in groupby(regions, key=lambda r: r.image_id)]
     stage = Stage(

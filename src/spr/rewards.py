@@ -20,7 +20,7 @@ from spr.dialects import Dialect
 from spr.pairing import with_lambda
 from spr.ports import Detector, ImageTextScorer
 from spr.scoring import PAPER_LAMBDA, ScoreConfig, score_region
-from spr.types import Box, Candidate, Region, RegionObject, Score
+from spr.types import Box, Description, Region, RegionObject, Score
 
 Completion: TypeAlias = str | Sequence[Mapping[str, Any]]
 TrlReward: TypeAlias = Callable[..., list[float | None]]
@@ -43,11 +43,11 @@ class SpatialReward:
     Without `scorer` there is no semantic part, and therefore no total, unless `lam` is 0: then the boxes alone are rewarded.
     """
 
+    scorer: ImageTextScorer | None
+    detector: Detector | None
     dialect: Dialect
-    scorer: ImageTextScorer | None = None
-    detector: Detector | None = None
-    config: ScoreConfig = field(default_factory=ScoreConfig)
     lam: float = PAPER_LAMBDA
+    config: ScoreConfig = field(default_factory=ScoreConfig)
 
     def __call__(self, image: str, region: Region, text: str) -> Score:
         """The score of one answer about a region of `image` (the path that scorer and detector load)."""
@@ -56,7 +56,7 @@ class SpatialReward:
     def scores(self, image: str, region: Region, texts: Sequence[str]) -> list[Score]:
         """The scores of several answers about one region, computed together: crops, phrases and texts are encoded once."""
         region = replace(region, image=image)
-        candidates = [Candidate(f"{region.region_id}/{i}", region.region_id, i, "", "", text, True) for i, text in enumerate(texts)]
+        candidates = [Description(f"{region.region_id}/{i}", region.region_id, i, "", "", text) for i, text in enumerate(texts)]
         boxes_alone = self.scorer is None and self.lam == 0.0
         rows = score_region(region, candidates, self.dialect, _Silent() if boxes_alone else self.scorer, self.detector, self.config)
         scores = [with_lambda(row.score, self.lam) for row in rows]

@@ -22,7 +22,7 @@ from spr.boxes import Boxes, as_boxes, inside, iou_matrix, nms, sanitize
 from spr.dialects import Dialect
 from spr.pairing import Unmatched, refine
 from spr.ports import Detector, ImageTextScorer
-from spr.types import Box, Candidate, Detection, Dropped, GroundedText, Region, Score, ScoredCandidate
+from spr.types import Box, Description, Detection, Dropped, GroundedText, Region, Score, ScoredCandidate
 
 PAPER_LAMBDA = 0.8  # paper, section 3.3
 
@@ -160,7 +160,7 @@ def _cosines(region: Region, texts: Sequence[GroundedText], scorer: ImageTextSco
 
 def score_region(
     region: Region,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Description],
     dialect: Dialect,
     scorer: ImageTextScorer | None,
     detector: Detector | None,
@@ -200,7 +200,7 @@ def score_region(
 
 
 def score(
-    items: Sequence[tuple[Region, Sequence[Candidate]]],
+    items: Sequence[tuple[Region, Sequence[Description]]],
     dialect: Dialect,
     scorer: ImageTextScorer | None,
     detector: Detector | None,

@@ -123,8 +123,8 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One description of a region by the user's model (method 2.2)."""
+class Description:
+    """One description of a region by the user's model (method 2.2): a row of candidates/."""
 
     candidate_id: str  # "<region_id>/<index>"
     region_id: str
@@ -132,7 +132,6 @@ class Candidate:
     template: str  # name of the prompt template
     prompt: str  # the question as put to the model, before its chat template
     text: str  # the raw answer
-    stopped: bool  # False: cut by max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ScoredCandidate:
-    """A candidate, its refinement (method 2.5), and the score of each. `boxes` counts the readable boxes of each text."""
+    """A description, its refinement (method 2.5), and the score of each. `boxes` counts the readable boxes of each text."""
 
     candidate_id: str
     region_id: str
@@ -169,16 +168,24 @@ class ScoredCandidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """What choosing a pair needs to know of a description: its text, its refinement, and the score of each."""
+
+    index: int
+    text: str
+    refined_text: str
+    original: Score
+    refined: Score
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """Chosen (best refined) against rejected (worst original) answer to one prompt (method 2.5)."""
+    """Chosen (best refined) against rejected (worst original) answer to one prompt (method 2.5), with the indices of their candidates."""
 
     chosen: str
     rejected: str
     chosen_index: int
     rejected_index: int
-    chosen_score: Score
-    rejected_score: Score
-    margin: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +205,7 @@ class TrainingPair:
     rejected_index: int
     chosen_score: Score
     rejected_score: Score
+    reference: tuple[Box, ...] = ()  # G of the rejected answer: which of its boxes are nearly right
 
     @property
     def frame(self) -> Frame:

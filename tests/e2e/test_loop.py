@@ -15,7 +15,7 @@ from spr.cli import run_cli
 from spr.evaluation.metrics import accuracy_at_iou
 from spr.scenes.files import SplitFiles, write_split
 from spr.scenes.language import PROMPTS, WHERE
-from spr.types import Candidate, Prediction, ScoredCandidate, TrainingPair
+from spr.types import Description, Prediction, ScoredCandidate, TrainingPair
 
 STEPS = ("regions", "candidates", "scores", "pairs")
 
@@ -83,7 +83,7 @@ def _bytes(run: Run, folders: Sequence[str] = STEPS) -> dict[str, bytes]:
 
 def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
     run, _ = finished
-    candidates = run.read_stage(Candidate, "candidates")
+    candidates = run.read_stage(Description, "candidates")
     scored = run.read_stage(ScoredCandidate, "scores")
     assert len(candidates) == len(scored) > 0
     assert any(c.score.total is not None for c in scored)
@@ -157,7 +157,7 @@ def test_shards_of_any_size_hold_the_same_texts(finished: tuple[Run, Path], tmp_
     run, config = finished
     other = Run(str(tmp_path / "other"))
     _spr("run", str(config), "--until", "pair", "--set", f"run={other.root}", "--set", f"runtime.shard_size={size}")
-    assert [c.text for c in other.iter_stage(Candidate, "candidates")] == [c.text for c in run.iter_stage(Candidate, "candidates")]
+    assert [c.text for c in other.iter_stage(Description, "candidates")] == [c.text for c in run.iter_stage(Description, "candidates")]
     assert other.read_stage(TrainingPair, "pairs") == run.read_stage(TrainingPair, "pairs")
 
 

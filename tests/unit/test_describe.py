@@ -29,13 +29,17 @@ def test_candidates_come_in_order_of_template_and_sample() -> None:
     ]
 
 
-def test_a_failed_and_an_empty_answer_are_dropped_and_keep_their_number() -> None:
+def test_a_failed_an_empty_and_a_cut_answer_are_dropped_and_keep_their_number() -> None:
     def script(query: Query, k: int) -> str | Answer:
-        return [Answer("", failed="server gone"), "  ", Answer("a cat", stopped=False)][k]
+        return [Answer("", failed="server gone"), "  ", Answer("a cat [1, 2", stopped=False), "a cat"][k]
 
-    kept, dropped = describe([REGION], ScriptedDescriber(script), FERRET, DescribeConfig(templates=("plain",), samples=3), seed=0)
-    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [("i#0/0", "answer_failed", "server gone"), ("i#0/1", "empty_answer", "")]
-    assert [(c.candidate_id, c.stopped) for c in kept] == [("i#0/2", False)]  # cut by the token limit: kept and marked
+    kept, dropped = describe([REGION], ScriptedDescriber(script), FERRET, DescribeConfig(templates=("plain",), samples=4), seed=0)
+    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [
+        ("i#0/0", "answer_failed", "server gone"),
+        ("i#0/1", "empty_answer", ""),
+        ("i#0/2", "answer_cut", "no end within 512 tokens: …a cat [1, 2"),
+    ]
+    assert [c.candidate_id for c in kept] == ["i#0/3"]
 
 
 def test_only_the_templates_with_a_crop_send_one() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spr.boxes import iou
 from spr.dialects import get_dialect
 from spr.pairing import PairConfig, choose_pair, make_pairs, refine, with_lambda
-from spr.types import Box, Dropped, Frame, Pair, Region, RegionObject, Score, ScoredCandidate
+from spr.types import Box, Candidate, Dropped, Frame, Pair, Region, RegionObject, Score, ScoredCandidate
 
 FRAME = Frame(1000, 1000)
 FERRET = get_dialect("ferret")
@@ -27,7 +27,15 @@ B: Box = (300.0, 300.0, 400.0, 400.0)
         ("a cat [0, 0, 100, 50].", "unbox", "a cat [0, 0, 100, 100].", "IoU exactly 0.5 counts"),
         ("a cat [0, 0, 100, 49].", "unbox", "a cat.", "IoU 0.49: the box goes, the phrase stays"),
         ("a cat [0, 0, 100, 49].", "keep", "a cat [0, 0, 100, 49].", "option keep"),
-        ("a cat [0, 0, 100, 80], a dog [600, 600, 700, 700].", "drop_clause", "a cat [0, 0, 100, 100],", "option drop_clause: the clause goes too"),
+        ("a cat [0, 0, 100, 80], a dog [600, 600, 700, 700].", "drop_clause", "a cat [0, 0, 100, 100].", "option drop_clause: from the box before"),
+        ("I see. A dog [600, 600, 700, 700].", "drop_clause", "I see.", "drop_clause: from the sign before, which goes along"),
+        (
+            "a dog [600, 600, 700, 700], a cat [0, 0, 100, 80].",
+            "drop_clause",
+            "a cat [0, 0, 100, 100].",
+            "drop_clause: the first with the sign after",
+        ),
+        ("a dog [600, 600, 700, 700].", "drop_clause", ".", "drop_clause: nothing is left to say"),
         ("a cat [0, 0, 100, 70], a cat [0, 0, 100, 90].", "unbox", "a cat, a cat [0, 0, 100, 100].", "one-to-one, best IoU first"),
         ("no box at all", "unbox", "no box at all", "nothing to do"),
     ],
@@ -58,34 +66,34 @@ def test_refined_boxes_are_references_up_to_the_rounding_of_the_notation(raw: li
     assert again.text == better.text  # refining what is refined changes nothing
 
 
-def _candidate(
-    index: int, total: float | None, refined: float | None, text: str = "", refined_text: str = "", boxes: tuple[int, int] = (2, 2)
-) -> ScoredCandidate:
-    def of(value: float | None) -> Score:
-        return Score(value, value, value, value, value, None if value is not None else "no_reference")
+def _score(value: float | None) -> Score:
+    return Score(value, value, value, value, value, None if value is not None else "no_reference")
 
-    return ScoredCandidate(
-        f"r/{index}", "r", index, text or f"text {index}", of(total), boxes[0], refined_text or f"better {index}", of(refined), boxes[1], (A,), 1
-    )
+
+def _candidate(index: int, total: float | None, refined: float | None, text: str = "", refined_text: str = "") -> Candidate:
+    return Candidate(index, text or f"text {index}", refined_text or f"better {index}", _score(total), _score(refined))
+
+
+def _row(index: int, total: float, refined: float, boxes: tuple[int, int] = (2, 2)) -> ScoredCandidate:
+    return ScoredCandidate(f"r/{index}", "r", index, f"text {index}", _score(total), boxes[0], f"better {index}", _score(refined), boxes[1], (A,), 1)
 
 
 def test_best_refined_against_worst_original() -> None:
-    pair = choose_pair([_candidate(0, 0.3, 0.4), _candidate(1, 0.1, 0.5), _candidate(2, 0.2, 0.9)])
+    pair = choose_pair("r", [_candidate(0, 0.3, 0.4), _candidate(1, 0.1, 0.5), _candidate(2, 0.2, 0.9)])
     assert isinstance(pair, Pair)
     assert (pair.chosen, pair.rejected) == ("better 2", "text 1")
-    assert pair.margin == pytest.approx(0.8)
 
 
 def test_the_same_candidate_may_be_both() -> None:
     """Its refinement can be the best although the original is the worst: that is what refinement is for."""
-    pair = choose_pair([_candidate(0, 0.1, 0.9), _candidate(1, 0.2, 0.3)])
+    pair = choose_pair("r", [_candidate(0, 0.1, 0.9), _candidate(1, 0.2, 0.3)])
     assert isinstance(pair, Pair)
     assert (pair.chosen_index, pair.rejected_index) == (0, 0)
 
 
 def test_ties_go_to_the_lower_index_whatever_the_order_of_rows() -> None:
     rows = [_candidate(k, 0.2, 0.8) for k in range(4)]
-    pair = choose_pair(list(reversed(rows)))
+    pair = choose_pair("r", list(reversed(rows)))
     assert isinstance(pair, Pair)
     assert (pair.chosen_index, pair.rejected_index) == (0, 0)
 
@@ -98,21 +106,16 @@ def test_ties_go_to_the_lower_index_whatever_the_order_of_rows() -> None:
         ([_candidate(0, 0.1, 0.9), _candidate(1, None, 0.9)], "too_few_scored", "only one has a score"),
         ([_candidate(0, 0.5, 0.5, "same", "same"), _candidate(1, 0.6, 0.4)], "same_text", "chosen == rejected"),
         ([_candidate(0, 0.50, 0.549), _candidate(1, 0.52, 0.53)], "small_margin", "gap 0.049 < 0.05"),
-        (
-            [_candidate(0, 0.1, 0.9, boxes=(4, 1)), _candidate(1, 0.2, 0.3, boxes=(4, 4))],
-            "boxes_lost",
-            "1 < half of 4: refinement may not win by silence",
-        ),
     ],
 )
-def test_no_pair_has_a_reason(rows: list[ScoredCandidate], reason: str, why: str) -> None:
-    found = choose_pair(rows)
+def test_no_pair_has_a_reason(rows: list[Candidate], reason: str, why: str) -> None:
+    found = choose_pair("r", rows)
     assert isinstance(found, Dropped), why
-    assert found.reason == reason, why
+    assert (found.item_id, found.reason) == ("r", reason), why
 
 
 def test_a_gap_of_exactly_the_margin_is_enough() -> None:
-    assert isinstance(choose_pair([_candidate(0, 0.25, 0.5), _candidate(1, 0.5, 0.3)], min_margin=0.25), Pair)
+    assert isinstance(choose_pair("r", [_candidate(0, 0.25, 0.5), _candidate(1, 0.5, 0.3)], min_margin=0.25), Pair)
 
 
 def test_another_lambda_needs_the_components_only() -> None:
@@ -122,12 +125,22 @@ def test_another_lambda_needs_the_components_only() -> None:
     assert with_lambda(unscored, 0.5) == unscored
 
 
+REGION = Region("r", "img", "img", 1000, 1000, 0, (0.0, 0.0, 500.0, 500.0), "0", (RegionObject("0", "cat", A),))
+
+
+def test_refinement_may_not_win_by_silence() -> None:
+    """1 box against 4: less than half of the rejected answer's."""
+    _, dropped = make_pairs([(REGION, [_row(0, 0.1, 0.9, boxes=(4, 1)), _row(1, 0.2, 0.3, boxes=(4, 4))])], FERRET, PairConfig())
+    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [("r", "boxes_lost", "chosen 1, rejected 4")]
+
+
 def test_the_prompt_of_a_pair_is_the_canonical_question() -> None:
     """Whatever prompt produced a candidate, the policy learns to answer the plain question (method 2.2)."""
-    region = Region("r", "img", "img", 1000, 1000, 0, (0.0, 0.0, 500.0, 500.0), "0", (RegionObject("0", "cat", A),))
-    pairs, dropped = make_pairs([(region, [_candidate(0, 0.1, 0.9), _candidate(1, 0.2, 0.3)])], FERRET, PairConfig())
+    pairs, dropped = make_pairs([(REGION, [_row(0, 0.1, 0.9), _row(1, 0.2, 0.3)])], FERRET, PairConfig())
     assert dropped == []
     assert pairs[0].prompt == "Describe the objects in the region [0, 0, 500, 500] in detail, with their locations."
-    none, lost = make_pairs([(region, [])], FERRET, PairConfig())
+    assert pairs[0].margin == pytest.approx(0.8)
+    assert pairs[0].reference == (A,)
+    none, lost = make_pairs([(REGION, [])], FERRET, PairConfig())
     assert none == []
     assert [(d.item_id, d.reason) for d in lost] == [("r", "too_few_scored")]

@@ -11,7 +11,7 @@ from spr.dialects import get_dialect
 from spr.models.scripted import ScriptedDetector, ScriptedScorer
 from spr.rewards import SpatialReward, region_of, text_of
 from spr.scoring import ScoreConfig, score
-from spr.types import Candidate, Region, RegionObject
+from spr.types import Description, Region, RegionObject
 
 FERRET = get_dialect("ferret")
 # A 1000 x 1000 image, so that Ferret's numbers are pixels. Two annotated objects; the detector finds a third one, a tree.
@@ -35,11 +35,11 @@ TEXTS = (
     "nothing here",
     "a cat [1, 2, 3",
 )
-REWARD = SpatialReward(FERRET, SCORER, DETECTOR)
+REWARD = SpatialReward(SCORER, DETECTOR, FERRET)
 
 
 def offline(texts: tuple[str, ...]) -> list[float | None]:
-    candidates = [Candidate(f"a#0/{i}", "a#0", i, "plain", "?", t, True) for i, t in enumerate(texts)]
+    candidates = [Description(f"a#0/{i}", "a#0", i, "plain", "?", t) for i, t in enumerate(texts)]
     rows, _ = score([(REGION, candidates)], FERRET, SCORER, DETECTOR, ScoreConfig())
     return [row.score.total for row in rows]
 
@@ -84,14 +84,14 @@ def test_image_paths_of_the_data_set_win() -> None:
 
 def test_boxes_alone() -> None:
     """Without a dual encoder there is a total only when its part has no weight: S_loc itself."""
-    assert SpatialReward(FERRET).scores("a.png", REGION, TEXTS[:1])[0].unscored == "no_semantic_score"
-    found = SpatialReward(FERRET, lam=0.0)("a.png", REGION, TEXTS[0])
+    assert SpatialReward(None, None, FERRET).scores("a.png", REGION, TEXTS[:1])[0].unscored == "no_semantic_score"
+    found = SpatialReward(None, None, FERRET, lam=0.0)("a.png", REGION, TEXTS[0])
     assert found.total == pytest.approx(0.5)
     assert found.semantic is None
 
 
 def test_lambda_is_that_of_stage_pair() -> None:
-    found = SpatialReward(FERRET, SCORER, DETECTOR, lam=0.5)("a.png", REGION, TEXTS[0])
+    found = SpatialReward(SCORER, DETECTOR, FERRET, lam=0.5)("a.png", REGION, TEXTS[0])
     assert found.total == pytest.approx(0.5 * 0.2 + 0.5 * 0.5)
 
 

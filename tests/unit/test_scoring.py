@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spr.dialects import get_dialect
 from spr.scoring import References, ScoreConfig, combine, join_detections, localization_score, references_of, score, score_text
-from spr.types import Box, Candidate, Detection, Frame, Region, RegionObject
+from spr.types import Box, Description, Detection, Frame, Region, RegionObject
 
 FRAME = Frame(1000, 1000)
 FERRET = get_dialect("ferret")
@@ -162,8 +162,8 @@ class _Detector:
         return [list(self.found.get(p, [])) for p in phrases]
 
 
-def _candidate(index: int, text: str) -> Candidate:
-    return Candidate(f"img#0/{index}", "img#0", index, "plain", "?", text, True)
+def _candidate(index: int, text: str) -> Description:
+    return Description(f"img#0/{index}", "img#0", index, "plain", "?", text)
 
 
 def test_one_region_from_texts_to_scores() -> None:
