@@ -142,7 +142,7 @@ _add_stage("report", "One self-contained HTML file about the run.")
 @app.command()
 def train(
     config: ConfigPath,
-    merge: Annotated[Path | None, typer.Option("--merge", metavar="DIR", help="Also write the merged weights there.")] = None,
+    merge: Annotated[Path | None, typer.Option("--merge", metavar="DIR", help="Also write merged weights there, one folder per adapter.")] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
     debug: Debug = False,
@@ -152,16 +152,17 @@ def train(
     if merge is not None:
         from spr.artifacts import Run
         from spr.training.merge import merge_adapter
-        from spr.wiring import load_config
+        from spr.wiring import load_config, trainings
 
         loaded = load_config(config, overrides or [])
-        merge_adapter(loaded.model.folder, Run(loaded.run).path("adapter"), str(merge))
+        for name in trainings(loaded):
+            merge_adapter(loaded.model.folder, Run(loaded.run).path("adapter", name), str(merge / name))
 
 
 @app.command()
 def evaluate(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]")] = None,
-    models: Annotated[str, typer.Option(help="Comma-separated: base, spr (also called adapter).")] = "base,spr",
+    models: Annotated[str, typer.Option(help="Comma-separated: base, names of adapters, adapter (all of them).")] = "base,adapter",
     predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Score answers produced elsewhere.")] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = None,

@@ -66,6 +66,25 @@ class Progress:
         """The piece of work is finished."""
 
 
+class Named(Progress):
+    """Passes progress on under another name."""
+
+    def __init__(self, inner: Progress, name: str) -> None:
+        self._inner, self._name = inner, name
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        """The same work, called by the other name."""
+        self._inner.start(self._name, total, done)
+
+    def advance(self, count: int) -> None:
+        """As the inner one."""
+        self._inner.advance(count)
+
+    def end(self, message: str = "") -> None:
+        """As the inner one."""
+        self._inner.end(message)
+
+
 def digest_of(config: Mapping[str, Any]) -> str:
     """SHA-256 (first 16 hex digits) of a configuration, independent of the order of keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]

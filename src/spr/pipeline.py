@@ -24,7 +24,7 @@ from spr.data.index import build_index, open_index
 from spr.describe import describe
 from spr.errors import ConfigError, DataError, unknown_name
 from spr.evaluation.stage import evaluate_all
-from spr.executor import Progress, ShardResult, Stage, claim, run_stage, set_threads, versions
+from spr.executor import Named, Progress, ShardResult, Stage, claim, run_stage, set_threads, versions
 from spr.pairing import make_pairs
 from spr.prompts import templates_with
 from spr.regions import draw_regions, select_images
@@ -33,7 +33,7 @@ from spr.rounds import later_rounds, round_runs
 from spr.scoring import score
 from spr.training.config import TrainConfig, TrainResult
 from spr.types import Description, Dropped, ImageRecord, Region, ScoredCandidate, TrainingPair
-from spr.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store
+from spr.wiring import BASE, Config, build_describer, build_detector, build_scorer, dialect_of, image_store, trainings
 
 STAGES = ("index", "regions", "describe", "score", "pair", "train", "evaluate", "report")
 FOLDERS: Mapping[str, str] = {
@@ -47,7 +47,6 @@ FOLDERS: Mapping[str, str] = {
     "report": "report.html",
 }
 ScoredRegion: TypeAlias = tuple[Region, list[Description]]
-MODELS = ("base", "spr")  # evaluated models: the user's, and the same with the run's adapter (on the command line also called "adapter")
 
 
 def check_stage(name: str) -> str:
@@ -92,11 +91,12 @@ def _need_files(section: Any, progress: Progress) -> None:
     ensure_world(_texts(asdict(section)), progress.start, progress.advance, progress.end)
 
 
-def upstream_digest(run: Run, stage: str) -> str:
-    """Digest of a finished stage. Raises DataError when it is not finished."""
-    value = run.read_json(FOLDERS[stage], "_stage.json")
+def upstream_digest(run: Run, stage: str, *inner: str) -> str:
+    """Digest of a finished stage (of one adapter, `inner`, of stage train). Raises DataError when it is not finished."""
+    folder = (FOLDERS[stage], *inner)
+    value = run.read_json(*folder, "_stage.json")
     if value is None:
-        raise DataError(f"{run.path(FOLDERS[stage])}: stage {stage!r} is not finished; run `spr {stage}` first, or `spr run`")
+        raise DataError(f"{run.path(*folder)}: stage {stage!r} is not finished; run `spr {stage}` first, or `spr run`")
     return str(value["digest"])
 
 
@@ -265,13 +265,17 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
 
 
 def do_train(config: Config, run: Run, progress: Progress) -> None:
-    """Pairs -> run/adapter (a normal PEFT adapter); then the later rounds, if the configuration asks for them."""
-    section = {"upstream": upstream_digest(run, "pair"), "train": asdict(config.train), "model": _model_identity(config), "seed": config.seed}
-    digest = claim(run, "train", (FOLDERS["train"],), section)
-    if run.read_json(FOLDERS["train"], "_stage.json") is None:
-        result = train_on(config, run.read_stage(TrainingPair, FOLDERS["pair"]), run.path(FOLDERS["train"]), config.train, config.seed, progress)
-        row = {"stage": "train", "digest": digest, "config": section, **asdict(result), "versions": versions()}
-        run.write_json(row, FOLDERS["train"], "_stage.json")
+    """Pairs -> run/adapter/<name>, each a normal PEFT adapter; then the later rounds, if the configuration asks for them."""
+    upstream = upstream_digest(run, "pair")
+    for name, training in trainings(config).items():
+        folder = (FOLDERS["train"], name)
+        section = {"upstream": upstream, "train": asdict(training), "model": _model_identity(config), "seed": config.seed}
+        digest = claim(run, "train", folder, section)
+        if run.read_json(*folder, "_stage.json") is None:
+            pairs = run.read_stage(TrainingPair, FOLDERS["pair"])
+            result = train_on(config, pairs, run.path(*folder), training, config.seed, Named(progress, f"train {name}"))
+            row = {"stage": "train", "digest": digest, "config": section, **asdict(result), "versions": versions()}
+            run.write_json(row, *folder, "_stage.json")
     later_rounds(config, run, progress, (do_describe, do_score, do_pair, do_train))
 
 
@@ -294,17 +298,19 @@ def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, section: T
     )
 
 
-def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[str] = MODELS) -> None:
-    """Benchmarks x models -> run/evaluation/<benchmark>/<model>/."""
-    names = ["spr" if m == "adapter" else m for m in models]
-    unknown = [m for m in names if m not in MODELS]
+def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[str] = (BASE, "adapter")) -> None:
+    """Benchmarks x models -> run/evaluation/<benchmark>/<model>/. A model is "base" or the name of an adapter; "adapter" means all of them."""
+    trained = trainings(config)
+    unknown = [m for m in models if m not in (BASE, "adapter", *trained)]
     if unknown:
-        raise ConfigError("--models: " + unknown_name("model", unknown[0], [*MODELS, "adapter"]))
-    adapters = {name: run.path(FOLDERS["train"]) if name == "spr" else None for name in names}
-    digests = {name: upstream_digest(run, "train") if name == "spr" else "" for name in names}
-    if "spr" in names:
-        for name, later in round_runs(config, run).items():
-            adapters[name], digests[name] = later.path(FOLDERS["train"]), upstream_digest(later, "train")
+        raise ConfigError("--models: " + unknown_name("model", unknown[0], [BASE, *trained, "adapter"]))
+    adapters: dict[str, str | None] = {}
+    digests: dict[str, str] = {}
+    for name in dict.fromkeys(m for given in models for m in (trained if given == "adapter" else (given,))):
+        adapters[name] = None if name == BASE else run.path(FOLDERS["train"], name)
+        digests[name] = "" if name == BASE else upstream_digest(run, "train", name)
+        for later_name, later in round_runs(config, run, name).items():
+            adapters[later_name], digests[later_name] = later.path(FOLDERS["train"], name), upstream_digest(later, "train", name)
     evaluate_adapters(config, run, adapters, digests, progress)
 
 

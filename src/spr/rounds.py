@@ -1,6 +1,6 @@
 """Rounds (`train.rounds: N`): describe with the adapter of the round before, score, pair, and train on.
 
-In: a run whose first round is trained. Out: rounds/2 … rounds/N inside it, each with the folders of a run; index and regions are the run's own.
+In: a run whose first round is trained. Out: rounds/<adapter>/2 … N inside it, each with the folders of a run; index and regions are the run's own.
 The reference of a later round is the adapter it starts from (its loss starts at ln 2 again), and each round's `_stage.json` says so.
 The paper trains one round; rounds are ours.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from spr.artifacts import Run
 from spr.executor import Progress
-from spr.wiring import Config
+from spr.wiring import Config, trainings
 
 FOLDER = "rounds"
 SHARED = ("index", "regions")
@@ -34,21 +34,23 @@ class LaterRun(Run):
         return self.first._inner(*parts) if parts and parts[0] in SHARED else Run._inner(self, *parts)
 
 
-def round_run(run: Run, number: int) -> Run:
-    """The folder of a round; round 1 is the run itself."""
-    return run if number == 1 else LaterRun(run.path(FOLDER, str(number)), run)
+def round_run(run: Run, name: str, number: int) -> Run:
+    """The folder of a round of an adapter; round 1 is the run itself."""
+    return run if number == 1 else LaterRun(run.path(FOLDER, name, str(number)), run)
 
 
 def later_rounds(config: Config, run: Run, progress: Progress, stages: Sequence[Callable[[Config, Run, Progress], None]]) -> None:
-    """Rounds 2 … N: each runs `stages` (describe, score, pair, train) with the adapter of the round before."""
-    for number in range(2, config.train.rounds + 1):
-        later = round_run(run, number)
-        model = replace(config.model, adapter=round_run(run, number - 1).path(ADAPTER))
-        inner = replace(config, run=later.root, model=model, train=replace(config.train, rounds=1))
-        for stage in stages:
-            stage(inner, later, progress)
+    """Rounds 2 … N of every adapter: each runs `stages` (describe, score, pair, train) with the adapter of the round before."""
+    for name, training in trainings(config).items():
+        for number in range(2, training.rounds + 1):
+            later = round_run(run, name, number)
+            model = replace(config.model, adapter=round_run(run, name, number - 1).path(ADAPTER, name))
+            inner = replace(config, run=later.root, model=model, adapters={name: {**config.adapters[name], "rounds": 1}})
+            for stage in stages:
+                stage(inner, later, progress)
 
 
-def round_runs(config: Config, run: Run) -> Mapping[str, Run]:
-    """Model names of the later rounds for the evaluation, with their folders: spr-round-2 …"""
-    return {f"spr-round-{n}": round_run(run, n) for n in range(2, config.train.rounds + 1)}
+def round_runs(config: Config, run: Run, name: str) -> Mapping[str, Run]:
+    """Model names of the later rounds of a model for the evaluation, with their folders: spr-round-2 … Empty for the base model."""
+    training = trainings(config).get(name)
+    return {f"{name}-round-{n}": round_run(run, name, n) for n in range(2, training.rounds + 1)} if training else {}

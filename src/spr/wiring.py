@@ -6,8 +6,9 @@ really built, inside the functions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,6 +85,9 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     pair: PairConfig = field(default_factory=PairConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    adapters: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {"spr": {}}
+    )  # one training each: a name, and what of `train` it changes
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
@@ -97,9 +101,25 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     templates = templates_with(config.prompts)
     for name in (*config.describe.templates, config.pair.prompt):
         template_named(name, templates)
+    trainings(config)
     if config.model.dialect is not None:
         dialect_of(config)
     return with_absolute_paths(config, Path(path).absolute().parent)
+
+
+BASE = "base"  # the user's model without an adapter, as evaluation names it
+
+
+def trainings(config: Config) -> dict[str, TrainConfig]:
+    """The `train` section of every adapter, by name. Raises ConfigError for a name that cannot be a model's, or a change that cannot be."""
+    found = {}
+    for name, changes in config.adapters.items():
+        if name in (BASE, "adapter") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(f"adapters: found the name {name!r}, expected a folder name other than {BASE!r} and 'adapter'")
+        found[name] = load(TrainConfig, {**asdict(config.train), **changes}, f"adapters.{name}")
+    if not found:
+        raise ConfigError("adapters: found none, expected at least one, e.g. {spr: {}}")
+    return found
 
 
 def with_absolute_paths(config: Config, base: Path) -> Config:

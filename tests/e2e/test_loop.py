@@ -39,6 +39,7 @@ def _config(world: dict[str, SplitFiles], run: Path) -> Path:
         "describe": {"templates": ["plain", "crop_objects"], "samples": 2, "max_new_tokens": 96},
         "pair": {"min_margin": 0.001},
         "train": {"learning_rate": 1e-4},
+        "adapters": {"spr_paper": {}, "spr": {"sft_weight": 1.0, "rejected_coordinates": "none"}},
         "evaluate": {
             "bootstrap": 100,
             "benchmarks": [
@@ -92,7 +93,8 @@ def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
     for pair in pairs:
         assert pair.chosen != pair.rejected
         assert pair.margin > 0
-    assert run.exists("adapter", "adapter_model.safetensors")
+    for name in ("spr_paper", "spr"):
+        assert run.exists("adapter", name, "adapter_model.safetensors")
     assert run.exists("config.yaml")
     assert run.exists("environment.json")
 
@@ -107,7 +109,7 @@ def test_refinement_raises_the_localisation_score(finished: tuple[Run, Path]) ->
 
 def test_the_metrics_can_be_computed_again_from_the_predictions(finished: tuple[Run, Path]) -> None:
     run, _ = finished
-    for model in ("base", "spr"):
+    for model in ("base", "spr_paper", "spr"):
         rows = run.read_rows(Prediction, "evaluation", "test", model, "predictions.parquet")
         values = run.read_json("evaluation", "test", model, "metrics.json")["values"]
         for threshold, accuracy in accuracy_at_iou([r.iou for r in rows], (0.5, 0.7, 0.9)).items():
@@ -191,6 +193,8 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("model.dialect=florence", ("florence", "did you mean 'florence2'")),
         ("data.images=/nowhere/images", ("/nowhere/images",)),
         ("describe.samples=many", ("describe.samples", "many")),
+        ("adapters.spr.los=ipo", ("adapters.spr.los", "did you mean 'loss'")),
+        ("adapters.base={}", ("adapters", "'base'")),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -10,7 +10,7 @@ from spr.data.index import DataConfig
 from spr.executor import Progress
 from spr.rounds import later_rounds, round_run, round_runs
 from spr.training.config import TrainConfig
-from spr.wiring import Config, ModelConfig
+from spr.wiring import Config, ModelConfig, trainings
 
 
 def configured(rounds: int) -> Config:
@@ -22,16 +22,16 @@ def test_each_round_starts_from_the_one_before(tmp_path: Path) -> None:
     seen: list[tuple[str, str, str | None, int]] = []
 
     def stage(name: str) -> object:
-        return lambda config, run, progress: seen.append((name, run.path("candidates"), config.model.adapter, config.train.rounds))
+        return lambda config, run, progress: seen.append((name, run.path("candidates"), config.model.adapter, trainings(config)["spr"].rounds))
 
     run = Run(str(tmp_path))
     later_rounds(configured(3), run, Progress(), [stage("describe"), stage("train")])  # type: ignore[list-item]
-    second, third = f"{tmp_path}/rounds/2", f"{tmp_path}/rounds/3"
+    second, third = f"{tmp_path}/rounds/spr/2", f"{tmp_path}/rounds/spr/3"
     assert seen == [
-        ("describe", f"{second}/candidates", f"{tmp_path}/adapter", 1),
-        ("train", f"{second}/candidates", f"{tmp_path}/adapter", 1),
-        ("describe", f"{third}/candidates", f"{second}/adapter", 1),
-        ("train", f"{third}/candidates", f"{second}/adapter", 1),
+        ("describe", f"{second}/candidates", f"{tmp_path}/adapter/spr", 1),
+        ("train", f"{second}/candidates", f"{tmp_path}/adapter/spr", 1),
+        ("describe", f"{third}/candidates", f"{second}/adapter/spr", 1),
+        ("train", f"{third}/candidates", f"{second}/adapter/spr", 1),
     ]
 
 
@@ -40,23 +40,23 @@ def test_one_round_is_the_default() -> None:
     config = configured(1)
     later_rounds(config, Run("x"), Progress(), [lambda *a: calls.append(a)])
     assert calls == []
-    assert round_runs(config, Run("x")) == {}
+    assert round_runs(config, Run("x"), "spr") == {}
 
 
 def test_index_and_regions_are_the_runs_own(tmp_path: Path) -> None:
     run = Run(str(tmp_path))
     run.write_json({"digest": "d"}, "regions", "_stage.json")
-    later = round_run(run, 2)
+    later = round_run(run, "spr", 2)
     assert later.read_json("regions", "_stage.json") == {"digest": "d"}
     later.write_json({}, "pairs", "_stage.json")
-    assert (tmp_path / "rounds" / "2" / "pairs" / "_stage.json").exists()
+    assert (tmp_path / "rounds" / "spr" / "2" / "pairs" / "_stage.json").exists()
     assert not run.exists("pairs")
 
 
 def test_overwriting_a_stage_removes_later_rounds(tmp_path: Path) -> None:
     """They depend on everything up to the first adapter; the evaluation does not touch them."""
     run = Run(str(tmp_path))
-    round_run(run, 2).write_json({}, "adapter", "_stage.json")
+    round_run(run, "spr", 2).write_json({}, "adapter", "spr", "_stage.json")
     pipeline.overwrite(run, "evaluate")
     assert run.exists("rounds")
     pipeline.overwrite(run, "pair")

@@ -35,7 +35,7 @@ from spr.evaluation.protocols.region_caption import CaptionOptions
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
 from spr.evaluation.tables import comparison_table
-from spr.executor import Progress, RuntimeConfig, ShardResult, Stage, run_stage
+from spr.executor import Named, Progress, RuntimeConfig, ShardResult, Stage, run_stage
 from spr.ports import Describer
 from spr.types import Answer, Prediction, Query, Sampling
 
@@ -98,22 +98,6 @@ def _work(make: Maker, asking: Asking) -> Callable[[Sequence[list[Item]]], Shard
     return work
 
 
-class _Named(Progress):
-    """Passes progress on under the name of the benchmark and the model."""
-
-    def __init__(self, inner: Progress, name: str) -> None:
-        self._inner, self._name = inner, name
-
-    def start(self, what: str, total: int, done: int = 0) -> None:
-        self._inner.start(self._name, total, done)
-
-    def advance(self, count: int) -> None:
-        self._inner.advance(count)
-
-    def end(self, message: str = "") -> None:
-        self._inner.end(message)
-
-
 def metric_options(benchmark: BenchmarkConfig, protocol: Protocol) -> Any:
     """The protocol's options, checked. Raises ConfigError."""
     return load(protocol.options, benchmark.options, f"evaluate.benchmarks[{benchmark.name}].options")
@@ -174,7 +158,7 @@ def evaluate_all(
         rows: dict[str, list[Prediction]] = {}
         for model, make in makers.items():
             where = (folder, benchmark.name, model)
-            ask(run, where, benchmark, protocol, dialect, items, make, identity[model], runtime, _Named(progress, f"{benchmark.name} {model}"))
+            ask(run, where, benchmark, protocol, dialect, items, make, identity[model], runtime, Named(progress, f"{benchmark.name} {model}"))
             rows[model] = collect(run, where)
             prompt = protocol.template(dialect, benchmark.prompt)
             about = {"benchmark": benchmark.name, "model": model, "dialect": dialect.name, "prompt": prompt, "notes": notes}

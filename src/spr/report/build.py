@@ -15,7 +15,7 @@ from PIL import Image
 
 from spr.artifacts import Run
 from spr.dialects import Dialect
-from spr.report.loop import answer_figures, pair_cards, stage_rows, training_plots
+from spr.report.loop import answer_figures, pair_cards, stage_rows, trainings
 from spr.report.results import benchmark_views, changes
 
 LoadImage = Callable[[str], Image.Image]
@@ -38,7 +38,7 @@ def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: Lo
         benchmarks=benchmark_views(run),
         stages=stage_rows(run),
         answers=answer_figures(run),
-        plots=training_plots(run),
+        trainings=trainings(run),
         changes=changes(run, load_any),
         pairs=pair_cards(run, dialect, load_image),
         footer=[

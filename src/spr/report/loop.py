@@ -25,6 +25,7 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "scores": ("score", "scored descriptions"),
     "pairs": ("pair", "preference pairs"),
 }
+ADAPTERS = "adapter"
 PAIRS_SHOWN = 20
 
 
@@ -125,11 +126,14 @@ def pair_cards(run: Run, dialect: Dialect, load_image: LoadImage) -> list[PairCa
     return [pair_card(p, dialect, load_image) for p in pairs[::step][:PAIRS_SHOWN]]
 
 
-def training_plots(run: Run, folder: str = "adapter") -> list[Markup]:
+def trainings(run: Run) -> list[tuple[str, list[Markup]]]:
+    """Every adapter with its curves."""
+    return [(name, training_plots(run, name)) for name in run.folders(ADAPTERS) if run.exists(ADAPTERS, name, "history.jsonl")]
+
+
+def training_plots(run: Run, name: str) -> list[Markup]:
     """Loss, reward margin with accuracy, and log-probs by step, from the trainer's history."""
-    if not run.exists(folder, "history.jsonl"):
-        return []
-    rows = [json.loads(line) for line in run.read_bytes(folder, "history.jsonl").decode().splitlines() if line.strip()]
+    rows = [json.loads(line) for line in run.read_bytes(ADAPTERS, name, "history.jsonl").decode().splitlines() if line.strip()]
 
     def series(name: str, key: str, kind: str) -> Series:
         known = [r for r in rows if r.get(key) is not None]

@@ -75,15 +75,15 @@ def train_all(config: Config, run: Run, progress: Progress) -> dict[str, str]:
     for name, section in variants(config.train).items():
         for seed in SEEDS:
             model = folder_of(name, seed)
-            digests[model] = claim(run, "train", ("adapters", model), {"upstream": upstream, "train": asdict(section), "seed": seed})
-            if not run.exists("adapters", model, "_stage.json"):
+            digests[model] = claim(run, "train", ("adapter", model), {"upstream": upstream, "train": asdict(section), "seed": seed})
+            if not run.exists("adapter", model, "_stage.json"):
                 missing[model] = (section, seed)
     progress.start("train", len(digests) - 1, len(digests) - 1 - len(missing))
     with ProcessPoolExecutor(config.runtime.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(_train_one, config, run.path("adapters", m), *how): m for m, how in missing.items()}
+        waiting = {pool.submit(_train_one, config, run.path("adapter", m), *how): m for m, how in missing.items()}
         for future in as_completed(waiting):
             model = waiting[future]
-            run.write_json({"stage": "train", "digest": digests[model], **asdict(future.result())}, "adapters", model, "_stage.json")
+            run.write_json({"stage": "train", "digest": digests[model], **asdict(future.result())}, "adapter", model, "_stage.json")
             progress.advance(1)
     progress.end(f"{len(digests) - 1} adapters")
     return digests
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     progress = BarProgress()
     run = pipeline.run_pipeline(config, progress, until="pair")
     digests = train_all(config, run, progress)
-    adapters = {name: None if name == "base" else run.path("adapters", name) for name in digests}
+    adapters = {name: None if name == "base" else run.path("adapter", name) for name in digests}
     pipeline.evaluate_adapters(config, run, adapters, digests, progress)
     names = ["base", *variants(config.train)]
     rows = {b: [rec_row(run, b, name) for name in names] for b in (TEST, SHIFTED)}

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from spr.errors import ConfigError
 
-LossName: TypeAlias = Literal["dpo", "ipo", "robust", "length_normalized", "dpo_sft", "sft"]
+LossName: TypeAlias = Literal["dpo", "ipo", "robust", "length_normalized", "sft"]
+RejectedCoordinates: TypeAlias = Literal["all", "wrong", "none"]
 Share: TypeAlias = Literal["tree", "pair", "none"]
 
 
@@ -19,9 +20,10 @@ class TrainConfig:
     loss: LossName = "dpo"  # the paper: sigmoid DPO (arXiv 2305.18290); the others are options
     beta: float = 0.1  # ours; the value of arXiv 2305.18290
     label_smoothing: float = 0.0  # "robust" only: assumed share of flipped pairs, in (0, 0.5) (arXiv 2403.00409)
-    sft_weight: float = 1.0  # "dpo_sft" only: weight of the chosen answer's mean negative log-probability (arXiv 2404.19733)
+    sft_weight: float = 0.0  # ours: adds this x the chosen answer's mean negative log-probability per token (form of arXiv 2404.19733)
     margin_scale: float = 0.0  # ours: offset of the loss = margin_scale x score gap of the pair (form of arXiv 2402.10571); 0 = the paper's loss
     coordinate_weight: float = 1.0  # ours: weight of the tokens of coordinates; 1 = the paper's loss
+    rejected_coordinates: RejectedCoordinates = "all"  # the paper: all; ours: of wrong boxes only | none count on the rejected side (method 2.6)
     lora_r: int = 16  # ours
     lora_alpha: int = 32  # ours
     lora_dropout: float = 0.0  # ours: the reference is computed once, without dropout
@@ -57,6 +59,7 @@ class TrainConfig:
             "save_steps": (self.save_steps >= 1, "at least 1"),
             "log_steps": (self.log_steps >= 1, "at least 1"),
             "coordinate_weight": (self.coordinate_weight >= 0, "a number of at least 0"),
+            "sft_weight": (self.sft_weight >= 0 and not (self.loss == "sft" and self.sft_weight), "a number of at least 0; 0 with loss 'sft'"),
             "margin_scale": (self.margin_scale >= 0, "a number of at least 0"),
             "label_smoothing": ((0 < self.label_smoothing < 0.5) if self.loss == "robust" else self.label_smoothing == 0, SMOOTHING),
         }

@@ -2,12 +2,14 @@
 
 In: a model with its processor, a pair. Out: prompt ids (from the very code that asks the model in stage `describe`) and the ids of both answers, each
 with what the chat template puts before an answer and with the end token after it; weights of coordinate tokens. Nothing is ever cut.
+`rejected_coordinates` (method 2.6): on the rejected side the coordinates of `all` boxes count, of `wrong` ones only (not of boxes with IoU >= 0.5 to
+a reference box, so that nearly right boxes are not pushed away), or `none`. What does not count has weight 0, for policy and reference alike.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spr.boxes import iou_matrix, sanitize
 from spr.errors import ModelError
 from spr.models.chat import BARE, prompt_text
 from spr.models.inputs import Ask, Row
 from spr.models.inputs import Encoder as PromptEncoder
+from spr.training.config import RejectedCoordinates
 from spr.training.packing import Bools, Ints
-from spr.types import TrainingPair
+from spr.types import Span, TrainingPair
 
 if TYPE_CHECKING:
     from spr.dialects import Dialect
+
+NEARLY_RIGHT = 0.5  # method 2.6: IoU with a reference box
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +64,19 @@ class Encoder:
     """Tokens of prompts and answers of one checkpoint."""
 
     def __init__(
-        self, model: Any, processor: Any, load_image: Callable[[str], Any], dialect: Dialect | None = None, coordinate_weight: float = 1.0
+        self,
+        model: Any,
+        processor: Any,
+        load_image: Callable[[str], Any],
+        dialect: Dialect | None = None,
+        coordinate_weight: float = 1.0,
+        rejected_coordinates: RejectedCoordinates = "all",
     ) -> None:
         self._prompts = PromptEncoder(model, processor)
         self._processor, self._tokenizer = processor, processor.tokenizer
         self._model_type = str(model.config.model_type)
         self._load = load_image
-        self._dialect, self._weight = dialect, coordinate_weight
+        self._dialect, self._weight, self._rejected = dialect, coordinate_weight, rejected_coordinates
         self._ends = _end_tokens(self._tokenizer)
         self._start: int | None = model.config.get_text_config().decoder_start_token_id if model.config.is_encoder_decoder else None
         forced = getattr(model.generation_config, "forced_bos_token_id", None)  # the token that such a decoder always writes first
@@ -107,7 +119,7 @@ class Encoder:
             positions=positions,
             image=ids == self._image_token,
             chosen=self.answer(pair, pair.chosen),
-            rejected=self.answer(pair, pair.rejected),
+            rejected=self.answer(pair, pair.rejected, rejected=True),
             margin=pair.margin,
         )
 
@@ -136,20 +148,28 @@ class Encoder:
         rest = answered[at + len(answer.strip()) :].lstrip()
         return answered[len(asked) : at], next((end for end in self._ends if rest.startswith(end)), self._tokenizer.eos_token)
 
-    def answer(self, pair: TrainingPair, answer: str) -> Answer:
-        """The tokens of an answer up to and including the end token."""
+    def answer(self, pair: TrainingPair, answer: str, rejected: bool = False) -> Answer:
+        """The tokens of an answer up to and including the end token, with their weights on the chosen or the rejected side."""
         lead, end = self._around(pair.prompt, answer)
-        shown, weighted = answer.strip(), self._weight != 1.0
+        shown, weighted = answer.strip(), self._weight != 1.0 or (rejected and self._rejected != "all")
         encoded = self._tokenizer(lead + shown + end, add_special_tokens=False, return_offsets_mapping=weighted)
         ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-        weights = self._weights(shown, len(lead), encoded["offset_mapping"]) if weighted else np.ones(len(ids))
+        weights = np.ones(len(ids))
+        for (start, stop), weight in self._coordinates(shown, pair, rejected) if weighted else ():
+            weights[[s < stop + len(lead) and start + len(lead) < e for s, e in encoded["offset_mapping"]]] = weight
         return Answer(ids, weights)
 
-    def _weights(self, answer: str, start: int, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+    def _coordinates(self, answer: str, pair: TrainingPair, rejected: bool) -> list[tuple[Span, float]]:
+        """Every number of every box of an answer, with its weight."""
         if self._dialect is None:
-            raise ModelError("train.coordinate_weight: the notation is unknown here, expected a dialect that finds the coordinates")
-        spans = [(s + start, e + start) for s, e in self._dialect.coordinate_spans(answer)]
-        return np.asarray([self._weight if any(s < end and begin < e for begin, end in spans) else 1.0 for s, e in offsets])
+            raise ModelError("train.coordinate_weight, rejected_coordinates: found no dialect, expected the notation, which finds the coordinates")
+        boxes = [box.numbers for mention in self._dialect.layout(answer).mentions for box in mention.boxes]
+        counts = np.full(len(boxes), not (rejected and self._rejected == "none"))
+        if rejected and self._rejected == "wrong" and pair.reference:
+            read = [box for mention in self._dialect.parse(answer, pair.frame).mentions for box in mention.boxes]
+            near = iou_matrix(sanitize(read, pair.frame), pair.reference).max(axis=1) >= NEARLY_RIGHT
+            counts[: len(read)] = ~near  # an image that the dialect cannot show has no boxes in pixels
+        return [(span, self._weight if count else 0.0) for numbers, count in zip(boxes, counts, strict=True) for span in numbers]
 
 
 def _end_tokens(tokenizer: Any) -> list[str]:

@@ -95,7 +95,7 @@ def warnings_of(history: Sequence[Line], config: TrainConfig) -> list[str]:
     if change is not None and reference is not None and change < -max(10.0, 0.5 * abs(reference)):
         found.append(
             f"the chosen answers lost {-change:.1f} nats of log-probability: the policy unlearns both answers; "
-            "lower learning_rate or raise beta, or use loss dpo_sft"
+            "lower learning_rate or raise beta, or set sft_weight: 1"
         )
     if last["accuracy"] is not None and config.loss != "sft" and last["accuracy"] < 0.5 and len(history) > 20:
         found.append(

@@ -69,7 +69,13 @@ def sft(chosen: Tensor, length: Tensor) -> Tensor:
 def preference_loss(
     name: LossName, ratios: Ratios, chosen: Tensor, lengths: Lengths, *, beta: float, offset: Tensor, smoothing: float, sft_weight: float
 ) -> Tensor:
-    """The loss of that name. `chosen` sums log pi of the chosen answers; `dpo_sft` = dpo + sft_weight * sft (arXiv 2404.19733)."""
+    """The loss of that name, plus `sft_weight` times `sft` (form of arXiv 2404.19733). `chosen` sums log pi of the chosen answers."""
+    if sft_weight:
+        return _preference(name, ratios, chosen, lengths, beta, offset, smoothing) + sft_weight * sft(chosen, lengths.chosen)
+    return _preference(name, ratios, chosen, lengths, beta, offset, smoothing)
+
+
+def _preference(name: LossName, ratios: Ratios, chosen: Tensor, lengths: Lengths, beta: float, offset: Tensor, smoothing: float) -> Tensor:
     match name:
         case "dpo":
             return dpo(ratios, beta, offset)
@@ -79,7 +85,5 @@ def preference_loss(
             return ipo(ratios, lengths, beta, offset)
         case "length_normalized":
             return length_normalized(ratios, lengths, beta, offset)
-        case "dpo_sft":
-            return dpo(ratios, beta, offset) + sft_weight * sft(chosen, lengths.chosen)
         case "sft":
             return sft(chosen, lengths.chosen)

@@ -56,7 +56,7 @@ def pairs_digest(pairs: Sequence[TrainingPair]) -> str:
     """SHA-256 (16 digits) of what of the pairs reaches the model, and their margins."""
     total = hashlib.sha256()
     for p in pairs:
-        total.update(json.dumps([p.pair_id, p.image, p.width, p.height, p.prompt, p.chosen, p.rejected, p.margin]).encode())
+        total.update(json.dumps([p.pair_id, p.image, p.width, p.height, p.prompt, p.chosen, p.rejected, p.margin, p.reference]).encode())
     return total.hexdigest()[:16]
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 NO_PROGRESS = Progress()
 # What of the configuration the cached reference depends on.
-REFERENCE = ("share", "tokens", "max_length", "dtype", "autocast", "attention", "coordinate_weight")
+REFERENCE = ("share", "tokens", "max_length", "dtype", "autocast", "attention", "coordinate_weight", "rejected_coordinates")
 
 
 def train(
@@ -71,7 +71,8 @@ def train(
         model, processor = load_mllm(model_folder, config.dtype, str(args.device), config.attention, trust_remote_code)
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)
-        encoder, family = Encoder(model, processor, load_image, dialect, config.coordinate_weight), family_of(model)
+        encoder = Encoder(model, processor, load_image, dialect, config.coordinate_weight, config.rejected_coordinates)
+        family = family_of(model)
         images = Images(model, encoder, config.feature_cache_mb)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
             preparer = Preparer(peft, family, encoder, policy, config, config.max_length or context_length(model))

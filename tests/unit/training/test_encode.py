@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,29 @@ def test_coordinate_tokens_are_weighted_and_no_others(checkpoint: Any) -> None:
     assert len(answer.ids) == len(answer.weights)
 
 
+@pytest.mark.parametrize(
+    ("mode", "counted"),
+    [
+        ("all", "0099999910203040"),  # the paper: every coordinate of the rejected answer
+        ("wrong", "10203040"),  # the first box has IoU 1 with a reference box: it is not pushed away
+        ("none", ""),
+    ],
+)
+def test_coordinates_that_do_not_count_on_the_rejected_side(checkpoint: Any, mode: str, counted: str) -> None:
+    """Words always count, and so does everything on the chosen side."""
+    encoder, tokenizer = encoder_of(checkpoint("llava"), dialect=get_dialect("ferret"), rejected_coordinates=mode)
+    pair = replace(PAIR, reference=((0.0, 0.0, 60.0, 60.0),))
+    text = "a cat [0, 0, 999, 999] and a dog [10, 20, 30, 40] no"
+    rejected, chosen = encoder.answer(pair, text, rejected=True), encoder.answer(pair, text)
+    kept = "".join(tokenizer.decode([i]) for i, w in zip(rejected.ids, rejected.weights, strict=True) if w)
+    assert "".join(c for c in kept if c.isdigit()) == counted
+    assert "cat" in kept
+    assert set(chosen.weights) == {1.0}
+
+
 def test_weights_need_a_dialect(checkpoint: Any) -> None:
     encoder, _ = encoder_of(checkpoint("llava"), coordinate_weight=3.0)
-    with pytest.raises(ModelError, match="coordinate_weight"):
+    with pytest.raises(ModelError, match="expected the notation"):
         encoder.answer(PAIR, "a cat")
 
 

@@ -61,18 +61,18 @@ def test_sft_by_hand() -> None:
     assert sft(t(-8.0), t(4.0)).tolist() == [2.0]
 
 
-@pytest.mark.parametrize("name", ["dpo", "robust", "ipo", "length_normalized", "dpo_sft", "sft"])
+@pytest.mark.parametrize("name", ["dpo", "robust", "ipo", "length_normalized", "sft"])
 def test_every_loss_falls_when_the_chosen_answer_becomes_likelier(name: str) -> None:
     chosen = t(-8.0, -9.0).requires_grad_()
     ratios = Ratios(chosen + 8.0, t(0.0, 0.0))
     smoothing = 0.1 if name == "robust" else 0.0
-    loss = preference_loss(name, ratios, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=smoothing, sft_weight=1.0)  # type: ignore[arg-type]
+    loss = preference_loss(name, ratios, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=smoothing, sft_weight=0.0)  # type: ignore[arg-type]
     loss.sum().backward()
     assert loss.shape == (2,)
     assert (chosen.grad < 0).all()
 
 
-def test_dpo_sft_is_the_sum() -> None:
+def test_an_sft_term_is_added() -> None:
     chosen = t(-8.0, -4.0)
-    both = preference_loss("dpo_sft", RATIOS, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=0.0, sft_weight=0.5)
+    both = preference_loss("dpo", RATIOS, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=0.0, sft_weight=0.5)
     torch.testing.assert_close(both, dpo(RATIOS, 0.1) + 0.5 * t(2.0, 2.0))

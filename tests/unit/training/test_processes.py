@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-CHANGES = {"epochs": 6, "save_steps": 1, "batch": 4}
+CHANGES = {"epochs": 16, "save_steps": 1, "batch": 4}
 
 
 def launch(model: str, out: Path, changes: dict[str, Any], *more: str, **environment: str) -> subprocess.Popen[str]:

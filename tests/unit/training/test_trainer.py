@@ -70,7 +70,7 @@ def test_same_seed_same_bytes_and_packing_changes_nothing(trained: Any) -> None:
 
 
 def test_every_loss_trains(trained: Any) -> None:
-    for name in ("ipo", "robust", "length_normalized", "dpo_sft", "sft"):
+    for name in ("ipo", "robust", "length_normalized", "sft"):
         _, history, _ = trained(name, loss=name, label_smoothing=0.1 if name == "robust" else 0.0, epochs=4)
         assert np.mean([h["loss"] for h in history[-2:]]) < history[0]["loss"], name
     assert history[0]["margin"] is None  # SFT has no rejected answers
