@@ -2,7 +2,7 @@
 
     mllm       REC accuracy on `val` by IoU threshold: greedy, and the best of 8 samples (the room that preference training has)
     clip       how often the right description of a crop is picked among 16
-    detector   AP50 over the 64 nouns on `val` (pycocotools)
+    owl        AP50 over the 64 nouns on `val` (pycocotools)
 
 Everything is read through the ordinary readers and adapters; nothing here trains.
 """
@@ -28,12 +28,13 @@ from spr.evaluation.metrics import accuracy_at_iou
 from spr.models.clip import DualEncoderScorer
 from spr.models.detector import OpenVocabularyDetector
 from spr.models.hf_mllm import HFDescriber
-from spr.scenes.embedded import ensure_world, world_folder
+from spr.prompts import with_article
+from spr.scenes.embedded import CHECKPOINTS, ensure_world, world_folder
 from spr.scenes.files import SplitFiles
+from spr.scenes.language import WHERE
 from spr.types import Box, Frame, Query, Sampling
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-QUESTION = "What is the location of {expression} in the image?"
 
 
 def _read(path: Path) -> Any:
@@ -42,7 +43,7 @@ def _read(path: Path) -> Any:
 
 def rec_accuracy(folder: str, files: SplitFiles, limit: int, samples: int = 8, adapter: str | None = None) -> dict[str, dict[float, float | None]]:
     """Acc@t of greedy answers and of the best of `samples`."""
-    dialect = get_dialect("ferret")
+    dialect = get_dialect("florence2")
     describer = HFDescriber(folder, load_image=open_store(str(files.images)).load, adapter=adapter)
     coco = _read(files.expressions)
     items = list(zip(coco["images"], coco["annotations"], strict=True))[:limit]
@@ -50,9 +51,9 @@ def rec_accuracy(folder: str, files: SplitFiles, limit: int, samples: int = 8, a
     for start in track(range(0, len(items), 8), description="mllm"):
         part = items[start : start + 8]
         queries = [
-            Query(str(i["id"]), i["file_name"], i["width"], i["height"], QUESTION.format(expression=i["caption"]), group=str(start)) for i, _ in part
+            Query(str(i["id"]), i["file_name"], i["width"], i["height"], WHERE.format(expression=i["caption"]), group=str(start)) for i, _ in part
         ]
-        for name, sampling in {"greedy": Sampling(1, 0.0, 1.0, 40), "best": Sampling(samples, 1.0, 0.95, 40)}.items():
+        for name, sampling in {"greedy": Sampling(1, 0.0, 1.0, 8), "best": Sampling(samples, 1.0, 0.95, 8)}.items():
             for (image, annotation), answers in zip(part, describer.answer(queries, sampling), strict=True):
                 frame = Frame(image["width"], image["height"])
                 truth: Box = tuple(from_xywh([annotation["bbox"]])[0].tolist())
@@ -78,7 +79,7 @@ def clip_of_16(folder: str, files: SplitFiles, limit: int) -> float:
     return right / total
 
 
-def detector_ap50(folder: str, files: SplitFiles, limit: int) -> float:
+def owl_ap50(folder: str, files: SplitFiles, limit: int) -> float:
     """AP at IoU 0.5 over all nouns, by pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -89,8 +90,8 @@ def detector_ap50(folder: str, files: SplitFiles, limit: int) -> float:
     names = {c["name"]: c["id"] for c in truth.dataset["categories"]}
     images = truth.dataset["images"][:limit]
     rows: list[dict[str, Any]] = []
-    for image in track(images, description="detector"):
-        for noun, found in zip(names, detector.detect(image["file_name"], list(names)), strict=True):
+    for image in track(images, description="owl"):
+        for noun, found in zip(names, detector.detect(image["file_name"], [with_article(n) for n in names]), strict=True):
             rows += [
                 {"image_id": image["id"], "category_id": names[noun], "bbox": to_xywh([d.box])[0].tolist(), "score": d.score} for d in found[:20]
             ]
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=Path, default=Path(__file__).parent / "checkpoints")
-    parser.add_argument("--only", nargs="*", choices=("mllm", "clip", "detector"), default=("mllm", "clip", "detector"))
+    parser.add_argument("--only", nargs="*", choices=CHECKPOINTS, default=CHECKPOINTS)
     parser.add_argument("--limit", type=int, default=600, help="expressions, regions and half as many images, at most")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
@@ -120,8 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures["mllm"] = rec_accuracy(folder["mllm"], files, args.limit)
     if "clip" in folder:
         figures["clip_of_16"] = clip_of_16(folder["clip"], files, args.limit)
-    if "detector" in folder:
-        figures["detector_ap50"] = detector_ap50(folder["detector"], files, args.limit // 2)
+    if "owl" in folder:
+        figures["owl_ap50"] = owl_ap50(folder["owl"], files, args.limit // 2)
     print(json.dumps(figures, indent=2))
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

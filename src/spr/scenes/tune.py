@@ -1,6 +1,6 @@
 """`python -m spr.scenes.tune VARIANT …`: compare training settings on `val`, never on test.
 
-A variant is a name with overrides of the `train` section, e.g. `strong:learning_rate=1e-4,loss=dpo_sft`. The pairs are those of `--run` (made by
+A variant is a name with overrides of the `train` section, e.g. `strong:learning_rate=1e-4,sft_weight=1`. The pairs are those of `--run` (made by
 `python -m spr.scenes.results` or `spr run`); each variant trains one adapter and answers the referring expressions of `val`.
 Out: a line per variant with the change of accuracy against the base in points (* = the 95 % interval excludes 0), appended to RUN/tune.jsonl.
 """
@@ -26,13 +26,14 @@ from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.items import by_image
 from spr.evaluation.metrics import THRESHOLDS
 from spr.evaluation.protocols.base import judge, question
-from spr.evaluation.protocols.rec import REC, RecOptions, tabulate
+from spr.evaluation.protocols.rec import RecOptions, tabulate
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.statistics import Bootstrap
 from spr.executor import Progress, set_threads
 from spr.scenes.demo import CONFIG
 from spr.scenes.embedded import ensure_world, world_folder
 from spr.scenes.files import SplitFiles
+from spr.scenes.language import WHERE
 from spr.training.config import TrainConfig
 from spr.types import Prediction, Query, Sampling, TrainingPair
 from spr.wiring import Config, build_describer, dialect_of, load_config
@@ -44,11 +45,10 @@ def answers(config: Config, adapter: str | None, limit: int) -> list[Prediction]
     ensure_world([str(files.coco)], lambda what, n: None, lambda n: None, lambda: None)
     items, _ = read_benchmark(BenchmarkConfig("val", "rec", "mdetr", str(files.expressions), images=str(files.images), split="val", limit=limit))
     dialect = dialect_of(config)
-    template = REC.template(dialect, None)
     queries = [
-        Query(i.item_id, i.image, i.width, i.height, question(template, i, dialect), group=i.image) for image in by_image(items) for i in image
+        Query(i.item_id, i.image, i.width, i.height, question(WHERE, i, dialect), group=i.image) for image in by_image(items) for i in image
     ]
-    found = build_describer(config, FullPaths(), adapter).answer(queries, Sampling(1, 0.0, 1.0, 24))
+    found = build_describer(config, FullPaths(), adapter).answer(queries, Sampling(1, 0.0, 1.0, 8))
     ordered = [i for image in by_image(items) for i in image]
     return [judge(item, given[0], "rec", dialect)[0] for item, given in zip(ordered, found, strict=True)]
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="NAME:A=B,…")
-    parser.add_argument("--run", type=Path, default=Path("runs/results"))
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--limit", type=int, default=1200, help="expressions of val")
     parser.add_argument("--pairs", type=int, help="the first PAIRS pairs only")
     parser.add_argument("--seed", type=int, default=7)
