@@ -95,6 +95,13 @@ def from_table(table: pa.Table, cls: type[T]) -> list[T]:
     return [_from_arrow(cls, row) for row in table.to_pylist()]
 
 
+def parquet_bytes(records: Sequence[Any], cls: type) -> bytes:
+    """Records of one class as a Parquet file; equal records are equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(to_table(records, cls), sink, compression="zstd")
+    return sink.getvalue()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
     """A run folder at an fsspec path."""
@@ -148,9 +155,7 @@ class Run:
 
     def write_rows(self, rows: Sequence[Any], cls: type, *parts: str) -> None:
         """Write records as one Parquet file."""
-        sink = io.BytesIO()
-        pq.write_table(to_table(rows, cls), sink, compression="zstd")
-        self.write_bytes(sink.getvalue(), *parts)
+        self.write_bytes(parquet_bytes(rows, cls), *parts)
 
     def read_rows(self, cls: type[T], *parts: str) -> list[T]:
         """The records of one Parquet file."""
@@ -158,6 +163,10 @@ class Run:
             return from_table(pq.read_table(io.BytesIO(self.read_bytes(*parts))), cls)
         except DataError as e:
             raise DataError(f"{self.path(*parts)}: {e}") from e
+
+    def columns(self, *parts: str) -> list[str]:
+        """Names of the columns of a Parquet file."""
+        return list(pq.read_schema(io.BytesIO(self.read_bytes(*parts))).names)
 
     def shard_names(self, *folder: str) -> list[str]:
         """The finished shards of a stage, in order ("part-00000.parquet" …)."""

@@ -230,14 +230,14 @@ def dialects(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/demo, or runs/demo-quick.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, labelled quick.")] = False,
     debug: Debug = False,
 ) -> None:
     """The whole loop on the embedded world, on a CPU."""
     from spr.scenes.demo import run_demo
 
-    run_demo(out, quick, BarProgress())
+    typer.echo(run_demo(out, quick, BarProgress()))
 
 
 def run_cli(arguments: list[str] | None = None) -> None:

@@ -328,8 +328,9 @@ def do_report(config: Config, run: Run, progress: Progress) -> None:
     from spr.report.build import build_report
 
     progress.start("report", 1)
-    page = build_report(run, dialect_of(config), image_store(config).load, FullPaths().load)
-    run.write_bytes(page.encode(), FOLDERS["report"])
+    page = build_report(run, dialect_of(config), image_store(config).load, FullPaths().load, config.label)
+    if not run.exists(FOLDERS["report"]) or run.read_bytes(FOLDERS["report"]) != page.encode():
+        run.write_bytes(page.encode(), FOLDERS["report"])
     progress.end(run.path(FOLDERS["report"]))
 
 

@@ -248,6 +248,8 @@ class Prediction:
     boxes: tuple[Box, ...] = ()  # all readable boxes of the answer, as parsed
     phrases: tuple[str, ...] = ()  # the phrase of each of them ("" = none)
     plain: str = ""  # the answer without markup
+    question: str = ""  # as it was put to the model, before its chat template
+    gt_phrases: tuple[str, ...] = ()  # of gt_boxes, as an annotator would say it; () where the benchmark does not
 
 
 @dataclass(frozen=True, slots=True)

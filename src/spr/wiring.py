@@ -79,6 +79,7 @@ class Config:
     semantic: SemanticConfig | None = None
     detector: DetectorConfig | None = None
     seed: int = 0
+    label: str = ""  # stands on top of the report
     prompts: Mapping[str, Template] = field(default_factory=dict)  # on top of those in spr.prompts
     regions: RegionsConfig = field(default_factory=RegionsConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,14 +31,16 @@ from spr.evaluation.protocols import protocol_named
 from spr.evaluation.protocols.base import frame_of, overlap
 from spr.evaluation.readers.base import Entry, four, lines, shown, take_int, take_list, take_text, to_box, wrong
 from spr.evaluation.results import measure
+from spr.evaluation.rows import row_type
 from spr.evaluation.tables import metrics_table
 from spr.types import Answer, Box, Prediction
 
 _KEYS = {
     "defaults", "item_id", "protocol", "options", "split", "group", "image", "expression", "width", "height", "region", "gt", "gt_boxes", "truth",
-    "phrases", "answer", "dialect", "dialect_options", "box", "boxes", "box_phrases",
+    "phrases", "gt_phrases", "answer", "dialect", "dialect_options", "box", "boxes", "box_phrases",
 }  # fmt: skip
 BOOTSTRAP = 2000
+T = TypeVar("T")
 
 
 def score_file(path: str | Path) -> str:
@@ -71,16 +73,23 @@ def read_parquet(path: Path) -> list[Prediction]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as e:
         raise DataError(f"{path}: cannot be read as Parquet ({e})") from None
+    kind = row_type(table.column_names)
+    if kind is not None:
+        return [r.prediction() for r in _rows(path, table, kind)]
     schema = schema_of(Prediction)
     for field in dataclasses.fields(Prediction):
         if field.default is not dataclasses.MISSING and field.name not in table.column_names:
             value = list(field.default) if isinstance(field.default, tuple) else field.default
             table = table.append_column(schema.field(field.name), pa.array([value] * len(table), schema.field(field.name).type))
+    rows = _rows(path, table, Prediction)
+    return [dataclasses.replace(r, boxes=(r.box,)) if r.box is not None and not r.boxes else r for r in rows]
+
+
+def _rows(path: Path, table: pa.Table, cls: type[T]) -> list[T]:
     try:
-        rows = from_table(table, Prediction)
+        return from_table(table, cls)
     except DataError as e:
         raise DataError(f"{path}: {e}") from None
-    return [dataclasses.replace(r, boxes=(r.box,)) if r.box is not None and not r.boxes else r for r in rows]
 
 
 def read_lines(path: Path) -> tuple[list[Prediction], dict[str, Mapping[str, Any]]]:
@@ -159,6 +168,7 @@ def _item(entry: Entry, where: str, number: int) -> Item:
         gt=to_box(entry["gt"], f"{where}.gt") if entry.get("gt") is not None else None,
         gt_boxes=_box_list(entry, "gt_boxes", where),
         truth=_texts(entry, "truth", where),
+        gt_phrases=_texts(entry, "gt_phrases", where),
         group=str(entry.get("group", "")),
         phrases=_phrases(entry, where),
     )
@@ -188,6 +198,7 @@ def _boxes_row(item: Item, entry: Entry, where: str, protocol: str) -> Predictio
         region=item.region,
         gt_boxes=item.gt_boxes,
         truth=item.truth,
+        gt_phrases=item.gt_phrases,
         boxes=boxes,
         phrases=_texts(entry, "box_phrases", where),
     )

@@ -34,6 +34,7 @@ from spr.evaluation.protocols.base import Protocol, question
 from spr.evaluation.protocols.region_caption import CaptionOptions
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
+from spr.evaluation.rows import AnswerRow, read_predictions, write_predictions
 from spr.evaluation.tables import comparison_table
 from spr.executor import Named, Progress, RuntimeConfig, ShardResult, Stage, run_stage
 from spr.ports import Describer
@@ -93,7 +94,11 @@ def _work(make: Maker, asking: Asking) -> Callable[[Sequence[list[Item]]], Shard
         queries = [q for q in asked if isinstance(q, Query)]
         answers = iter(describer.answer(queries, sampling) if queries else [])
         given = [next(answers)[0] if isinstance(q, Query) else q for q in asked]
-        return [row for item, answer in zip(items, given, strict=True) for row in judge(item, answer, asking.protocol, dialect)], []
+        rows = []
+        for item, query, answer in zip(items, asked, given, strict=True):
+            prompt = query.prompt if isinstance(query, Query) else ""
+            rows += [replace(row, question=prompt) for row in judge(item, answer, asking.protocol, dialect)]
+        return rows, []
 
     return work
 
@@ -159,7 +164,7 @@ def evaluate_all(
         for model, make in makers.items():
             where = (folder, benchmark.name, model)
             ask(run, where, benchmark, protocol, dialect, items, make, identity[model], runtime, Named(progress, f"{benchmark.name} {model}"))
-            rows[model] = collect(run, where)
+            rows[model] = collect(run, where, protocol, options)
             prompt = protocol.template(dialect, benchmark.prompt)
             about = {"benchmark": benchmark.name, "model": model, "dialect": dialect.name, "prompt": prompt, "notes": notes}
             put_json(run, {**about, **measure(rows[model], protocol, options, config.bootstrap, config.seed)}, *where, "metrics.json")
@@ -191,7 +196,7 @@ def _compare_all(
     left_out = []
     for model in (earlier["reference"], *earlier["models"]):
         if model is not None and model not in rows and run.exists(*where, model, "predictions.parquet"):
-            theirs = run.read_rows(Prediction, *where, model, "predictions.parquet")
+            theirs = read_predictions(run, *where, model)
             if [r.item_id for r in theirs] == ids:
                 rows[model] = theirs
                 about = run.read_json(*where, model, "metrics.json")  # the options may have changed since
@@ -238,13 +243,12 @@ def ask(
     run_stage(run, Stage("evaluate", where, depends, Prediction, partial(_work, make, asking)), by_image(items), runtime, progress)
 
 
-def collect(run: Run, where: tuple[str, ...]) -> list[Prediction]:
+def collect(run: Run, where: tuple[str, ...], protocol: Protocol, options: Any) -> list[Prediction]:
     """All rows of a finished model, written as one file and read back: metrics come from what users see."""
     rows = run.read_stage(Prediction, *where)
-    if run.exists(*where, "predictions.parquet") and run.read_rows(Prediction, *where, "predictions.parquet") == rows:
-        return rows
-    run.write_rows(rows, Prediction, *where, "predictions.parquet")
-    return run.read_rows(Prediction, *where, "predictions.parquet")
+    correct = protocol.tabulate(rows, options).right["accuracy"].tolist() if protocol.row is AnswerRow else [False] * len(rows)
+    write_predictions(run, rows, protocol.row, correct, *where)
+    return read_predictions(run, *where)
 
 
 def put_json(run: Run, value: object, *parts: str) -> None:

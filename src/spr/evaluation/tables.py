@@ -66,15 +66,18 @@ def _columns(metrics: Mapping[str, Any]) -> list[str]:
 def _paper_rows(columns: Sequence[str]) -> list[str]:
     rows = []
     for name, values in PAPER_REC.items():
-        cells = [f"{values[t]:.2f}" if (t := float(c.partition("@")[2])) in values else "" for c in columns]
+        cells = [f"{values[t]:.2f}" if c.startswith("acc@") and (t := float(c[4:])) in values else "" for c in columns]
         rows.append(line([name, *cells, "8 splits", ""]))
     return rows
 
 
-def comparison_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any]) -> str:
-    """All models on one benchmark, with the change against the reference in brackets; * where its 95 % interval excludes 0."""
+def comparison_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any], columns: Sequence[str] = ()) -> str:
+    """All models on one benchmark, with the change against the reference in brackets; * where its 95 % interval excludes 0.
+
+    `columns` are the metrics to show; by default every threshold of REC, else all.
+    """
     first = next(iter(models.values()))
-    columns = _columns(first)
+    columns = columns or _columns(first)
     mean = "mean_over_splits" in first
     rows = [line([f"{first['protocol']}{', mean over splits' if mean else ''}", *columns, "n", "unparsed"]), line(["---"] * (len(columns) + 3))]
     if first["protocol"] == "rec":

@@ -27,13 +27,14 @@ LEAD = (
 ART = "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.org), CC BY-SA 4.0."
 
 
-def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage) -> str:
-    """The report of a run. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
+def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage, label: str = "") -> str:
+    """The report of a run, with a label on top. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8"))
     known = run.read_json("environment.json") or {}
     return template.render(
         title=f"SPR report: {run.root.rstrip('/').rsplit('/', 1)[-1]}",
+        label=label,
         lead=LEAD,
         benchmarks=benchmark_views(run),
         stages=stage_rows(run),

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from spr.artifacts import Run
+from spr.evaluation.rows import read_predictions
 from spr.evaluation.tables import PAPER_REC
 from spr.report.pictures import Outline, Series, line_plot, overlay
 from spr.types import Prediction
@@ -24,7 +25,7 @@ FOLDER = "evaluation"
 BEFORE, AFTER = PAPER_REC.values()  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
 ACCURACY = re.compile(r"acc@(\d\.\d+)$")
 KINDS = {"base": "base", "spr": "tuned", "spr_paper": "control", "control": "control"}
-SHOWN = re.compile(r"(precision|recall|f1)@0\.[579]$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate")
+SHOWN = re.compile(r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate")
 CHANGED_AT = "acc@0.8"  # where boxes are read right and drawn loosely
 CHANGED_SHOWN = 8
 
@@ -198,7 +199,7 @@ def changes(run: Run, load_image: LoadImage) -> list[Changes]:
     if first is None:
         return []
     moved = first.comparison["models"]["spr"]["changed"].get(CHANGED_AT, {"to_right": [], "to_wrong": []})
-    rows = {name: {r.item_id: r for r in run.read_rows(Prediction, FOLDER, first.name, name, "predictions.parquet")} for name in ("base", "spr")}
+    rows = {name: {r.item_id: r for r in read_predictions(run, FOLDER, first.name, name)} for name in ("base", "spr")}
     found = []
     for key, title in (("to_right", "Became right"), ("to_wrong", "Became wrong")):
         ids = moved[key][:: max(1, len(moved[key]) // CHANGED_SHOWN)][:CHANGED_SHOWN]

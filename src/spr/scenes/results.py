@@ -25,6 +25,7 @@ from spr.cli import BarProgress
 from spr.evaluation.metrics import THRESHOLDS
 from spr.evaluation.protocols.rec import RecOptions, tabulate
 from spr.evaluation.statistics import Bootstrap
+from spr.evaluation.rows import read_predictions
 from spr.evaluation.tables import PAPER_REC
 from spr.evaluation.tables import line as _line
 from spr.executor import Progress, claim
@@ -99,7 +100,7 @@ def rec_row(run: Run, benchmark: str, name: str) -> Row:
 
 
 def _predictions(run: Run, benchmark: str, model: str) -> list[Prediction]:
-    return run.read_rows(Prediction, "evaluation", benchmark, model, "predictions.parquet")
+    return read_predictions(run, "evaluation", benchmark, model)
 
 
 LABELS = {
@@ -179,7 +180,7 @@ README_NOTE = """
 Percent, change against the base in brackets, \\* = its 95 % interval excludes 0 (paired bootstrap over images). Ours: mean of three training seeds
 on the held-out test of the embedded world, printed by `make results` ([all tables](docs/results.md))."""
 ABILITIES = {
-    "test_describe": ("f1@0.5", "f1@0.7", "f1@0.9", "matched_iou", "boxes_per_answer"),
+    "test_describe": ("f1@0.5", "f1@0.7", "f1@0.9", "box_f1@0.9", "matched_iou", "boxes_per_answer"),
     "test_what_is_at": ("accuracy",),
 }
 

@@ -14,6 +14,7 @@ from spr.evaluation.stage import evaluate_all
 from spr.executor import Progress, RuntimeConfig
 from spr.models.hf_mllm import HFDescriber
 from spr.scenes.embedded import checkpoint_folder
+from spr.evaluation.rows import read_predictions
 from spr.types import Prediction
 
 
@@ -27,7 +28,7 @@ def test_every_form_runs_through_the_embedded_model(benchmarks: Mapping[str, Ben
         section = EvaluationConfig(tuple(chosen), bootstrap=10)
         runtime = RuntimeConfig(1, 1, size)
         evaluate_all(run, "evaluation", section, get_dialect("florence2"), {"base": lambda: describer}, {"base": {}}, runtime, Progress())
-        rows[size] = {b.name: run.read_rows(Prediction, "evaluation", b.name, "base", "predictions.parquet") for b in chosen}
+        rows[size] = {b.name: read_predictions(run, "evaluation", b.name, "base") for b in chosen}
         for b in chosen:
             metrics = run.read_json("evaluation", b.name, "base", "metrics.json")
             assert metrics["n"] >= 2

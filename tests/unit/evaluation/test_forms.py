@@ -77,7 +77,7 @@ PERFECT = {
     "phrase_grounding": ("r1_merged@0.9", "r1_any@0.9", "matched"),
     "many_boxes": ("recall@0.5", "precision@0.5", "density_f1@0.5:0.95", "rejected"),
     "absent_rec": ("rejected",),
-    "region_description": ("precision@0.9", "recall@0.9", "named_recall@0.9", "categories_named", "parse_rate"),
+    "region_description": ("box_precision@0.9", "box_recall@0.9", "named_recall@0.9", "categories_named", "parse_rate"),
     "region_classification": ("accuracy",),
     "region_choice": ("accuracy",),
     "pope": ("accuracy", "precision", "recall", "f1"),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from spr.artifacts import Run
@@ -14,6 +15,7 @@ from spr.errors import DataError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.stage import evaluate_all
 from spr.executor import Progress, RuntimeConfig
+from spr.evaluation.rows import read_predictions
 from spr.types import Prediction
 from tests.unit.evaluation.scripted import Scripted
 
@@ -26,7 +28,7 @@ def evaluate(tmp_path: Path, benchmark: BenchmarkConfig, answers: dict[str, str]
     section = EvaluationConfig((benchmark,), bootstrap=50)
     evaluate_all(run, "evaluation", section, FERRET, {"base": lambda: model}, {"base": {}}, RuntimeConfig(), Progress())
     where = ("evaluation", benchmark.name, "base")
-    return run.read_json(*where, "metrics.json"), run.read_rows(Prediction, *where, "predictions.parquet"), model
+    return run.read_json(*where, "metrics.json"), read_predictions(run, *where), model
 
 
 def regions_file(folder: Path, **changes: Any) -> Path:
@@ -59,12 +61,12 @@ def test_region_description_by_hand(tmp_path: Path) -> None:
     assert rows[0].phrases == ("a large dog", "a lion", "a cat", "a small tree")
     values = {k: v["value"] for k, v in metrics["values"].items()}
     expected = {
-        "precision@0.5": 3 / 4,  # four boxes were written
-        "recall@0.5": 3 / 6,  # six objects in two regions
-        "f1@0.5": 6 / 10,
-        "recall@0.6": 3 / 6,  # exactly 0.6 counts
-        "recall@0.7": 2 / 6,
-        "recall@0.9": 1 / 6,
+        "box_precision@0.5": 3 / 4,  # four boxes were written
+        "box_recall@0.5": 3 / 6,  # six objects in two regions
+        "box_f1@0.5": 6 / 10,
+        "box_recall@0.6": 3 / 6,  # exactly 0.6 counts
+        "box_recall@0.7": 2 / 6,
+        "box_recall@0.9": 1 / 6,
         "named_recall@0.5": 1 / 6,  # only the first phrase names the category of what its box is on
         "matched_iou": (1 + 0.6 + 0.8) / 3,
         "localization": (2.4 / 3 + 0) / 2,  # S_loc of the regions: 0.8, and a real zero
@@ -123,9 +125,39 @@ def test_region_classification_by_hand(tmp_path: Path) -> None:
     assert rows[1].truth == ("bow", "long bow")
     assert (metrics["n"], metrics["unparsed"]) == (3, 0)
     assert metrics["values"]["accuracy"]["value"] == pytest.approx(2 / 3)
+    table = pq.read_table(tmp_path / "run" / "evaluation" / "objects" / "base" / "predictions.parquet")
+    assert {"item_id", "image", "question", "answer", "reference", "correct"} <= set(table.column_names)
+    assert table["correct"].to_pylist() == [True, True, False]
+    assert table["question"][1].as_py() == "What is the object [10, 20, 40, 60]?"
+    assert table["reference"][1].as_py() == "bow"
 
 
 DOGS = [{"category": "dog", "box": [0, 0, 100, 100]}, {"category": "dog", "box": [200, 0, 300, 100]}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "matched", "written", "why"),
+    [
+        ("a dog [0, 0, 100, 100], a cat [200, 0, 300, 100]", 2, 2, "both phrases, both boxes"),
+        ("A Dog [0, 0, 100, 100]", 1, 1, "without regard to case"),
+        ("a dog [0, 0, 100, 100], a dog [200, 0, 300, 100]", 1, 2, "the second box is right, its phrase is not"),
+        ("a large dog [0, 0, 100, 100]", 0, 1, "another phrase is another thing"),
+        ("a cat [0, 0, 100, 100], a dog [200, 0, 300, 100]", 0, 2, "boxes swapped"),
+    ],
+)
+def test_f1_wants_the_phrase_as_well_as_the_box(tmp_path: Path, answer: str, matched: int, written: int, why: str) -> None:
+    objects = [{"category": "dog", "phrase": "a dog", "box": [0, 0, 100, 100]}, {"category": "cat", "phrase": "a cat", "box": [200, 0, 300, 100]}]
+    path = tmp_path / "regions.json"
+    path.write_text(json.dumps([{"image": "a", "width": 1000, "height": 1000, "box": [0, 0, 500, 500], "objects": objects}]))
+    benchmark = BenchmarkConfig("r", "region_description", "regions_json", str(path), check_images=False)
+    metrics, rows, _ = evaluate(tmp_path, benchmark, {"/0": answer})
+    values = metrics["values"]
+    assert rows[0].gt_phrases == ("a dog", "a cat")
+    assert values["precision@0.5"]["value"] == pytest.approx(matched / written), why
+    assert values["recall@0.5"]["value"] == pytest.approx(matched / 2), why
+    assert values["f1@0.5"]["value"] == pytest.approx(2 * matched / (written + 2)), why
+    names = set(pq.read_schema(tmp_path / "run" / "evaluation" / "r" / "base" / "predictions.parquet").names)
+    assert {"item_id", "image", "width", "height", "region", "answer", "gt", "gt_phrases", "boxes", "phrases", "problems"} <= names
 
 
 @pytest.mark.parametrize(
@@ -145,4 +177,4 @@ def test_one_region_at_a_time(tmp_path: Path, answer: str, precision: float | No
     path.write_text(json.dumps([{"image": "a", "width": 1000, "height": 1000, "box": [0, 0, 500, 500], "objects": DOGS}]))
     benchmark = BenchmarkConfig("r", "region_description", "regions_json", str(path), check_images=False)
     values = evaluate(tmp_path, benchmark, {"/0": answer})[0]["values"]
-    assert (values["precision@0.5"]["value"], values["recall@0.5"]["value"]) == (precision, recall), why
+    assert (values["box_precision@0.5"]["value"], values["box_recall@0.5"]["value"]) == (precision, recall), why

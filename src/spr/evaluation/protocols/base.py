@@ -15,6 +15,7 @@ from spr.boxes import iou, sanitize
 from spr.dialects import Dialect
 from spr.errors import ConfigError
 from spr.evaluation.items import Item
+from spr.evaluation.rows import FileRow
 from spr.evaluation.statistics import Floats, Table
 from spr.types import Answer, Box, Frame, GroundedText, Prediction
 
@@ -34,6 +35,7 @@ class Protocol:
     needs: tuple[str, ...]  # fields of Item that must be given
     is_read: Callable[[Prediction], bool]  # False = unparsed
     judge: Callable[[Item, Answer, str, Dialect], list[Prediction]]
+    row: FileRow = None  # the form of its predictions.parquet; None: Prediction itself
     weighs_the_set: bool = False  # columns of an item depend on the other items (CIDEr), so a split has a table of its own
 
     def template(self, dialect: Dialect, override: str | None) -> str:
@@ -79,6 +81,7 @@ def judge(item: Item, answer: Answer, protocol: str, dialect: Dialect) -> list[P
         boxes=tuple(b for b, _ in found),
         phrases=tuple(p for _, p in found),
         plain=g.plain,
+        gt_phrases=item.gt_phrases,
     )
     return [row]
 

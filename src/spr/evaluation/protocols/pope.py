@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spr.evaluation.protocols.base import Protocol, column, has_text, judge, length_columns
+from spr.evaluation.rows import AnswerRow
 from spr.evaluation.statistics import Floats, Metric, Sums, Table, divide, over
 from spr.types import Prediction
 
@@ -68,4 +69,5 @@ POPE = Protocol(
     needs=("expression", "truth"),
     is_read=has_text,
     judge=judge,
+    row=AnswerRow,
 )

@@ -18,6 +18,7 @@ import numpy as np
 
 from spr.evaluation.metrics import names_any
 from spr.evaluation.protocols.base import Protocol, column, has_text, judge, length_columns
+from spr.evaluation.rows import AnswerRow
 from spr.evaluation.statistics import Table, over
 from spr.types import Prediction
 
@@ -59,6 +60,7 @@ REGION_CLASSIFICATION = Protocol(
     needs=("region", "truth"),
     is_read=has_text,
     judge=judge,
+    row=AnswerRow,
 )
 REGION_CHOICE = replace(
     REGION_CLASSIFICATION,
