@@ -28,7 +28,7 @@ ART = "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.
 
 
 def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage, label: str = "") -> str:
-    """The report of a run, with a label on top. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
+    """The report of a run, labelled. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8"))
     known = run.read_json("environment.json") or {}

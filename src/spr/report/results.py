@@ -25,7 +25,9 @@ FOLDER = "evaluation"
 BEFORE, AFTER = PAPER_REC.values()  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
 ACCURACY = re.compile(r"acc@(\d\.\d+)$")
 KINDS = {"base": "base", "spr": "tuned", "spr_paper": "control", "control": "control"}
-SHOWN = re.compile(r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate")
+SHOWN = re.compile(
+    r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate"
+)
 CHANGED_AT = "acc@0.8"  # where boxes are read right and drawn loosely
 CHANGED_SHOWN = 8
 

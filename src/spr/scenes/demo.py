@@ -46,6 +46,8 @@ def tables(run: Run) -> str:
     parts = []
     for benchmark, title in TITLES.items():
         comparison = run.read_json("evaluation", benchmark, "comparison.json")
+        if comparison is None:
+            continue
         models = [comparison["reference"], *comparison["models"]]
         found = {m: run.read_json("evaluation", benchmark, m, "metrics.json") for m in models}
         parts.append(f"**{title}**\n\n{comparison_table(found, comparison, COLUMNS[benchmark])}")

@@ -24,8 +24,8 @@ from spr.artifacts import Run
 from spr.cli import BarProgress
 from spr.evaluation.metrics import THRESHOLDS
 from spr.evaluation.protocols.rec import RecOptions, tabulate
-from spr.evaluation.statistics import Bootstrap
 from spr.evaluation.rows import read_predictions
+from spr.evaluation.statistics import Bootstrap
 from spr.evaluation.tables import PAPER_REC
 from spr.evaluation.tables import line as _line
 from spr.executor import Progress, claim

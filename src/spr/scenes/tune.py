@@ -45,9 +45,7 @@ def answers(config: Config, adapter: str | None, limit: int) -> list[Prediction]
     ensure_world([str(files.coco)], lambda what, n: None, lambda n: None, lambda: None)
     items, _ = read_benchmark(BenchmarkConfig("val", "rec", "mdetr", str(files.expressions), images=str(files.images), split="val", limit=limit))
     dialect = dialect_of(config)
-    queries = [
-        Query(i.item_id, i.image, i.width, i.height, question(WHERE, i, dialect), group=i.image) for image in by_image(items) for i in image
-    ]
+    queries = [Query(i.item_id, i.image, i.width, i.height, question(WHERE, i, dialect), group=i.image) for image in by_image(items) for i in image]
     found = build_describer(config, FullPaths(), adapter).answer(queries, Sampling(1, 0.0, 1.0, 8))
     ordered = [i for image in by_image(items) for i in image]
     return [judge(item, given[0], "rec", dialect)[0] for item, given in zip(ordered, found, strict=True)]

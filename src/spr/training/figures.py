@@ -86,7 +86,13 @@ def warnings_of(history: Sequence[Line], config: TrainConfig) -> list[str]:
     first, last = history[0], history[-1]
     expected = {"dpo": math.log(2), "length_normalized": math.log(2)}.get(config.loss)
     loss = first["loss"]
-    if expected is not None and config.margin_scale == 0 and first["step"] == 1 and loss is not None and abs(loss - expected) > 0.02:
+    if (
+        expected is not None
+        and config.margin_scale == config.sft_weight == 0
+        and first["step"] == 1
+        and loss is not None
+        and abs(loss - expected) > 0.02
+    ):
         found.append(
             f"the loss starts at {loss:.4f}, not at ln 2 = {expected:.4f}: policy and reference differ before the first step "
             "(another precision, dropout, or a reference of another model)"

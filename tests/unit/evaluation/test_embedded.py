@@ -10,11 +10,11 @@ from spr.artifacts import Run
 from spr.data.full_paths import FullPaths
 from spr.dialects import get_dialect
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
+from spr.evaluation.rows import read_predictions
 from spr.evaluation.stage import evaluate_all
 from spr.executor import Progress, RuntimeConfig
 from spr.models.hf_mllm import HFDescriber
 from spr.scenes.embedded import checkpoint_folder
-from spr.evaluation.rows import read_predictions
 from spr.types import Prediction
 
 

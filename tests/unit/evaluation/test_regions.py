@@ -13,9 +13,9 @@ from spr.artifacts import Run
 from spr.dialects import get_dialect
 from spr.errors import DataError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
+from spr.evaluation.rows import read_predictions
 from spr.evaluation.stage import evaluate_all
 from spr.executor import Progress, RuntimeConfig
-from spr.evaluation.rows import read_predictions
 from spr.types import Prediction
 from tests.unit.evaluation.scripted import Scripted
 

@@ -2,9 +2,9 @@
 
 Per answer, boxes are matched one-to-one with the region's objects, best IoU first, IoU >= t; a second box on the same object is a false positive.
 precision, recall and F1 sum matched, written and true boxes over all regions (micro); an answer without a readable box finds nothing and is
-counted as unparsed. `box_precision`, `box_recall`, `box_f1` look at boxes alone; `precision`, `recall`, `f1` match only boxes whose phrase is that of the
-object, without regard to case (absent where the benchmark gives no phrases). `named_recall` wants the phrase of the matched box to name the object's
-category. `matched_iou` is the mean IoU of boxes
+counted as unparsed. `box_precision`, `box_recall`, `box_f1` look at boxes alone; `precision`, `recall`, `f1` match only boxes whose phrase is that of
+the object, without regard to case (absent where the benchmark gives no phrases). `named_recall` wants the phrase of the matched box to name the
+object's category. `matched_iou` is the mean IoU of boxes
 matched at the first threshold. `localization` is the mean S_loc of the training reward (method 2.4). Boxes, words and named objects per answer stand
 beside them, because precision alone can be won by silence (corrections to the method: S_loc has no precision term).
 """
