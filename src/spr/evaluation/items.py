@@ -36,10 +36,10 @@ class Item:
     gt: Box | None = None  # the truth, where it is one box
     gt_boxes: tuple[Box, ...] = ()  # the truth, where it is several boxes
     truth: tuple[str, ...] = ()  # the truth in words
-    gt_phrases: tuple[str, ...] = ()  # of gt_boxes, as an annotator would say it
     group: str = ""  # kinds within the split, joined by "/": size bucket, domain
     choices: tuple[str, ...] = ()  # names offered in the question, in their order
     phrases: tuple[PhraseTruth, ...] = ()  # of a sentence; each becomes a row of its own
+    gt_phrases: tuple[str, ...] = ()  # of gt_boxes, as an annotator would say it
 
     @property
     def frame(self) -> Frame:
