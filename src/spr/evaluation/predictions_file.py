@@ -31,7 +31,7 @@ from spr.evaluation.protocols import protocol_named
 from spr.evaluation.protocols.base import frame_of, overlap
 from spr.evaluation.readers.base import Entry, four, lines, shown, take_int, take_list, take_text, to_box, wrong
 from spr.evaluation.results import measure
-from spr.evaluation.rows import row_type
+from spr.evaluation.rows import judged, row_type
 from spr.evaluation.tables import metrics_table
 from spr.types import Answer, Box, Prediction
 
@@ -75,7 +75,7 @@ def read_parquet(path: Path) -> list[Prediction]:
         raise DataError(f"{path}: cannot be read as Parquet ({e})") from None
     kind = row_type(table.column_names)
     if kind is not None:
-        return [r.prediction() for r in _rows(path, table, kind)]
+        return [judged(r) for r in _rows(path, table, kind)]
     schema = schema_of(Prediction)
     for field in dataclasses.fields(Prediction):
         if field.default is not dataclasses.MISSING and field.name not in table.column_names:

@@ -9,9 +9,10 @@ In: rows as the protocols judge them (`Prediction`). Out: rows of a file, and ba
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from spr.artifacts import Run, parquet_bytes
 from spr.types import Box, Prediction
@@ -39,38 +40,6 @@ class DescriptionRow:
     plain: str
     group: str
 
-    @classmethod
-    def of(cls, p: Prediction, correct: bool) -> DescriptionRow:
-        """The row of the file."""
-        about = (p.item_id, p.protocol, p.split, p.image, p.width, p.height, p.region, p.question, p.answer)
-        return cls(*about, p.gt_boxes, p.gt_phrases, p.truth, p.boxes, p.phrases, p.problems, p.plain, p.group)
-
-    def prediction(self) -> Prediction:
-        """The row as the protocol judged it."""
-        return Prediction(
-            item_id=self.item_id,
-            protocol=self.protocol,
-            split=self.split,
-            image=self.image,
-            expression="",
-            gt=None,
-            answer=self.answer,
-            box=self.boxes[0] if self.boxes else None,
-            iou=None,
-            problems=self.problems,
-            width=self.width,
-            height=self.height,
-            group=self.group,
-            region=self.region,
-            gt_boxes=self.gt,
-            truth=self.categories,
-            boxes=self.boxes,
-            phrases=self.phrases,
-            plain=self.plain,
-            question=self.question,
-            gt_phrases=self.gt_phrases,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class AnswerRow:
@@ -95,35 +64,25 @@ class AnswerRow:
     boxes: tuple[Box, ...]
     phrases: tuple[str, ...]
 
-    @classmethod
-    def of(cls, p: Prediction, correct: bool) -> AnswerRow:
-        """The row of the file."""
-        about = (p.item_id, p.protocol, p.split, p.image, p.width, p.height, p.region, p.question, p.answer)
-        return cls(*about, p.truth[0] if p.truth else "", p.truth, correct, p.problems, p.plain, p.group, p.expression, p.boxes, p.phrases)
 
-    def prediction(self) -> Prediction:
-        """The row as the protocol judged it."""
-        return Prediction(
-            item_id=self.item_id,
-            protocol=self.protocol,
-            split=self.split,
-            image=self.image,
-            expression=self.expression,
-            gt=None,
-            answer=self.answer,
-            box=self.boxes[0] if self.boxes else None,
-            iou=None,
-            problems=self.problems,
-            width=self.width,
-            height=self.height,
-            group=self.group,
-            region=self.region,
-            truth=self.accepted,
-            boxes=self.boxes,
-            phrases=self.phrases,
-            plain=self.plain,
-            question=self.question,
-        )
+_OF_PREDICTION: Mapping[str, str] = {"gt": "gt_boxes", "categories": "truth", "accepted": "truth"}  # columns with a name of their own
+_DERIVED = ("reference", "correct")  # columns that follow from the others and the metric options
+
+
+def file_row(row: type[DescriptionRow] | type[AnswerRow], p: Prediction, correct: bool) -> DescriptionRow | AnswerRow:
+    """A judged row in the form of its file."""
+    derived = {"reference": p.truth[0] if p.truth else "", "correct": correct}
+    values: dict[str, Any] = {
+        f.name: derived[f.name] if f.name in _DERIVED else getattr(p, _OF_PREDICTION.get(f.name, f.name)) for f in dataclasses.fields(row)
+    }
+    return row(**values)
+
+
+def judged(row: DescriptionRow | AnswerRow) -> Prediction:
+    """A row of a file as the protocol judged it."""
+    names = [f.name for f in dataclasses.fields(row) if f.name not in _DERIVED]
+    values: dict[str, Any] = {_OF_PREDICTION.get(name, name): getattr(row, name) for name in names}
+    return Prediction(**{"expression": "", "gt": None, "box": row.boxes[0] if row.boxes else None, "iou": None, **values})
 
 
 FileRow: TypeAlias = type[DescriptionRow] | type[AnswerRow] | None  # None: Prediction itself
@@ -138,7 +97,7 @@ def row_type(columns: Collection[str]) -> FileRow:
 
 def write_predictions(run: Run, rows: Sequence[Prediction], row: FileRow, correct: Sequence[bool], *where: str) -> None:
     """Write predictions.parquet in the form of its task, unless it is there as it should be: a finished run stays as it is."""
-    found = rows if row is None else [row.of(p, c) for p, c in zip(rows, correct, strict=True)]
+    found = rows if row is None else [file_row(row, p, c) for p, c in zip(rows, correct, strict=True)]
     data = parquet_bytes(found, row or Prediction)
     if not run.exists(*where, "predictions.parquet") or run.read_bytes(*where, "predictions.parquet") != data:
         run.write_bytes(data, *where, "predictions.parquet")
@@ -149,4 +108,4 @@ def read_predictions(run: Run, *where: str) -> list[Prediction]:
     row = row_type(run.columns(*where, "predictions.parquet"))
     if row is None:
         return run.read_rows(Prediction, *where, "predictions.parquet")
-    return [r.prediction() for r in run.read_rows(row, *where, "predictions.parquet")]
+    return [judged(r) for r in run.read_rows(row, *where, "predictions.parquet")]

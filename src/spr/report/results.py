@@ -94,6 +94,12 @@ class Measured:
     metrics: Mapping[str, Mapping[str, Any]]
     comparison: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def trained(self) -> str | None:
+        """The model that is compared in detail: "spr", else the last one beside the base."""
+        others = [name for name in self.metrics if name != "base"]
+        return "spr" if "spr" in others else others[-1] if others else None
+
     def change(self, model: str, metric: str) -> Mapping[str, Any] | None:
         """The paired difference of a model against the reference."""
         found: Mapping[str, Any] | None = self.comparison.get("models", {}).get(model, {}).get("differences", {}).get(metric)
@@ -142,7 +148,7 @@ def _rows(m: Measured, metrics: Sequence[str]) -> list[TableRow]:
         for metric in metrics:
             estimate, change = figures["values"].get(metric), m.change(model, metric)
             cells.append(Cell(_figure(estimate, metric), _interval(change, metric, True) if change else _interval(estimate, metric)))
-        rows.append(TableRow("strong" if model == "spr" else "", cells))
+        rows.append(TableRow("strong" if model == m.trained else "", cells))
     return rows
 
 
@@ -197,16 +203,17 @@ def benchmark_views(run: Run) -> list[BenchmarkView]:
 
 def changes(run: Run, load_image: LoadImage) -> list[Changes]:
     """Items of the first referring benchmark that crossed an IoU of 0.8 in either direction, spread over the list."""
-    first = next((m for m in measured(run) if _protocol(m) == "rec" and "spr" in m.metrics and m.comparison), None)
-    if first is None:
+    first = next((m for m in measured(run) if _protocol(m) == "rec" and m.trained in m.comparison.get("models", {})), None)
+    if first is None or first.trained is None:
         return []
-    moved = first.comparison["models"]["spr"]["changed"].get(CHANGED_AT, {"to_right": [], "to_wrong": []})
-    rows = {name: {r.item_id: r for r in read_predictions(run, FOLDER, first.name, name)} for name in ("base", "spr")}
+    trained = first.trained
+    moved = first.comparison["models"][trained]["changed"].get(CHANGED_AT, {"to_right": [], "to_wrong": []})
+    rows = {name: {r.item_id: r for r in read_predictions(run, FOLDER, first.name, name)} for name in ("base", trained)}
     found = []
     for key, title in (("to_right", "Became right"), ("to_wrong", "Became wrong")):
         ids = moved[key][:: max(1, len(moved[key]) // CHANGED_SHOWN)][:CHANGED_SHOWN]
-        note = f"{len(moved[key])} of {len(rows['base'])} items at IoU {CHANGED_AT[4:]}. Gold: truth. Red: base. Green: with SPR."
-        found.append(Changes(f"{title} ({first.name})", note, [_card(rows["base"][i], rows["spr"][i], load_image) for i in ids]))
+        note = f"{len(moved[key])} of {len(rows['base'])} items at IoU {CHANGED_AT[4:]}. Gold: truth. Red: base. Green: {trained}."
+        found.append(Changes(f"{title} ({first.name})", note, [_card(rows["base"][i], rows[trained][i], load_image) for i in ids]))
     return found
 
 

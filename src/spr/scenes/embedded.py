@@ -31,11 +31,6 @@ def world_folder() -> Path:
     return Path(cache) / f"world-{VERSION}"
 
 
-def is_embedded(path: str) -> bool:
-    """Whether a path of the configuration starts with `embedded:`."""
-    return path.startswith(PREFIX)
-
-
 def resolve_embedded(path: str) -> str:
     """`embedded:…` as an ordinary path. Raises ConfigError for an unknown checkpoint or split."""
     head, _, rest = path.removeprefix(PREFIX).partition("/")

@@ -70,9 +70,8 @@ def preference_loss(
     name: LossName, ratios: Ratios, chosen: Tensor, lengths: Lengths, *, beta: float, offset: Tensor, smoothing: float, sft_weight: float
 ) -> Tensor:
     """The loss of that name, plus `sft_weight` times `sft` (form of arXiv 2404.19733). `chosen` sums log pi of the chosen answers."""
-    if sft_weight:
-        return _preference(name, ratios, chosen, lengths, beta, offset, smoothing) + sft_weight * sft(chosen, lengths.chosen)
-    return _preference(name, ratios, chosen, lengths, beta, offset, smoothing)
+    loss = _preference(name, ratios, chosen, lengths, beta, offset, smoothing)
+    return loss + sft_weight * sft(chosen, lengths.chosen) if sft_weight else loss
 
 
 def _preference(name: LossName, ratios: Ratios, chosen: Tensor, lengths: Lengths, beta: float, offset: Tensor, smoothing: float) -> Tensor:
