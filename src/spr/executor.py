@@ -15,14 +15,14 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from spr.artifacts import Run, shard_name
 from spr.errors import StaleRunError
-from spr.types import Dropped, StageSummary
+from spr.types import Dropped, Findings, StageSummary
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -51,6 +51,7 @@ class Stage(Generic[In, Out]):
     row: type[Out]
     make_work: Callable[[], Work[In, Out]]
     notes: Mapping[str, Any] = field(default_factory=dict)  # for people; not compared
+    look: Callable[[Iterable[Out]], Findings] | None = None  # at all rows, once the stage is finished
 
 
 class Progress:
@@ -64,6 +65,9 @@ class Progress:
 
     def end(self, message: str = "") -> None:
         """The piece of work is finished."""
+
+    def warn(self, message: str) -> None:
+        """Something that a person should know, in one sentence."""
 
 
 class Named(Progress):
@@ -83,6 +87,10 @@ class Named(Progress):
     def end(self, message: str = "") -> None:
         """As the inner one."""
         self._inner.end(message)
+
+    def warn(self, message: str) -> None:
+        """The same, under the name of the work."""
+        self._inner.warn(f"{self._name}: {message}")
 
 
 def digest_of(config: Mapping[str, Any]) -> str:
@@ -132,7 +140,9 @@ def finish(run: Run, stage: Stage[Any, Any], digest: str, shards: int, seconds: 
     for n in range(shards):
         dropped.update(d.reason for d in run.read_rows(Dropped, *stage.folder, "dropped", shard_name(n)))
     config = json.loads(json.dumps({**stage.config, **stage.notes}, default=str))
-    summary = StageSummary(stage.name, digest, config, rows, dict(sorted(dropped.items())), shards, round(seconds, 1), versions())
+    found = stage.look(run.iter_stage(stage.row, *stage.folder)) if stage.look is not None else Findings({})
+    reasons = dict(sorted(dropped.items()))
+    summary = StageSummary(stage.name, digest, config, rows, reasons, shards, round(seconds, 1), versions(), dict(found.figures), found.warnings)
     run.write_json(asdict(summary), *stage.folder, "_stage.json")
     return summary
 
@@ -186,7 +196,10 @@ def run_stage(run: Run, stage: Stage[In, Out], items: Sequence[In], runtime: Run
     elif missing:
         _run_in_processes(stage, shards, missing, runtime, write)
     summary = finish(run, stage, digest, len(shards), time.monotonic() - begin)
-    progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped")
+    figures = "".join(f", {name.replace('_', ' ')} {value:.3f}" for name, value in summary.figures.items())
+    progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped{figures}")
+    for warning in summary.warnings:
+        progress.warn(f"{stage.name}: {warning}")
     return summary
 
 

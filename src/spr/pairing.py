@@ -8,8 +8,10 @@ phrase stays (paper, section 3.4; one-to-one and the fate of the phrase are ours
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from statistics import median
 from typing import Literal, TypeAlias
 
 from numpy.typing import ArrayLike
@@ -17,7 +19,7 @@ from numpy.typing import ArrayLike
 from spr.boxes import as_boxes, match, sanitize
 from spr.dialects import Dialect
 from spr.prompts import CANONICAL, TEMPLATES, Template, question
-from spr.types import Box, Candidate, Dropped, Frame, GroundedText, Pair, Region, Score, ScoredCandidate, Span, TrainingPair
+from spr.types import Box, Candidate, Dropped, Findings, Frame, GroundedText, Pair, Region, Score, ScoredCandidate, Span, TrainingPair
 
 Unmatched: TypeAlias = Literal["unbox", "drop_clause", "keep"]
 
@@ -30,6 +32,9 @@ class PairConfig:
     min_margin: float = 0.05  # ours: smaller gaps are noise of the scores
     min_chosen_boxes: float = 0.5  # ours: refinement may not win by silence; share of the rejected answer's boxes
     prompt: str = CANONICAL  # ours: the policy must learn to answer the plain question
+
+
+NEARLY_EQUAL = 0.1  # ours: pairs whose answers differ in a smaller share of their words are dangerous under DPO (method 2.5)
 
 
 def refine(
@@ -174,3 +179,28 @@ def make_pairs(
     """Pairs of some regions, and the regions without one."""
     results = [pair_region(region, candidates, dialect, config, templates) for region, candidates in items]
     return [r for r in results if isinstance(r, TrainingPair)], [r for r in results if isinstance(r, Dropped)]
+
+
+def difference(a: str, b: str) -> float:
+    """Share of the words and numbers of two texts that are not part of their common subsequences, in [0, 1]."""
+    first, second = (re.findall(r"\w+", text) for text in (a, b))
+    return 1.0 - SequenceMatcher(None, first, second, autojunk=False).ratio()
+
+
+def differences(pairs: Iterable[TrainingPair], dialect: Dialect) -> Findings:
+    """How far chosen and rejected answers differ: medians over the pairs, with boxes and without. Warns when they are nearly equal (method 2.5)."""
+    whole, plain = [], []
+    for p in pairs:
+        frame = Frame(p.width, p.height)
+        whole.append(difference(p.chosen, p.rejected))
+        plain.append(difference(dialect.parse(p.chosen, frame).plain, dialect.parse(p.rejected, frame).plain))
+    if not whole:
+        return Findings({})
+    figures = {"differing_words": median(whole), "differing_words_without_boxes": median(plain)}
+    advice = "plain DPO can unlearn both; use sft_weight: 1 with rejected_coordinates: none, or loss: sft"
+    warnings = []
+    if figures["differing_words"] < NEARLY_EQUAL:
+        warnings.append(f"the answers of a pair are nearly equal: {figures['differing_words']:.0%} of their words differ (median); {advice}")
+    elif figures["differing_words_without_boxes"] == 0:
+        warnings.append(f"in most pairs the answers say the same and differ in coordinates only; {advice}")
+    return Findings(figures, tuple(warnings))

@@ -25,12 +25,12 @@ from spr.describe import describe
 from spr.errors import ConfigError, DataError, unknown_name
 from spr.evaluation.stage import evaluate_all
 from spr.executor import Named, Progress, ShardResult, Stage, claim, run_stage, set_threads, versions
-from spr.pairing import make_pairs
+from spr.pairing import differences, make_pairs
 from spr.prompts import templates_with
 from spr.regions import draw_regions, select_images
 from spr.rounds import FOLDER as ROUNDS
 from spr.rounds import later_rounds, round_runs
-from spr.scoring import score
+from spr.scoring import score, spreads
 from spr.training.config import TrainConfig, TrainResult
 from spr.types import Description, Dropped, ImageRecord, Region, ScoredCandidate, TrainingPair
 from spr.wiring import BASE, Config, build_describer, build_detector, build_scorer, dialect_of, image_store, trainings
@@ -230,6 +230,7 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
         },
         ScoredCandidate,
         partial(_score_work, config),
+        look=partial(spreads, lam=config.pair.lam),
     )
     run_stage(run, stage, images, config.runtime, progress)
 
@@ -254,6 +255,7 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
         },
         TrainingPair,
         partial(_pair_work, config),
+        look=partial(differences, dialect=dialect_of(config)),
     )
     summary = run_stage(run, stage, items, config.runtime, progress)
     if summary.rows == 0:

@@ -11,8 +11,9 @@ Known gap: S_loc has no precision term. The report therefore prints boxes and wo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median, pstdev
 from typing import Literal
 
 import numpy as np
@@ -22,9 +23,10 @@ from spr.boxes import Boxes, as_boxes, inside, iou_matrix, nms, sanitize
 from spr.dialects import Dialect
 from spr.pairing import Unmatched, refine
 from spr.ports import Detector, ImageTextScorer
-from spr.types import Box, Description, Detection, Dropped, GroundedText, Region, Score, ScoredCandidate
+from spr.types import Box, Description, Detection, Dropped, Findings, GroundedText, Region, Score, ScoredCandidate
 
 PAPER_LAMBDA = 0.8  # paper, section 3.3
+NEARLY_ALONE = 0.9  # ours: a part of the score with more than this share of the weighted spread decides nearly alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,3 +211,35 @@ def score(
     """Scores of some regions' candidates; an unscored one is also listed as dropped, with its reason (its row stays)."""
     rows = [row for region, candidates in items for row in score_region(region, candidates, dialect, scorer, detector, config)]
     return rows, [Dropped(r.candidate_id, "unscored", r.score.unscored) for r in rows if r.score.unscored is not None]
+
+
+def spreads(rows: Iterable[ScoredCandidate], lam: float = PAPER_LAMBDA) -> Findings:
+    """How far the two parts of the score differ within a region: the medians over regions of their standard deviations, raw.
+
+    Lambda balances the parts only where weighted spreads are of one order (method 2.3): warns when one has more than NEARLY_ALONE of their sum,
+    unless lambda itself leaves one part out.
+    """
+    regions: dict[str, list[tuple[float, float]]] = {}
+    for r in rows:
+        if r.score.semantic is not None and r.score.localization is not None:
+            regions.setdefault(r.region_id, []).append((r.score.semantic, r.score.localization))
+    several = [parts for parts in regions.values() if len(parts) > 1]
+    if not several:
+        return Findings({})
+    semantic, localization = (
+        median(pstdev(part) for part in column) for column in zip(*(zip(*parts, strict=True) for parts in several), strict=True)
+    )
+    figures = {"spread_semantic": semantic, "spread_localization": localization}
+    weighted = {"semantic": lam * semantic, "localisation": (1 - lam) * localization}
+    name, most = max(weighted.items(), key=lambda item: item[1])
+    if not 0 < lam < 1 or most <= NEARLY_ALONE * sum(weighted.values()):
+        return Findings(figures)
+    share = most / sum(weighted.values())
+    return Findings(
+        figures,
+        (
+            f"the {name} score decides nearly alone: {share:.0%} of the weighted spread within a region "
+            f"(spreads {semantic:.3f} and {localization:.3f}, "
+            f"lambda {lam:g}); another pair.lam balances the two",
+        ),
+    )

@@ -7,7 +7,7 @@ field beside it says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -299,6 +299,14 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """What a look at all rows of a stage shows: figures by name, and what a person should know before going on."""
+
+    figures: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StageSummary:
     """The `_stage.json` of a stage: what was done, what was left out and why."""
 
@@ -310,3 +318,5 @@ class StageSummary:
     shards: int
     seconds: float
     versions: Mapping[str, str] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[str] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from spr.artifacts import Run, shard_name
 from spr.errors import StaleRunError
 from spr.executor import Progress, RuntimeConfig, ShardResult, Stage, changed_fields, digest_of, run_stage
-from spr.types import Dropped, ImageRecord
+from spr.types import Dropped, Findings, ImageRecord
 
 
 def make_work(log: str | None) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
@@ -85,3 +86,24 @@ def test_a_failing_worker_stops_the_stage_but_loses_nothing(tmp_path: Path) -> N
 def test_digest_ignores_key_order() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert changed_fields({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 5}, "c": 3}) == ["a.y", "b", "c"]
+
+
+def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
+    """Figures stand in _stage.json, also when the rows were made earlier; warnings reach the listener once."""
+    said: list[str] = []
+
+    class Listener(Progress):
+        def end(self, message: str = "") -> None:
+            said.append(message)
+
+        def warn(self, message: str) -> None:
+            said.append(message)
+
+    run = Run(str(tmp_path))
+    looking = replace(stage(), look=lambda rows: Findings({"mean_width": sum(r.width for r in rows) / 3}, ("small",)))
+    run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
+    run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
+    assert said == ["3 rows, 2 dropped, mean width 2.000", "regions: small"]
+    summary = run.summary("regions")
+    assert summary is not None
+    assert (summary.figures, summary.warnings) == ({"mean_width": 2.0}, ["small"])

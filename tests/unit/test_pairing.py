@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spr.boxes import iou
 from spr.dialects import get_dialect
-from spr.pairing import PairConfig, choose_pair, make_pairs, refine, with_lambda
+from spr.pairing import PairConfig, choose_pair, difference, differences, make_pairs, refine, with_lambda
 from spr.types import Box, Candidate, Dropped, Frame, Pair, Region, RegionObject, Score, ScoredCandidate
 
 FRAME = Frame(1000, 1000)
@@ -144,3 +144,27 @@ def test_the_prompt_of_a_pair_is_the_canonical_question() -> None:
     none, lost = make_pairs([(REGION, [])], FERRET, PairConfig())
     assert none == []
     assert [(d.item_id, d.reason) for d in lost] == [("r", "too_few_scored")]
+
+
+def test_difference_is_the_share_of_words_that_are_not_common() -> None:
+    assert difference("a cat [1, 2, 3, 4]", "a cat [1, 2, 3, 4]") == 0
+    assert difference("a cat", "the dog") == 1
+    assert difference("a cat and a dog", "a cat") == pytest.approx(1 - 2 * 2 / 7)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "warns"),
+    [
+        ("a cat [0, 0, 100, 100].", "the grey cat [0, 0, 110, 90] on a mat.", ""),
+        ("a cat [0, 0, 100, 100].", "a cat [5, 5, 90, 90].", "differ in coordinates only"),
+        (" ".join("abcdefghijklmnopqrst"), " ".join("abcdefghijklmnopqrsu"), "nearly equal"),
+    ],
+)
+def test_nearly_equal_answers_are_warned_of(chosen: str, rejected: str, warns: str) -> None:
+    """Such pairs destroyed a model under plain DPO (method 2.5)."""
+    pairs, _ = make_pairs([(REGION, [_row(0, 0.1, 0.9), _row(1, 0.2, 0.3)])], FERRET, PairConfig())
+    found = differences([replace(pairs[0], chosen=chosen, rejected=rejected)], FERRET)
+    assert 0 < found.figures["differing_words"] < 1
+    assert warns in "".join(found.warnings)
+    assert bool(found.warnings) == bool(warns)
+    assert differences([], FERRET).figures == {}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spr.dialects import get_dialect
-from spr.scoring import References, ScoreConfig, combine, join_detections, localization_score, references_of, score, score_text
-from spr.types import Box, Description, Detection, Frame, Region, RegionObject
+from spr.scoring import References, ScoreConfig, combine, join_detections, localization_score, references_of, score, score_text, spreads
+from spr.types import Box, Description, Detection, Frame, Region, RegionObject, Score, ScoredCandidate
 
 FRAME = Frame(1000, 1000)
 FERRET = get_dialect("ferret")
@@ -200,3 +200,33 @@ def test_without_a_semantic_model_the_row_stays_and_says_why() -> None:
     rows, dropped = score(items, FERRET, None, None, ScoreConfig())
     assert rows[0].score.unscored == "no_semantic_score"
     assert [(d.item_id, d.reason, d.detail) for d in dropped] == [("img#0/0", "unscored", "no_semantic_score")]
+
+
+def _scored(region: str, index: int, semantic: float | None, localization: float | None) -> ScoredCandidate:
+    value = Score(None, semantic, semantic, semantic, localization, None if localization is not None else "no_reference")
+    return ScoredCandidate(f"{region}/{index}", region, index, "", value, 0, "", value, 0, (), 0)
+
+
+def test_spreads_are_those_within_a_region() -> None:
+    """Regions that differ from each other, candidates that do not: no spread. Unscored candidates take no part."""
+    rows = [_scored("a", 0, 0.2, 0.5), _scored("a", 1, 0.4, 0.7), _scored("b", 0, 0.9, 0.1), _scored("b", 1, 0.7, 0.3), _scored("c", 0, 0.1, None)]
+    found = spreads(rows)
+    assert found.figures == pytest.approx({"spread_semantic": 0.1, "spread_localization": 0.1})
+    assert found.warnings == ()
+    assert spreads([]).figures == {}
+
+
+@pytest.mark.parametrize(
+    ("semantic", "localization", "lam", "warns"),
+    [
+        (0.02, 0.2, 0.8, ""),  # a real CLIP: hundredths against tenths
+        (0.2, 0.02, 0.8, "semantic score decides nearly alone"),
+        (0.001, 0.2, 0.8, "localisation score decides nearly alone"),
+        (0.2, 0.02, 1.0, ""),  # asked for
+        (0.0, 0.0, 0.8, ""),
+    ],
+)
+def test_a_part_that_decides_alone_is_warned_of(semantic: float, localization: float, lam: float, warns: str) -> None:
+    found = spreads([_scored("a", 0, 0.0, 0.0), _scored("a", 1, semantic, localization)], lam)
+    assert warns in "".join(found.warnings)
+    assert bool(found.warnings) == bool(warns)

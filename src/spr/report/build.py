@@ -45,6 +45,6 @@ def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: Lo
         footer=[
             f"{dialect.contract}",
             json.dumps(known),
-            "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.org), CC BY-SA 4.0.",
+            ART,
         ],
     )

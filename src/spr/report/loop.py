@@ -38,6 +38,8 @@ class StageRow:
     what: str
     seconds: float
     dropped: Mapping[str, int]
+    figures: Mapping[str, float]
+    warnings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def stage_rows(run: Run) -> list[StageRow]:
     for folder, (name, what) in STAGES.items():
         summary = run.summary(folder)
         if summary is not None:
-            rows.append(StageRow(name, summary.rows, what, summary.seconds, summary.dropped))
+            rows.append(StageRow(name, summary.rows, what, summary.seconds, summary.dropped, summary.figures, summary.warnings))
     return rows
 
 

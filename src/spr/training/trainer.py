@@ -102,7 +102,9 @@ def train(
     )
     if args.process_index == 0:
         write_card(out, model_folder, config, dataclasses.asdict(result))
-    progress.end("; ".join([f"{len(steps)} steps, loss {result.figures.get('loss')}", *(f"warning: {text}" for text in result.warnings)]))
+    progress.end(f"{len(steps)} steps, loss {result.figures.get('loss')}")
+    for warning in result.warnings:
+        progress.warn(warning)
     return result
 
 
