@@ -7,18 +7,20 @@ threads rounds differently.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import multiprocessing
 import os
+import pickle
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from spr.artifacts import Run, shard_name
 from spr.errors import StaleRunError
@@ -147,9 +149,6 @@ def finish(run: Run, stage: Stage[Any, Any], digest: str, shards: int, seconds: 
     return summary
 
 
-_worker_work: Work[Any, Any] | None = None
-
-
 def set_threads(threads: int) -> None:
     """Fix the number of threads of the numerical libraries in this process."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -158,20 +157,80 @@ def set_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def _start_worker(make_work: Callable[[], Work[Any, Any]], threads: int) -> None:
-    global _worker_work
-    set_threads(threads)
-    _worker_work = make_work()
-    set_threads(threads)
+_built: tuple[bytes, Work[Any, Any]] | None = None  # what this worker process works with
 
 
-def _in_worker(items: Sequence[Any]) -> ShardResult[Any]:
-    assert _worker_work is not None
-    return _worker_work(items)
+def _in_worker(pickled: bytes, threads: int, items: Sequence[Any]) -> ShardResult[Any]:
+    """Work on a shard; what does the work is built only when it is not what this process used last."""
+    global _built
+    if _built is None or _built[0] != pickled:
+        _built = None  # two models at once may not fit
+        _built = pickled, pickle.loads(pickled)()
+        set_threads(threads)
+    return _built[1](items)
 
 
-def run_stage(run: Run, stage: Stage[In, Out], items: Sequence[In], runtime: RuntimeConfig, progress: Progress) -> StageSummary:
-    """Do what is missing of a stage. Raises StaleRunError when it was begun with another configuration."""
+class Workers:
+    """Where shards are worked on: this process, or spawned ones that live until the end of the `with` block.
+
+    Stages that pass the same `make_work` one after the other share what it builds.
+    """
+
+    def __init__(self, runtime: RuntimeConfig) -> None:
+        self._runtime = runtime
+        self._pool: ProcessPoolExecutor | None = None
+        self._own: tuple[object, Work[Any, Any]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._own = None
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def work(
+        self,
+        make_work: Callable[[], Work[In, Out]],
+        shards: Mapping[int, Sequence[In]],
+        write: Callable[[int, ShardResult[Out]], None],
+    ) -> None:
+        """Every shard's result goes to `write` as soon as it is ready; the first failure ends the work."""
+        if self._runtime.workers > 1:
+            self._in_processes(make_work, shards, write)
+            return
+        if self._own is None or self._own[0] is not make_work:
+            self._own = None
+            set_threads(self._runtime.threads)
+            self._own = make_work, make_work()
+            set_threads(self._runtime.threads)
+        for number, items in shards.items():
+            write(number, self._own[1](items))
+
+    def _in_processes(
+        self,
+        make_work: Callable[[], Work[In, Out]],
+        shards: Mapping[int, Sequence[In]],
+        write: Callable[[int, ShardResult[Out]], None],
+    ) -> None:
+        threads = self._runtime.threads
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._runtime.workers, mp_context=context, initializer=set_threads, initargs=(threads,))
+        pickled = pickle.dumps(make_work)
+        waiting: dict[Future[ShardResult[Out]], int] = {
+            self._pool.submit(_in_worker, pickled, threads, list(items)): number for number, items in shards.items()
+        }
+        while waiting:
+            ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ready:
+                write(waiting.pop(future), future.result())
+
+
+def run_stage(
+    run: Run, stage: Stage[In, Out], items: Sequence[In], runtime: RuntimeConfig, progress: Progress, workers: Workers | None = None
+) -> StageSummary:
+    """Do what is missing of a stage, by `workers` or by its own. Raises StaleRunError when it was begun with another configuration."""
     digest = claim(run, stage.name, stage.folder, {**stage.config, "shard_size": runtime.shard_size})
     done = run.summary(*stage.folder)
     if done is not None:
@@ -179,47 +238,19 @@ def run_stage(run: Run, stage: Stage[In, Out], items: Sequence[In], runtime: Run
     begin = time.monotonic()
     size = runtime.shard_size
     shards = [items[i : i + size] for i in range(0, len(items), size)]
-    finished = {n for n in range(len(shards)) if run.exists(*stage.folder, shard_name(n))}
-    missing = [n for n in range(len(shards)) if n not in finished]
-    progress.start(stage.name, len(items), sum(len(shards[n]) for n in finished))
+    missing = {n: shard for n, shard in enumerate(shards) if not run.exists(*stage.folder, shard_name(n))}
+    progress.start(stage.name, len(items), len(items) - sum(len(shard) for shard in missing.values()))
 
     def write(number: int, result: ShardResult[Out]) -> None:
         run.write_shard(number, result[0], stage.row, result[1], *stage.folder)
         progress.advance(len(shards[number]))
 
-    if missing and runtime.workers <= 1:
-        set_threads(runtime.threads)
-        work = stage.make_work()
-        set_threads(runtime.threads)
-        for number in missing:
-            write(number, work(shards[number]))
-    elif missing:
-        _run_in_processes(stage, shards, missing, runtime, write)
+    if missing:
+        with contextlib.nullcontext(workers) if workers is not None else Workers(runtime) as crew:
+            crew.work(stage.make_work, missing, write)
     summary = finish(run, stage, digest, len(shards), time.monotonic() - begin)
     figures = "".join(f", {name.replace('_', ' ')} {value:.3f}" for name, value in summary.figures.items())
     progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped{figures}")
     for warning in summary.warnings:
         progress.warn(f"{stage.name}: {warning}")
     return summary
-
-
-def _run_in_processes(
-    stage: Stage[In, Out],
-    shards: Sequence[Sequence[In]],
-    missing: Sequence[int],
-    runtime: RuntimeConfig,
-    write: Callable[[int, ShardResult[Out]], None],
-) -> None:
-    """Shards in spawned processes, each written by the parent as soon as it is ready; the first failure stops the stage."""
-    context = multiprocessing.get_context("spawn")
-    workers = min(runtime.workers, len(missing))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stage.make_work, runtime.threads)) as pool:
-        waiting: dict[Future[ShardResult[Out]], int] = {pool.submit(_in_worker, list(shards[n])): n for n in missing}
-        try:
-            while waiting:
-                ready, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    write(waiting.pop(future), future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 
 from spr.artifacts import Run, shard_name
 from spr.errors import StaleRunError
-from spr.executor import Progress, RuntimeConfig, ShardResult, Stage, changed_fields, digest_of, run_stage
+from spr.executor import Progress, RuntimeConfig, ShardResult, Stage, Workers, changed_fields, digest_of, run_stage
 from spr.types import Dropped, Findings, ImageRecord
 
 
@@ -107,3 +108,26 @@ def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
     summary = run.summary("regions")
     assert summary is not None
     assert (summary.figures, summary.warnings) == ({"mean_width": 2.0}, ["small"])
+
+
+def counted_work(log: str, name: str) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """A worker that notes when it is built."""
+    with Path(log).open("a") as f:
+        f.write(f"{name} {os.getpid()}\n")
+    return make_work(None)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_workers_build_once_what_several_stages_share(tmp_path: Path, processes: int) -> None:
+    """A model that answers many benchmarks is loaded once per process, and never beside another one."""
+    run, log = Run(str(tmp_path / "run")), str(tmp_path / "log")
+    runtime = RuntimeConfig(processes, 1, 2)
+    with Workers(runtime) as workers:
+        for model in ("a", "b"):
+            make = partial(counted_work, log, model)
+            for benchmark in ("x", "y"):
+                shared = replace(stage(), folder=(benchmark, model), make_work=make)
+                assert run_stage(run, shared, list(range(8)), runtime, Progress(), workers).rows == 4
+    built = Path(log).read_text().splitlines()
+    assert len(built) == len(set(built)) <= 2 * processes
+    assert len({line.split()[1] for line in built}) <= processes

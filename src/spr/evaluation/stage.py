@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from spr.artifacts import Run
 from spr.config import load
@@ -36,7 +36,7 @@ from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
 from spr.evaluation.rows import AnswerRow, read_predictions, write_predictions
 from spr.evaluation.tables import comparison_table
-from spr.executor import Named, Progress, RuntimeConfig, ShardResult, Stage, run_stage
+from spr.executor import Named, Progress, RuntimeConfig, ShardResult, Stage, Workers, run_stage
 from spr.ports import Describer
 from spr.types import Answer, Prediction, Query, Sampling
 
@@ -59,6 +59,9 @@ class Asking:
     def reading(self) -> Dialect:
         """The dialect."""
         return get_dialect(self.dialect, encode="official" if self.official else "nearest", **self.dialect_options)
+
+
+AskedImage: TypeAlias = tuple[Asking, list[Item]]  # all questions of a benchmark about one image
 
 
 def asking_of(benchmark: BenchmarkConfig, protocol: Protocol, dialect: Dialect) -> Asking:
@@ -84,13 +87,15 @@ def query_of(item: Item, asking: Asking, dialect: Dialect, part: int = 0) -> Que
     )
 
 
-def _work(make: Maker, asking: Asking) -> Callable[[Sequence[list[Item]]], ShardResult[Prediction]]:
-    describer, dialect, judge = make(), asking.reading(), protocol_named(asking.protocol).judge
-    sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=asking.max_new_tokens)
+def _work(make: Maker) -> Callable[[Sequence[AskedImage]], ShardResult[Prediction]]:
+    describer = make()
 
-    def work(images: Sequence[list[Item]]) -> ShardResult[Prediction]:
-        items = [item for image in images for item in image]
-        asked = [query_of(item, asking, dialect, k // GROUP) for image in images for k, item in enumerate(image)]
+    def work(images: Sequence[AskedImage]) -> ShardResult[Prediction]:
+        asking = images[0][0]
+        dialect, judge = asking.reading(), protocol_named(asking.protocol).judge
+        sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=asking.max_new_tokens)
+        items = [item for _, image in images for item in image]
+        asked = [query_of(item, asking, dialect, k // GROUP) for _, image in images for k, item in enumerate(image)]
         queries = [q for q in asked if isinstance(q, Query)]
         answers = iter(describer.answer(queries, sampling) if queries else [])
         given = [next(answers)[0] if isinstance(q, Query) else q for q in asked]
@@ -158,14 +163,21 @@ def evaluate_all(
     """
     _check_names(config)
     ready = [prepare(benchmark, config.limit, dialect) for benchmark in config.benchmarks]
+    with Workers(runtime) as workers:
+        for model, make in makers.items():  # the outer loop: every process builds each model once
+            make_work = partial(_work, make)
+            for benchmark, protocol, _, items, _ in ready:
+                asking = asking_of(benchmark, protocol, dialect)
+                stage = Stage("evaluate", (folder, benchmark.name, model), depends_on(asking, items, identity[model]), Prediction, make_work)
+                asked = [(asking, image) for image in by_image(items)]
+                run_stage(run, stage, asked, runtime, Named(progress, f"{benchmark.name} {model}"), workers)
     tables: list[str] = []
-    for benchmark, protocol, options, items, notes in ready:
+    for benchmark, protocol, options, _, notes in ready:
         rows: dict[str, list[Prediction]] = {}
-        for model, make in makers.items():
+        prompt = protocol.template(dialect, benchmark.prompt)
+        for model in makers:
             where = (folder, benchmark.name, model)
-            ask(run, where, benchmark, protocol, dialect, items, make, identity[model], runtime, Named(progress, f"{benchmark.name} {model}"))
             rows[model] = collect(run, where, protocol, options)
-            prompt = protocol.template(dialect, benchmark.prompt)
             about = {"benchmark": benchmark.name, "model": model, "dialect": dialect.name, "prompt": prompt, "notes": notes}
             put_json(run, {**about, **measure(rows[model], protocol, options, config.bootstrap, config.seed)}, *where, "metrics.json")
         _compare_all(run, (folder, benchmark.name), rows, protocol, options, config)
@@ -218,29 +230,16 @@ def check_needs(items: Sequence[Item], protocol: Protocol, benchmark: BenchmarkC
             )
 
 
-def ask(
-    run: Run,
-    where: tuple[str, ...],
-    benchmark: BenchmarkConfig,
-    protocol: Protocol,
-    dialect: Dialect,
-    items: Sequence[Item],
-    make: Maker,
-    identity: Mapping[str, Any],
-    runtime: RuntimeConfig,
-    progress: Progress,
-) -> None:
-    """The answers of one model to one benchmark, in shards."""
-    asking = asking_of(benchmark, protocol, dialect)
-    depends = {
-        "protocol": protocol.name,
+def depends_on(asking: Asking, items: Sequence[Item], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answers of one model to one benchmark depend on."""
+    return {
+        "protocol": asking.protocol,
         "prompt": asking.template,
         "max_new_tokens": asking.max_new_tokens,
         "items": digest(items),
-        "dialect": {"name": dialect.name, "options": dict(dialect.options), "official": dialect.official},
+        "dialect": {"name": asking.dialect, "options": dict(asking.dialect_options), "official": asking.official},
         "model": identity,
     }
-    run_stage(run, Stage("evaluate", where, depends, Prediction, partial(_work, make, asking)), by_image(items), runtime, progress)
 
 
 def collect(run: Run, where: tuple[str, ...], protocol: Protocol, options: Any) -> list[Prediction]:
