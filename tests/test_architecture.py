@@ -26,7 +26,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("cli", "__main__"),
 ]
 # Commands that drive the pipeline from inside the embedded world.
-EXCEPTIONS = {"scenes.demo", "scenes.results", "scenes.measure", "scenes.tune"}
+EXCEPTIONS = {"scenes.demo", "scenes.results", "scenes.measure", "scenes.tune", "scenes.recipe.__main__"}
 HEAVY = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}
 HEAVY_ALLOWED = ("models", "training", "scenes")
 HEAVY_LAZY = {"data.hf", "evaluation.readers.hf", "rewards"}  # inside functions only

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,6 +161,19 @@ def set_threads(threads: int) -> None:
 _built: tuple[bytes, Work[Any, Any]] | None = None  # what this worker process works with
 
 
+def _start_worker(threads: int) -> None:
+    """Fix the threads, and end this process when its parent is killed: nobody else would, and a model stayed in memory."""
+    set_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _in_worker(pickled: bytes, threads: int, items: Sequence[Any]) -> ShardResult[Any]:
     """Work on a shard; what does the work is built only when it is not what this process used last."""
     global _built
@@ -216,7 +230,7 @@ class Workers:
         threads = self._runtime.threads
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._runtime.workers, mp_context=context, initializer=set_threads, initargs=(threads,))
+            self._pool = ProcessPoolExecutor(self._runtime.workers, mp_context=context, initializer=_start_worker, initargs=(threads,))
         pickled = pickle.dumps(make_work)
         waiting: dict[Future[ShardResult[Out]], int] = {
             self._pool.submit(_in_worker, pickled, threads, list(items)): number for number, items in shards.items()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +41,7 @@ def _config(world: dict[str, SplitFiles], run: Path) -> Path:
         "prompts": {name: asdict(template) for name, template in PROMPTS.items()},
         "describe": {"templates": ["plain", "crop_objects"], "samples": 2, "max_new_tokens": 96},
         "pair": {"min_margin": 0.001},
-        "train": {"learning_rate": 1e-4},
+        "train": {"learning_rate": 1e-4, "batch": 4, "epochs": 2, "save_steps": 2},
         "adapters": {"spr_paper": {}, "spr": {"sft_weight": 1.0, "rejected_coordinates": "none"}},
         "evaluate": {
             "bootstrap": 100,
@@ -148,13 +151,33 @@ def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_p
     assert _bytes(Run(str(copy))) == _bytes(run)
 
 
+def test_a_run_killed_with_sigkill_ends_in_the_same_tables(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    """A real process, really killed, three times: while it describes, trains, evaluates. Then it is simply run again."""
+    run, config = finished
+    other = tmp_path / "killed"
+    for moment in ("candidates/part-00000.parquet", "adapter/spr/state/checkpoint-2", "evaluation/test/spr_paper/_config.json"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "spr", "run", str(config), "--set", f"run={other}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while not (other / moment).exists():
+            assert process.poll() is None, f"the run ended before {moment} was there"
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        assert not (other / "evaluation" / "tables.md").exists()
+    _spr("run", str(config), "--set", f"run={other}")
+    assert _bytes(Run(str(other))) == _bytes(run)
+    for name in ("adapter/spr_paper/adapter_model.safetensors", "adapter/spr/adapter_model.safetensors", "evaluation/tables.md"):
+        assert (other / name).read_bytes() == (Path(run.root) / name).read_bytes(), name
+
+
 def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: Path) -> None:
     run, config = finished
     _spr("run", str(config), "--until", "pair", "--set", f"run={tmp_path / 'two'}", "--set", "runtime.workers=2")
     assert _bytes(Run(str(tmp_path / "two"))) == _bytes(run)
 
 
-@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize("size", [1, 7, 256])
 def test_shards_of_any_size_hold_the_same_texts(finished: tuple[Run, Path], tmp_path: Path, size: int) -> None:
     run, config = finished
     other = Run(str(tmp_path / "other"))
@@ -192,6 +215,7 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("model.dialcet=florence2", ("dialcet", "did you mean 'dialect'")),
         ("model.dialect=florence", ("florence", "did you mean 'florence2'")),
         ("data.images=/nowhere/images", ("/nowhere/images",)),
+        (f"data.annotations={__file__}", (__file__, "JSON")),
         ("describe.samples=many", ("describe.samples", "many")),
         ("adapters.spr.los=ipo", ("adapters.spr.los", "did you mean 'loss'")),
         ("adapters.base={}", ("adapters", "'base'")),

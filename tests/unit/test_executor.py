@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -131,3 +134,57 @@ def test_workers_build_once_what_several_stages_share(tmp_path: Path, processes:
     built = Path(log).read_text().splitlines()
     assert len(built) == len(set(built)) <= 2 * processes
     assert len({line.split()[1] for line in built}) <= processes
+
+
+KILLED = """
+import sys, time
+from functools import partial
+from spr.artifacts import Run
+from spr.executor import Progress, RuntimeConfig, run_stage
+from tests.unit.test_executor import sleeping_work, stage
+from dataclasses import replace
+
+if __name__ == "__main__":
+    run_stage(Run(sys.argv[1]), replace(stage(), make_work=partial(sleeping_work, sys.argv[2])), [0, 1], RuntimeConfig(2, 1, 1), Progress())
+"""
+
+
+def sleeping_work(log: str) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """A worker that says its process id and never ends."""
+
+    def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
+        (Path(log) / str(os.getpid())).touch()
+        time.sleep(600)
+        return [], []
+
+    return work
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    """kill -9 of the run must not leave processes that hold a model."""
+    script, log = tmp_path / "killed.py", tmp_path / "log"
+    script.write_text(KILLED)
+    log.mkdir()
+    root = str(Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "run"), str(log)], env={**os.environ, "PYTHONPATH": root})
+    while len(list(log.iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    for pid in (int(p.name) for p in log.iterdir()):
+        for _ in range(1000):
+            if not _runs(pid):
+                break
+            time.sleep(0.02)
+        assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and not a zombie that waits for its (dead) parent."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.exists() and status.read_text().rsplit(")", 1)[-1].split()[0] == "Z")

@@ -78,7 +78,7 @@ class JsonStream:
     # --- the top level ---------------------------------------------------------------------------------------------------------------------
 
     def _members(self) -> Iterator[Batch]:
-        self._expect(b"{", "an object or an array")
+        self._expect(b"{", "a JSON object or array")
         if self._peek() == b"}":
             self._at += 1
             return

@@ -24,6 +24,7 @@ from rich.progress import track
 from spr.boxes import from_xywh, iou, sanitize, to_xywh
 from spr.data.images import open_store
 from spr.dialects import get_dialect
+from spr.errors import ConfigError, unknown_name
 from spr.evaluation.metrics import accuracy_at_iou
 from spr.models.clip import DualEncoderScorer
 from spr.models.detector import OpenVocabularyDetector
@@ -104,6 +105,20 @@ def owl_ap50(folder: str, files: SplitFiles, limit: int) -> float:
     return float(run.stats[1])
 
 
+def measure(folder: str, kind: str, limit: int) -> dict[str, Any]:
+    """The figures of a checkpoint on `val`. `kind`: mllm (or mllm_tight), clip, owl. Raises ConfigError for another one."""
+    files = SplitFiles(world_folder() / "val", "val")
+    ensure_world([str(files.coco)], lambda what, n: print(f"{what}: {n}"), lambda n: None, lambda: None)
+    torch.set_num_threads(1)
+    if kind in ("mllm", "mllm_tight"):
+        return {name: {f"{t:g}": share for t, share in found.items()} for name, found in rec_accuracy(folder, files, limit).items()}
+    if kind == "clip":
+        return {"of_16": clip_of_16(folder, files, limit)}
+    if kind == "owl":
+        return {"ap50": owl_ap50(folder, files, limit // 2)}
+    raise ConfigError(unknown_name("checkpoint", kind, CHECKPOINTS))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,17 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=600, help="expressions, regions and half as many images, at most")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    files = SplitFiles(world_folder() / "val", "val")
-    ensure_world([str(files.coco)], lambda what, n: print(f"{what}: {n}"), lambda n: None, lambda: None)
-    folder = {name: str(args.checkpoints / name) for name in args.only}
-    figures: dict[str, Any] = {}
-    if "mllm" in folder:
-        figures["mllm"] = rec_accuracy(folder["mllm"], files, args.limit)
-    if "clip" in folder:
-        figures["clip_of_16"] = clip_of_16(folder["clip"], files, args.limit)
-    if "owl" in folder:
-        figures["owl_ap50"] = owl_ap50(folder["owl"], files, args.limit // 2)
+    figures = {name: measure(str(args.checkpoints / name), name, args.limit) for name in args.only}
     print(json.dumps(figures, indent=2))
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

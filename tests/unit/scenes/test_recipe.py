@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
 
+from spr.boxes import iou
 from spr.dialects import get_dialect
-from spr.scenes.architectures import build_clip, build_mllm, build_owl, load_tower
+from spr.errors import ConfigError
+from spr.scenes.architectures import PIXELS, build_clip, build_mllm, build_owl, load_tower
 from spr.scenes.embedded import CHECKPOINTS, checkpoint_folder
 from spr.scenes.language import PROMPTS, description, names
-from spr.scenes.loop import Schedule, train_stage
+from spr.scenes.recipe.__main__ import STAGES, main
+from spr.scenes.recipe.loop import Schedule, Workshop, train_stage
+from spr.scenes.recipe.mllm import Rows, loss_of
+from spr.scenes.recipe.questions import loosened, turns
 from spr.scenes.vocabulary import build_tokenizer
 from spr.scenes.world import scene_of
 from spr.types import Frame
@@ -80,3 +87,50 @@ def test_a_tower_moves_whole_into_any_of_the_three() -> None:
     for target in (build_clip()[0].vision_model, build_owl()[0].owlvit.vision_model):
         load_tower(tower, target)
         assert sorted(float(v.double().sum()) for v in target.state_dict().values()) == sorted(float(v.double().sum()) for v in tower.values())
+
+
+def test_questions_are_answered_in_the_notation() -> None:
+    """Every answer with places parses without a problem; a referring expression means exactly the box of its answer."""
+    dialect, scene = get_dialect("florence2"), scene_of("train", 0)
+    frame = Frame(*scene.image.size)
+    asked = turns(scene.things, frame, random.Random(0))
+    assert len(asked) >= 12
+    for question, answer in asked:
+        read = dialect.parse(answer, frame)
+        assert {p.kind for p in read.problems} <= {"phrase_guessed"}
+        if question.startswith("Where is"):
+            assert [len(m.boxes) for m in read.mentions] == [1]
+        if question.startswith(("Describe", "Locate")):
+            assert all(m.phrase for m in read.mentions)
+    loose = loosened(scene.things, frame, random.Random(0))
+    assert [t.noun for t in loose] == [t.noun for t in scene.things]
+    assert 0.6 < np.mean([iou(a.box, b.box) for a, b in zip(loose, scene.things, strict=True)]) < 1
+
+
+def test_branches_of_a_row_are_separate_conversations() -> None:
+    """A row of questions gives the same loss as one row per question: no question sees another."""
+    torch.manual_seed(0)
+    model, processor = build_mllm()
+    model.eval()
+    rows, scene = Rows(processor.tokenizer), scene_of("train", 0)
+    asked = turns(scene.things, Frame(*scene.image.size), random.Random(0))[:3]
+    x = torch.randn(1, 3, PIXELS, PIXELS)
+    with torch.no_grad():
+        whole = loss_of(model, Rows.batch([rows.row(1, asked)]), x, rows.first, blur=False)
+        parts = [loss_of(model, Rows.batch([rows.row(1, [turn])]), x, rows.first, blur=False) for turn in asked]
+    weights = [len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"]) + 1 for _, answer in asked]
+    assert float(whole) == pytest.approx(np.average([float(p) for p in parts], weights=weights), abs=2e-2)  # bfloat16
+
+
+def test_the_recipe_runs_small_and_again_does_nothing(tmp_path: Path) -> None:
+    """From nothing to three checkpoints that load, at a hundredth of the size; every stage says where it stands."""
+    main(["--out", str(tmp_path), "--scale", "0.01", "--limit", "16"])
+    figures = json.loads((tmp_path / "measures.json").read_text())
+    assert set(figures) == {"mllm", "mllm_tight", "clip", "owl"}
+    assert figures["mllm"]["shipped"]["greedy"]["0.5"] > figures["mllm"]["new"]["greedy"]["0.5"]
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")} | {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.pt")}
+    for stage in STAGES.values():
+        stage.train(Workshop(tmp_path, 0.01), stage.steps)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    with pytest.raises(ConfigError, match="another recipe"):
+        main(["--out", str(tmp_path), "--scale", "0.02"])

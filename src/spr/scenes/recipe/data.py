@@ -1,0 +1,141 @@
+"""Training data of the recipe: scenes squashed to what the models see, as one array per set, with their things in pixels of the scene.
+
+In: a folder, a scale. Out: NAME.npy (n, 112, 112, 3) uint8 and NAME.json (a `Seen` per scene); for `regions` also regions_crop.npy. Deterministic,
+and written under a temporary name first: what is there is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from spr.boxes import as_boxes
+from spr.regions import grow
+from spr.scenes.world import NOUNS, Thing, scene_of
+from spr.types import Box, Frame
+
+PIXELS, PATCH = 112, 14  # as spr.scenes.architectures has them; torch is not imported here, because the drawing processes do not need it
+GRID = PIXELS // PATCH
+CHUNK = 250  # scenes per task of a drawing process
+COUNTS: Mapping[str, int] = {"train": 40_000, "easy": 12_000, "regions": 12_000}  # scenes by split of the world
+NUMBER: Mapping[str, int] = {noun: k for k, noun in enumerate(NOUNS)}
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A scene without its picture. `region` and what it holds are given in the set `regions` only."""
+
+    width: int
+    height: int
+    things: tuple[Thing, ...]
+    region: Box | None = None
+    held: tuple[Thing, ...] = ()
+
+    @property
+    def frame(self) -> Frame:
+        """Size in pixels."""
+        return Frame(self.width, self.height)
+
+    def unit_boxes(self) -> NDArray[np.float32]:
+        """(n, 4): the things' boxes as shares of the image."""
+        size = np.array([self.width, self.height, self.width, self.height])
+        unit: NDArray[np.float32] = (as_boxes([t.box for t in self.things]) / size).astype(np.float32)
+        return unit
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """Pictures (memory-mapped) and what is on them."""
+
+    images: Pixels
+    seen: Sequence[Seen]
+    crops: Pixels | None = None
+
+
+def region_in(things: Sequence[Thing], rng: random.Random) -> tuple[Box, list[Thing]]:
+    """A region with one to six things or more, grown as the pipeline grows its own (method 2.1), and what it holds."""
+    growth = grow([t.box for t in things], rng.randrange(len(things)), rng.randint(1, 6))
+    return growth.box, [things[i] for i in growth.held]
+
+
+def _squash(image: Image.Image) -> Pixels:
+    return np.asarray(image.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC))
+
+
+def _draw(task: tuple[str, int, int]) -> tuple[Pixels, Pixels | None, list[Seen]]:
+    split, first, count = task
+    images, crops, seen = [], [], []
+    for index in range(first, first + count):
+        scene = scene_of(split, index)
+        images.append(_squash(scene.image))
+        if split != "regions":
+            seen.append(Seen(*scene.image.size, scene.things))
+            continue
+        box, held = region_in(scene.things, random.Random(f"region/{index}"))
+        x1, y1, x2, y2 = (round(v) for v in box)
+        crops.append(_squash(scene.image.crop((x1, y1, x2, y2))))
+        seen.append(Seen(*scene.image.size, scene.things, box, tuple(held)))
+    return np.stack(images), np.stack(crops) if crops else None, seen
+
+
+def write_sets(folder: Path, scale: float, processes: int) -> None:
+    """Draw the sets that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, full in COUNTS.items():
+        if (folder / f"{name}.json").exists():
+            continue
+        count = max(64, round(full * scale))
+        tasks = [(name, at, min(CHUNK, count - at)) for at in range(0, count, CHUNK)]
+        images = _array(folder / f"{name}.npy.tmp", count)
+        crops = _array(folder / f"{name}_crop.npy.tmp", count) if name == "regions" else None
+        seen: list[Seen] = []
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for drawn, cropped, rows in track(pool.map(_draw, tasks), description=f"data: {name}", total=len(tasks)):
+                images[len(seen) : len(seen) + len(rows)] = drawn
+                if crops is not None and cropped is not None:
+                    crops[len(seen) : len(seen) + len(rows)] = cropped
+                seen += rows
+        images.flush()
+        os.replace(folder / f"{name}.npy.tmp", folder / f"{name}.npy")
+        if crops is not None:
+            crops.flush()
+            os.replace(folder / f"{name}_crop.npy.tmp", folder / f"{name}_crop.npy")
+        temporary = folder / f"{name}.json.tmp"
+        temporary.write_text(json.dumps([_row(s) for s in seen]), encoding="utf-8")
+        os.replace(temporary, folder / f"{name}.json")
+
+
+def _array(path: Path, count: int) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, PIXELS, PIXELS, 3))
+
+
+def _things(things: Sequence[Thing]) -> list[tuple[str, Box]]:
+    return [(t.noun, t.box) for t in things]
+
+
+def _row(s: Seen) -> list[object]:
+    return [s.width, s.height, _things(s.things), s.region, _things(s.held)]
+
+
+def read_set(folder: Path, name: str) -> TrainingSet:
+    """A set that was written before."""
+    rows = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    def things(values: Sequence[tuple[str, Sequence[float]]]) -> tuple[Thing, ...]:
+        return tuple(Thing(noun, (box[0], box[1], box[2], box[3])) for noun, box in values)
+
+    seen = [Seen(w, h, things(all_of_it), tuple(region) if region else None, things(held)) for w, h, all_of_it, region, held in rows]
+    crops = np.load(folder / f"{name}_crop.npy", mmap_mode="r") if name == "regions" else None
+    return TrainingSet(np.load(folder / f"{name}.npy", mmap_mode="r"), seen, crops)
