@@ -183,6 +183,19 @@ def test_a_family_that_is_not_in_the_table_gets_plain_rows() -> None:
     assert "stranger" in family.why
 
 
+def test_attention_that_takes_no_mask_of_ours_gets_plain_rows(benches: Any) -> None:
+    """FlashAttention knows causal rows only; a packed row would let a rejected answer see the chosen one."""
+    model = benches("llava").model
+    before = model.config.get_text_config()._attn_implementation
+    try:
+        model.config.get_text_config()._attn_implementation_internal = "flash_attention_2"
+        family = family_of(model)
+    finally:
+        model.config.get_text_config()._attn_implementation_internal = before
+    assert family.layout is None
+    assert "flash_attention_2" in family.why
+
+
 def test_every_packed_family_of_the_table_is_tested() -> None:
     assert {name for name, (layout, _) in TABLE.items() if layout is not None} == set(PACKED)
 

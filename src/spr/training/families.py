@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from spr.training.packing import Layout
 
+MASKED = ("sdpa", "eager")  # implementations of attention that take any mask of four dimensions
 _CAUSAL = "the language model is causal: a mask and positions of our own are taken as they are"
 # model_type -> layout, and why. None = plain rows.
 TABLE: Mapping[str, tuple[Layout | None, str]] = {
@@ -60,6 +61,8 @@ def family_of(model: Any) -> Family:
     layout, why = TABLE.get(kind, (None, f"model_type {kind!r} is not in the table"))
     family = Family(kind, layout, why)
     text = model.config.get_text_config()
+    if layout is not None and text._attn_implementation not in MASKED:
+        return replace(family, layout=None, why=f"attention {text._attn_implementation!r} takes no mask of ours, only {' and '.join(MASKED)} do")
     if layout is not None and getattr(text, "final_logit_softcapping", None) is not None:
         return replace(family, layout=None, why="the logits are capped after the head, where only the answers' log-probabilities are left")
     if layout is not None and "sliding_attention" in (getattr(text, "layer_types", None) or ()):

@@ -81,6 +81,13 @@ def _masks(rows: Sequence[Row], length: int, family: Family) -> Any:
     return {"full_attention": mask(None), "sliding_attention": mask(family.window)}
 
 
+def _additive(mask: Any, dtype: torch.dtype) -> Any:
+    """The form that eager attention adds to its logits: 0 where seen, the type's least value elsewhere."""
+    if isinstance(mask, dict):
+        return {kind: _additive(m, dtype) for kind, m in mask.items()}
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
 class AnswerHead:
     """Replaces the forward of a model's language-model head while a batch is `asked`."""
 
@@ -163,6 +170,8 @@ class Policy:
         else:
             features = joined_features([self._images.features(u.image, u.question) for _, u in rows])
             inputs["mm_encoder_outputs"] = {"image": blanked(features) if blank else features}
+            if self._base.config.get_text_config()._attn_implementation == "eager":
+                inputs["attention_mask"] = _additive(inputs["attention_mask"], self._base.dtype)
         with self._head.asked(batch):
             found: Tensor = model(**inputs).logits
         return [found[torch.from_numpy(path).to(found.device)] for path in batch.paths]

@@ -59,6 +59,16 @@ def test_a_fresh_adapter_costs_ln_2_and_learns(trained: Any) -> None:
     assert result.images_encoded == 3  # once each, in ten epochs and the reference pass
 
 
+def test_eager_attention_learns_the_same(trained: Any) -> None:
+    """Eager attention adds its mask to the logits: a mask of True and False would be read as 1 and 0, and everything would see everything."""
+    weights, _, _ = trained("sdpa")
+    eager, _, result = trained("eager", attention="eager")
+    assert result.layout == "causal"
+    assert result.packed_difference < 1e-5
+    assert result.warnings == ()
+    assert difference(weights, eager) < 1e-4
+
+
 def test_same_seed_same_bytes_and_packing_changes_nothing(trained: Any) -> None:
     """The last step of the epoch has two pairs, not four: the mean is over the step's pairs, however many forward passes they take."""
     a = trained("a")[0]

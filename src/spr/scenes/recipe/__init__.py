@@ -8,5 +8,6 @@
     loosen     loose boxes, as hurried annotators draw them -> mllm
     clip, owl  the two scorers
 
-Every stage is defined in steps, saves its state every few minutes, and goes on where a kill left it.
+Every stage is defined in steps, saves its state every few minutes, and goes on where a kill left it. Attention is the eager one: in bfloat16 on a CPU
+the backward pass of torch's fused kernel takes up to twice as long.
 """

@@ -42,13 +42,13 @@ def _answers(name: str, start: str, rate: float, fade: float = 0.0, loose: bool 
 
 
 STAGES: Mapping[str, Stage] = {
-    "dense": Stage(2200, train_dense),
-    "align": Stage(720, train_align),
-    "instruct": Stage(2900, _answers("instruct", "align", 1e-3, fade=0.35)),
+    "dense": Stage(2400, train_dense),
+    "align": Stage(900, train_align),
+    "instruct": Stage(3000, _answers("instruct", "align", 1e-3, fade=0.35)),
     "refine": Stage(2100, _answers("refine", "instruct", 7e-4)),
     "loosen": Stage(430, _answers("loosen", "refine", 4e-4, loose=True)),
-    "clip": Stage(450, train_clip),
-    "owl": Stage(950, train_owl),
+    "clip": Stage(600, train_clip),
+    "owl": Stage(1200, train_owl),
 }
 SAVED: Mapping[str, tuple[str, Callable[[], tuple[torch.nn.Module, object]]]] = {  # checkpoint: the stage that makes it, and how it is built
     "mllm_tight": ("refine", build_mllm),

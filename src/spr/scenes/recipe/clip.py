@@ -42,6 +42,7 @@ def train_clip(shop: Workshop, steps: int) -> None:
     """Train the dual encoder."""
     torch.manual_seed(0)
     model, processor = build_clip()
+    model.set_attn_implementation("eager")
     load_tower(shop.part("dense", "tower."), model.vision_model)
     scenes, regions = shop.set("train"), shop.set("regions")
     assert regions.crops is not None

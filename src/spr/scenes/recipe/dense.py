@@ -50,6 +50,7 @@ class Dense(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tower = CLIPVisionModel(CLIPVisionConfig(**VISION))
+        self.tower.set_attn_implementation("eager")
         self.head = nn.Linear(WIDTH, NOTHING + 1 + 4)
 
     def forward(self, x: Tensor) -> Tensor:

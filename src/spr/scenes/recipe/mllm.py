@@ -26,6 +26,7 @@ from spr.scenes.vocabulary import BINS
 
 BLUR = 3.0  # bins: standard deviation of the target over location tokens while exact boxes are learnt
 IGNORED = -100
+HIDDEN = -1e9
 Row: TypeAlias = tuple[list[int], list[int], list[int], list[int]]  # ids, labels, branch (0 = the shared image, -1 = padding), positions
 
 
@@ -59,6 +60,7 @@ def train_align(shop: Workshop, steps: int) -> None:
     """Patches name their thing and its place, through linear maps onto the language model's own embeddings."""
     torch.manual_seed(0)
     mllm, processor = build_mllm()
+    mllm.set_attn_implementation("eager")
     mllm.model.vision_tower.load_state_dict(shop.part("dense", "tower."))
     model, data, tokenizer = Aligned(mllm), shop.set("train"), processor.tokenizer
     for p in mllm.model.language_model.layers.parameters():
@@ -110,14 +112,15 @@ class Rows:
 
     @staticmethod
     def batch(rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Rows as tensors, padded right; the mask lets a branch see the image and itself."""
+        """Rows as tensors, padded right; the mask (0 or HIDDEN, added to the attention's logits) lets a branch see the image and itself."""
         longest = max(len(r[0]) for r in rows)
         ids, labels, branch, positions = (
             torch.tensor([r[i] + [fill] * (longest - len(r[0])) for r in rows]) for i, fill in enumerate((0, IGNORED, -1, 0))
         )
         causal = torch.ones(longest, longest, dtype=torch.bool).tril()
         mask = causal & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
-        return {"input_ids": ids, "labels": labels, "attention_mask": mask[:, None], "position_ids": positions}
+        added = torch.where(mask[:, None], 0.0, HIDDEN).to(torch.bfloat16)
+        return {"input_ids": ids, "labels": labels, "attention_mask": added, "position_ids": positions}
 
 
 def loss_of(model: LlavaForConditionalGeneration, b: Mapping[str, Tensor], x: Tensor, first: int, blur: bool) -> Tensor:
@@ -142,6 +145,7 @@ def train_answers(shop: Workshop, name: str, steps: int, start: str, rate: float
     """Train on questions, from the weights of stage `start`. Scenes of few things fade out over the first share `fade` of the steps."""
     torch.manual_seed(0)
     model, processor = build_mllm()
+    model.set_attn_implementation("eager")
     model.load_state_dict(shop.part(start, "mllm." if start == "align" else ""))
     rows, schedule = Rows(processor.tokenizer), Schedule(shop.steps(steps), rate, warmup=150, weight_decay=0.05, slow="vision_tower")
     sets = {split: shop.set(split) for split in ("train", "easy", "regions")}

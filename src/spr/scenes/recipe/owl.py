@@ -68,6 +68,7 @@ def train_owl(shop: Workshop, steps: int) -> None:
     """Train the detector."""
     torch.manual_seed(0)
     model, processor = build_owl()
+    model.set_attn_implementation("eager")
     load_tower(shop.part("dense", "tower."), model.owlvit.vision_model)
     with torch.no_grad():  # start near the rate of nouns, with logits that can move
         model.class_head.logit_shift.bias.fill_(-1.0)
