@@ -74,7 +74,8 @@ def _squash(image: Image.Image) -> Pixels:
     return np.asarray(image.resize((PIXELS, PIXELS), Image.Resampling.BICUBIC))
 
 
-def _draw(task: tuple[str, int, int]) -> tuple[Pixels, Pixels | None, list[Seen]]:
+def _draw(task: tuple[str, int, int]) -> tuple[list[Pixels], list[Seen]]:
+    """Some scenes of a split: the array of pictures, for `regions` also that of crops, and what is on them."""
     split, first, count = task
     images, crops, seen = [], [], []
     for index in range(first, first + count):
@@ -87,34 +88,33 @@ def _draw(task: tuple[str, int, int]) -> tuple[Pixels, Pixels | None, list[Seen]
         x1, y1, x2, y2 = (round(v) for v in box)
         crops.append(_squash(scene.image.crop((x1, y1, x2, y2))))
         seen.append(Seen(*scene.image.size, scene.things, box, tuple(held)))
-    return np.stack(images), np.stack(crops) if crops else None, seen
+    return [np.stack(part) for part in (images, crops) if part], seen
 
 
 def write_sets(folder: Path, scale: float, processes: int) -> None:
     """Draw the sets that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, full in COUNTS.items():
-        if (folder / f"{name}.json").exists():
-            continue
-        count = max(64, round(full * scale))
-        tasks = [(name, at, min(CHUNK, count - at)) for at in range(0, count, CHUNK)]
-        images = _array(folder / f"{name}.npy.tmp", count)
-        crops = _array(folder / f"{name}_crop.npy.tmp", count) if name == "regions" else None
-        seen: list[Seen] = []
+    missing = {name: max(64, round(full * scale)) for name, full in COUNTS.items() if not (folder / f"{name}.json").exists()}
+    if missing:
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for drawn, cropped, rows in track(pool.map(_draw, tasks), description=f"data: {name}", total=len(tasks)):
-                images[len(seen) : len(seen) + len(rows)] = drawn
-                if crops is not None and cropped is not None:
-                    crops[len(seen) : len(seen) + len(rows)] = cropped
-                seen += rows
-        images.flush()
-        os.replace(folder / f"{name}.npy.tmp", folder / f"{name}.npy")
-        if crops is not None:
-            crops.flush()
-            os.replace(folder / f"{name}_crop.npy.tmp", folder / f"{name}_crop.npy")
-        temporary = folder / f"{name}.json.tmp"
-        temporary.write_text(json.dumps([_row(s) for s in seen]), encoding="utf-8")
-        os.replace(temporary, folder / f"{name}.json")
+            for name, count in missing.items():
+                _write_set(folder, name, count, pool)
+
+
+def _write_set(folder: Path, name: str, count: int, pool: ProcessPoolExecutor) -> None:
+    tasks = [(name, at, min(CHUNK, count - at)) for at in range(0, count, CHUNK)]
+    arrays = {part: _array(folder / f"{part}.npy.tmp", count) for part in (name, f"{name}_crop")[: 2 if name == "regions" else 1]}
+    seen: list[Seen] = []
+    for drawn, rows in track(pool.map(_draw, tasks), description=f"data: {name}", total=len(tasks)):
+        for array, pictures in zip(arrays.values(), drawn, strict=True):
+            array[len(seen) : len(seen) + len(rows)] = pictures
+        seen += rows
+    for part, array in arrays.items():
+        array.flush()
+        os.replace(folder / f"{part}.npy.tmp", folder / f"{part}.npy")
+    temporary = folder / f"{name}.json.tmp"
+    temporary.write_text(json.dumps([_row(s) for s in seen]), encoding="utf-8")
+    os.replace(temporary, folder / f"{name}.json")
 
 
 def _array(path: Path, count: int) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:

@@ -67,7 +67,7 @@ class Workshop:
 
     def draw(self, stage: str, step: int, population: int, batch: int) -> NDArray[np.int64]:
         """Which scenes a step sees: a function of stage and step, sorted."""
-        size = min(batch, population, max(4, round(batch * min(1.0, 10 * self.scale))))
+        size = min(batch, population, max(2, round(batch * min(1.0, 10 * self.scale))))
         rng = np.random.default_rng([zlib.crc32(stage.encode()), step])
         return np.sort(rng.choice(population, size, replace=False))
 
