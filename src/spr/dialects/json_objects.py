@@ -171,8 +171,11 @@ class JsonGrammar:
             found.groups.append(RawBox(tuple(spans), (start, end)))
 
     def _mention(self, text: str, found: _Object, layout: Layout) -> None:
-        """The object as a mention; one whose box cannot be read is none."""
+        """The object as a mention; one whose box cannot be read is none, and one that the text breaks off in is lost whole."""
         span = (found.start, found.end)
+        if found.cut:
+            found.label = ""
+            return
         if found.groups and found.box_member is not None:
             container = Container(self._cut(text, found, found.box_member), tuple(found.groups))
             layout.mentions.append(RawMention(found.label or None, (container,), span))

@@ -24,7 +24,7 @@ LoadImage = Callable[[str], Image.Image]
 FOLDER = "evaluation"
 BEFORE, AFTER = PAPER_REC.values()  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
 ACCURACY = re.compile(r"acc@(\d\.\d+)$")
-KINDS = {"base": "base", "spr": "tuned", "spr_paper": "control", "control": "control"}
+OTHERS = ("control", "region")  # colours of the models that are not compared in detail, in turn
 SHOWN = re.compile(
     r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate"
 )
@@ -100,6 +100,13 @@ class Measured:
         others = [name for name in self.metrics if name != "base"]
         return "spr" if "spr" in others else others[-1] if others else None
 
+    def kind(self, model: str) -> str:
+        """The colour of a model in plots."""
+        if model in ("base", self.trained):
+            return "base" if model == "base" else "tuned"
+        others = [name for name in self.metrics if name not in ("base", self.trained)]
+        return OTHERS[others.index(model) % len(OTHERS)]
+
     def change(self, model: str, metric: str) -> Mapping[str, Any] | None:
         """The paired difference of a model against the reference."""
         found: Mapping[str, Any] | None = self.comparison.get("models", {}).get(model, {}).get("differences", {}).get(metric)
@@ -166,7 +173,7 @@ def _rec_view(m: Measured) -> BenchmarkView:
     note = "In percent. Small print: 95 % interval, or the change against the base with its interval (paired bootstrap over images)."
     main = TableView("Referring expressions, accuracy at IoU", ["", *(f"{t:g}" for t in x)], [*_rows(m, names), *_paper_rows(x)], note)
     others = [name for name in some if name not in names]
-    lines = [Series(model, KINDS.get(model, "paper"), x, [100 * (f["values"][n]["value"] or 0.0) for n in names]) for model, f in m.metrics.items()]
+    lines = [Series(model, m.kind(model), x, [100 * (f["values"][n]["value"] or 0.0) for n in names]) for model, f in m.metrics.items()]
     gains = [_gain(m, model, x, names) for model in m.metrics if m.change(model, names[0])]
     known = [t for t in x if t in BEFORE]
     paper = Series("paper: Ferret-7B", "paper", known, [AFTER[t] - BEFORE[t] for t in known])
@@ -184,7 +191,7 @@ def _gain(m: Measured, model: str, x: Sequence[float], names: Sequence[str]) -> 
     def points(key: str) -> list[float]:
         return [100 * float(c.get(key) or 0.0) for c in changes]
 
-    return Series(model, KINDS.get(model, "paper"), x, points("value"), points("low"), points("high"))
+    return Series(model, m.kind(model), x, points("value"), points("low"), points("high"))
 
 
 def benchmark_views(run: Run) -> list[BenchmarkView]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -59,6 +60,20 @@ def test_the_resized_frame_of_qwen(original: tuple[int, int], default: tuple[int
 def test_an_image_without_pixels_has_no_resized_size() -> None:
     with pytest.raises(ValueError, match="at least 1 pixel"):
         smart_resize(Frame(0, 5))
+
+
+@pytest.mark.parametrize(
+    "row", [json.loads(line) for line in (GOLDEN.parent / "notations.jsonl").read_text().splitlines()], ids=lambda row: row["id"]
+)
+def test_published_notations(row: dict[str, Any]) -> None:
+    """Texts in the form that each family publishes, with pixels worked out from its formulas by hand (`src`, `note`), not by this code."""
+    options = {"max_pixels": 1003520} if row["dialect"] == "qwen2_5_vl" else {}
+    d, frame = get_dialect(row["dialect"], **options), Frame(row["w"], row["h"])
+    g = d.parse(row["raw"], frame)
+    assert d.render(g, frame) == row["raw"]
+    assert [m.phrase for m in g.mentions] == [e["phrase"] for e in row["expect"]]
+    for mention, expected in zip(g.mentions, row["expect"], strict=True):
+        assert np.array(mention.boxes).reshape(-1, 4) == pytest.approx(np.array(expected["px"]).reshape(-1, 4), abs=1e-3)
 
 
 def test_golden_rows() -> None:

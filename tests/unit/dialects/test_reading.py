@@ -257,11 +257,11 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
     ),  # Python's quotes
     ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4], "label": "a\\qb"}', [("a\\qb", [(1, 2, 3, 4)])], [], "a\\qb."),  # not a valid escape: as it is
     ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox_2d": [5, 6', [("a", [(1, 2, 3, 4)])], ["truncated"], "a."),
-    ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4], "label": "a', [(None, [(1, 2, 3, 4)])], ["truncated"], ""),  # the box was closed, the label was not
-    ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4]', [(None, [(1, 2, 3, 4)])], ["truncated"], ""),
+    ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4], "label": "a', [], ["truncated"], ""),  # the unfinished object is lost, though its box was closed
+    ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4]', [], ["truncated"], ""),
     ("qwen3_vl", 'Here:\n```json\n[{"bbox', [], ["truncated"], "Here:"),
     ("qwen3_vl", '[{"label": "the man\'s hat', [], ["truncated"], ""),  # cut before the box
-    ("qwen3_vl", '{"bbox_2d": [[1, 2, 3, 4], [5, 6', [(None, [(1, 2, 3, 4)])], ["nested_tag", "truncated"], ""),  # the closed one survives
+    ("qwen3_vl", '{"bbox_2d": [[1, 2, 3, 4], [5, 6', [], ["nested_tag", "truncated"], ""),
     ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4]\nSo it is there.', [(None, [(1, 2, 3, 4)])], ["tag_mismatch"], "So it is there."),  # prose is not a cut
     ("qwen3_vl", '[{"point_2d": [1, 2], "label": "hand"}]', [], ["non_box_payload"], "hand."),  # a point
     ("qwen3_vl", '{"bbox_2d": {"x": 1}, "label": "a"}', [], ["non_box_payload"], '{"bbox_2d": {"x": 1}, "label": "a"}'),
