@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup          ## the whole loop on the embedded world -> runs/demo/report.html (QUICK=1: a smaller one)
 	@$(PY) -m spr demo $(if $(QUICK),--quick)
 
-results: setup       ## the longer comparison with controls and three seeds; prints the table of the README
+results: setup       ## the longer comparison with controls and three seeds -> docs/results.md
 	@$(PY) -m spr.scenes.results
 
 test: setup          ## the default suite: offline, minutes

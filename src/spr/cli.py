@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -55,9 +54,9 @@ class BarProgress(Progress):
             self._bars.stop()
         self._bars = self._task = None
 
-    def warn(self, message: str) -> None:
+    def tell(self, message: str) -> None:
         """A line of its own."""
-        errors.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False, soft_wrap=True)
+        errors.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def _stage(name: str, config_path: Path, overrides: list[str] | None, overwrite: str | None) -> None:

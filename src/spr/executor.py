@@ -69,8 +69,8 @@ class Progress:
     def end(self, message: str = "") -> None:
         """The piece of work is finished."""
 
-    def warn(self, message: str) -> None:
-        """Something that a person should know, in one sentence."""
+    def tell(self, message: str) -> None:
+        """A line for people: figures of a stage, a warning."""
 
 
 class Named(Progress):
@@ -91,9 +91,9 @@ class Named(Progress):
         """As the inner one."""
         self._inner.end(message)
 
-    def warn(self, message: str) -> None:
+    def tell(self, message: str) -> None:
         """The same, under the name of the work."""
-        self._inner.warn(f"{self._name}: {message}")
+        self._inner.tell(f"{self._name}: {message}")
 
 
 def digest_of(config: Mapping[str, Any]) -> str:
@@ -263,8 +263,9 @@ def run_stage(
         with contextlib.nullcontext(workers) if workers is not None else Workers(runtime) as crew:
             crew.work(stage.make_work, missing, write)
     summary = finish(run, stage, digest, len(shards), time.monotonic() - begin)
-    figures = "".join(f", {name.replace('_', ' ')} {value:.3f}" for name, value in summary.figures.items())
-    progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped{figures}")
+    progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped")
+    if summary.figures:
+        progress.tell(f"{stage.name}: " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in summary.figures.items()))
     for warning in summary.warnings:
-        progress.warn(f"{stage.name}: {warning}")
+        progress.tell(f"{stage.name}: warning: {warning}")
     return summary

@@ -100,14 +100,14 @@ def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
         def end(self, message: str = "") -> None:
             said.append(message)
 
-        def warn(self, message: str) -> None:
+        def tell(self, message: str) -> None:
             said.append(message)
 
     run = Run(str(tmp_path))
     looking = replace(stage(), look=lambda rows: Findings({"mean_width": sum(r.width for r in rows) / 3}, ("small",)))
     run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
     run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
-    assert said == ["3 rows, 2 dropped, mean width 2.000", "regions: small"]
+    assert said == ["3 rows, 2 dropped", "regions: mean width 2.000", "regions: warning: small"]
     summary = run.summary("regions")
     assert summary is not None
     assert (summary.figures, summary.warnings) == ({"mean_width": 2.0}, ["small"])

@@ -1,4 +1,4 @@
-"""`make results`: SPR against its controls on the embedded world, three training seeds each; prints the tables of the README.
+"""`make results`: SPR against its controls on the embedded world, three training seeds each; prints docs/results.md.
 
     spr         our setting, spr_paper: plain DPO as the paper has it; both as in configs/demo.yaml
     control     supervised fine-tuning on the chosen answers: the same answers, as many steps
@@ -112,7 +112,7 @@ LABELS = {
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The README's table: the paper's two rows, then ours; * where the 95 % interval of the change excludes 0."""
+    """The paper's two rows, then ours; * where the 95 % interval of the change excludes 0."""
     lines = [_line(["REC accuracy at IoU", *(f"{t}" for t in THRESHOLDS)]), _line(["---"] * 6)]
     before, after = PAPER_REC.items()
     lines.append(_line([before[0], *(f"{before[1][t]:.1f}" for t in THRESHOLDS)]))
@@ -162,23 +162,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = {b: [rec_row(run, b, name) for name in names] for b in (TEST, SHIFTED)}
     text = report(run, rows, names)
     print(text)
-    readme = args.docs.parent / "README.md"
-    readme.write_text(with_table(readme.read_text(encoding="utf-8"), table(rows[TEST])), encoding="utf-8")
     (args.docs / "results.md").write_text(text, encoding="utf-8")
     raw = {b: [asdict(r) for r in found] for b, found in rows.items()}
     (args.docs / "results.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
-def with_table(readme: str, markdown: str) -> str:
-    """The README with the table between its two markers replaced."""
-    before, _, rest = readme.partition("<!-- results:begin -->")
-    _, _, after = rest.partition("<!-- results:end -->")
-    return f"{before}<!-- results:begin -->\n{markdown}\n{README_NOTE}\n<!-- results:end -->{after}"
-
-
-README_NOTE = """
-Percent, change against the base in brackets, \\* = its 95 % interval excludes 0 (paired bootstrap over images). Ours: mean of three training seeds
-on the held-out test of the embedded world, printed by `make results` ([all tables](docs/results.md))."""
 ABILITIES = {
     "test_describe": ("f1@0.5", "f1@0.7", "f1@0.9", "box_f1@0.9", "matched_iou", "boxes_per_answer"),
     "test_what_is_at": ("accuracy",),

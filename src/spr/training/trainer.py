@@ -104,7 +104,7 @@ def train(
         write_card(out, model_folder, config, dataclasses.asdict(result))
     progress.end(f"{len(steps)} steps, loss {result.figures.get('loss')}")
     for warning in result.warnings:
-        progress.warn(warning)
+        progress.tell(f"warning: {warning}")
     return result
 
 

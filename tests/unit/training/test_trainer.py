@@ -247,12 +247,12 @@ def test_a_model_that_does_not_see_the_image_is_warned_of(llava: str, tmp_path: 
     said: list[str] = []
 
     class Listener(Progress):
-        def warn(self, message: str) -> None:
+        def tell(self, message: str) -> None:
             said.append(message)
 
     result = train(PAIRS[:2], str(tmp_path / "blind"), str(tmp_path / "out"), FAST, load_image, progress=Listener())
     assert "does not see the image" in result.warnings[0]
-    assert said == list(result.warnings)
+    assert said == [f"warning: {text}" for text in result.warnings]
     assert "does not see the image" in (tmp_path / "out" / "README.md").read_text()
 
 
