@@ -14,7 +14,7 @@ import json
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +95,12 @@ def rec_row(run: Run, benchmark: str, name: str) -> Row:
     draws, everything = Bootstrap([r.image for r in base]), np.ones(len(base), dtype=bool)
     values = draws.estimates([(after, everything)])
     changes = draws.differences([(after, everything)], [(before, everything)])
-    points = {t: tuple(100 * (v or 0.0) for v in astuple(changes[f"acc@{t:g}"])) for t in THRESHOLDS}
-    return Row(name, len(base), {t: 100 * (values[f"acc@{t:g}"].value or 0.0) for t in THRESHOLDS}, {t: (a, b, c) for t, (a, b, c) in points.items()})
+    accuracy, change = {}, {}
+    for t in THRESHOLDS:
+        found = changes[f"acc@{t:g}"]
+        accuracy[t] = 100 * (values[f"acc@{t:g}"].value or 0.0)
+        change[t] = (100 * (found.value or 0.0), 100 * (found.low or 0.0), 100 * (found.high or 0.0))
+    return Row(name, len(base), accuracy, change)
 
 
 def _predictions(run: Run, benchmark: str, model: str) -> list[Prediction]:
