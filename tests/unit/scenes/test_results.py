@@ -23,6 +23,7 @@ def _predictions(run: Run, model: str, ious: list[float]) -> None:
             gt=(0.0, 0.0, 1.0, 1.0),
             answer="",
             box=(0.0, 0.0, 1.0, value),
+            boxes=((0.0, 0.0, 1.0, value),),
             iou=value,
             problems=(),
         )
