@@ -164,6 +164,10 @@ class Run:
         except DataError as e:
             raise DataError(f"{self.path(*parts)}: {e}") from e
 
+    def count(self, *parts: str) -> int:
+        """Rows of a Parquet file, without reading them."""
+        return int(pq.read_metadata(io.BytesIO(self.read_bytes(*parts))).num_rows)
+
     def columns(self, *parts: str) -> list[str]:
         """Names of the columns of a Parquet file."""
         return list(pq.read_schema(io.BytesIO(self.read_bytes(*parts))).names)

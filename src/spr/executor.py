@@ -138,7 +138,7 @@ def versions() -> dict[str, str]:
 
 def finish(run: Run, stage: Stage[Any, Any], digest: str, shards: int, seconds: float) -> StageSummary:
     """Count the rows and the dropped items of all shards and write `_stage.json`."""
-    rows = sum(len(run.read_rows(stage.row, *stage.folder, shard_name(n))) for n in range(shards))
+    rows = sum(run.count(*stage.folder, shard_name(n)) for n in range(shards))
     dropped: Counter[str] = Counter()
     for n in range(shards):
         dropped.update(d.reason for d in run.read_rows(Dropped, *stage.folder, "dropped", shard_name(n)))

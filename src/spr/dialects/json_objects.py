@@ -74,7 +74,8 @@ class JsonGrammar:
                 objects.append(found)
             at = max(after, at + 1)
         for found in objects:
-            self._mention(text, found, layout)
+            if not found.cut:
+                self._mention(text, found, layout)
         if objects:
             self._labels(text, objects, layout)
         elif not self._lines(text, layout):
@@ -102,8 +103,8 @@ class JsonGrammar:
         if not found.closed and (end := _END.match(text, at)):
             found.closed, at = True, end.end()
         found.cut = not found.closed and _CUT.match(text, at) is not None
-        if found.cut:
-            at = len(text)
+        if found.cut:  # lost whole, with its label
+            found.label, at = "", len(text)
             layout.truncated(start, at)
         elif not found.closed and found.box_member is not None:
             layout.problem("tag_mismatch", start, at)
@@ -156,7 +157,7 @@ class JsonGrammar:
         closing = _CLOSING.match(text, position)
         if closing:
             return closing.end()
-        return stop if found.groups else None  # what was closed before the text broke off stays
+        return stop if found.groups else None
 
     def _numbers(self, text: str, start: int, end: int, found: _Object, layout: Layout) -> None:
         spans = numbers_in(text, start + 1, end - 1)
@@ -171,11 +172,8 @@ class JsonGrammar:
             found.groups.append(RawBox(tuple(spans), (start, end)))
 
     def _mention(self, text: str, found: _Object, layout: Layout) -> None:
-        """The object as a mention; one whose box cannot be read is none, and one that the text breaks off in is lost whole."""
+        """The object as a mention; one whose box cannot be read is none."""
         span = (found.start, found.end)
-        if found.cut:
-            found.label = ""
-            return
         if found.groups and found.box_member is not None:
             container = Container(self._cut(text, found, found.box_member), tuple(found.groups))
             layout.mentions.append(RawMention(found.label or None, (container,), span))

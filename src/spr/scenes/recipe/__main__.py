@@ -19,7 +19,7 @@ import torch
 from spr.errors import ConfigError
 from spr.models.loading import save_checkpoint
 from spr.scenes.architectures import build_clip, build_mllm, build_owl
-from spr.scenes.embedded import checkpoint_folder
+from spr.scenes.embedded import CHECKPOINTS, checkpoint_folder
 from spr.scenes.measure import measure
 from spr.scenes.recipe.clip import train_clip
 from spr.scenes.recipe.data import write_sets
@@ -72,8 +72,8 @@ def save(shop: Workshop, name: str) -> Path:
     return folder
 
 
-def run(folder: Path, scale: float, limit: int) -> dict[str, object]:
-    """All that is missing of a run of the recipe. Returns what stands in measures.json."""
+def run(folder: Path, scale: float, limit: int) -> None:
+    """All that is missing of a run of the recipe."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {"scale": scale, "steps": {name: stage.steps for name, stage in STAGES.items()}}
     about = folder / "recipe.json"
@@ -84,13 +84,13 @@ def run(folder: Path, scale: float, limit: int) -> dict[str, object]:
     write_sets(folder / "data", scale, torch.get_num_threads())
     for stage in STAGES.values():
         stage.train(shop, stage.steps)
-    figures: dict[str, object] = {}
+    figures: dict[str, dict[str, object]] = {}
     for name in SAVED:
-        path, shipped = save(shop, name), checkpoint_folder("mllm" if name == "mllm_tight" else name)
-        figures[name] = {"new": measure(str(path), name, limit), "shipped": measure(str(shipped), name, limit)}
+        figures[name] = {"new": measure(str(save(shop, name)), name, limit)}
+        if name in CHECKPOINTS:
+            figures[name]["shipped"] = measure(str(checkpoint_folder(name)), name, limit)
         say(log, f"{name} on val: {json.dumps(figures[name])}")
     (folder / "measures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

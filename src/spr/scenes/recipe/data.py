@@ -25,8 +25,7 @@ from spr.regions import grow
 from spr.scenes.world import NOUNS, Thing, scene_of
 from spr.types import Box, Frame
 
-PIXELS, PATCH = 112, 14  # as spr.scenes.architectures has them; torch is not imported here, because the drawing processes do not need it
-GRID = PIXELS // PATCH
+PIXELS = 112  # as spr.scenes.architectures has it; torch is not imported here, because the drawing processes do not need it
 CHUNK = 250  # scenes per task of a drawing process
 COUNTS: Mapping[str, int] = {"train": 40_000, "easy": 12_000, "regions": 12_000}  # scenes by split of the world
 NUMBER: Mapping[str, int] = {noun: k for k, noun in enumerate(NOUNS)}
@@ -53,6 +52,12 @@ class Seen:
         size = np.array([self.width, self.height, self.width, self.height])
         unit: NDArray[np.float32] = (as_boxes([t.box for t in self.things]) / size).astype(np.float32)
         return unit
+
+    def largest_first(self) -> list[int]:
+        """Indices of the things by falling area, so that what is written last is the smallest."""
+        unit = self.unit_boxes()
+        order: list[int] = np.argsort(-(unit[:, 2:] - unit[:, :2]).prod(1), kind="stable").tolist()
+        return order
 
 
 @dataclass(frozen=True, slots=True)

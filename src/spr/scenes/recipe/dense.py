@@ -37,8 +37,7 @@ def owners(seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
     boxes = torch.zeros(len(seen), GRID**2, 4)
     for n, scene in enumerate(seen):
         unit = torch.from_numpy(scene.unit_boxes())
-        sizes = (unit[:, 2:] - unit[:, :2]).prod(1)
-        for i in torch.argsort(sizes, descending=True, stable=True).tolist():
+        for i in scene.largest_first():
             inside = ((unit[i, :2] <= CENTRES) & (unit[i, 2:] >= CENTRES)).all(1)
             nouns[n, inside], boxes[n, inside] = NUMBER[scene.things[i].noun], unit[i]
     return nouns, boxes

@@ -7,6 +7,7 @@ the location tokens instead of one hot bin; loose boxes by plain cross entropy.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -164,6 +165,6 @@ def train_answers(shop: Workshop, name: str, steps: int, start: str, rate: float
         if data.crops is not None:
             images = np.stack([images, data.crops[pick]], 1).reshape(-1, *images.shape[1:])
         loss = loss_of(model, Rows.batch(made), pixels(images), rows.first, blur=not loose)
-        return loss, {f"loss_{split}": loss.item()}
+        return loss, {f"loss_{s}": loss.item() if s == split else math.nan for s in sets}  # the same columns at every step
 
     train_stage(name, model, loss_at, schedule, shop.folder)

@@ -29,7 +29,7 @@ def targets(seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
     for n, scene in enumerate(seen):
         unit = torch.from_numpy(scene.unit_boxes())
         cells = ((unit[:, :2] + unit[:, 2:]) / 2 * GRID).long().clamp(0, GRID - 1)
-        for i in torch.argsort((unit[:, 2:] - unit[:, :2]).prod(1), descending=True, stable=True).tolist():
+        for i in scene.largest_first():
             patch = int(cells[i, 1]) * GRID + int(cells[i, 0])
             nouns[n, patch], boxes[n, patch] = NUMBER[scene.things[i].noun], unit[i]
     return nouns, boxes
