@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A form of question. `text` has {expression}, {phrases} or {region} where they belong; `source` says who published it, or "ours"."""
+    """A form of question. `text` has {expression}, {phrases} or {region} where they belong; `source` says who published it."""
 
     text: str
     source: str

@@ -1,23 +1,32 @@
 """What stands between an opening and a closing box tag.
 
 bracket `[[1, 2, 3, 4], [5, 6, 7, 8]]` · paren `(1,2),(3,4)` · blank `1 2 3 4` · angle `<1><2><3><4>` (also Kosmos-2's patch tokens).
-A reader gets a text and a span in it, and gives boxes and problems.
+A reader gets a text and a span in it, and gives boxes and problems; a writer gets the numbers of several boxes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-from spr.dialects.brackets import NUMBER, numbers_in
+from spr.dialects.brackets import NUMBER, N, numbers_in
 from spr.dialects.layout import RawBox
 from spr.types import ProblemKind, Span
 
 Found: TypeAlias = tuple[list[RawBox], list[tuple[ProblemKind, Span]]]
 Reader: TypeAlias = Callable[[str, int, int], Found]
+Numbers: TypeAlias = Sequence[Sequence[str]]  # of several boxes, as written
+BRACKET_BOX = re.compile(rf"(?<=\[)\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=\])")  # the coordinate text of one box
+PAREN_BOX = re.compile(rf"\(\s*{N}\s*,\s*{N}\s*\)\s*(?:,\s*)?\(\s*{N}\s*,\s*{N}\s*\)")
+BLANK_BOX = re.compile(rf"(?<=<box>)\s*{N}(?:\s+{N}){{3}}\s*(?=</box>)")
+ANGLE_BOX = re.compile(r"(?:<[0-9]+>){4}")
+PATCH_BOX = re.compile(r"<patch_index_[0-9]{4}>\s*<patch_index_[0-9]{4}>")
+BARE_BRACKET = re.compile(r"\[[^\[\]]*\]")  # what a box looks like when its tags were stripped
+BARE_PARENS = re.compile(r"\([^()]*\)\s*(?:,\s*)?\([^()]*\)")
+BARE_ANGLES = re.compile(r"(?:<[0-9]{1,4}>){4}")
 _BRACKETS = re.compile(r"[\[(<][^\[\]()<>]*[\])>]")
 _PARENS = re.compile(r"\([^()]*\)")
 
@@ -115,3 +124,28 @@ class AngleReader:
         if NUMBER.search(text, last, end):
             found[1].append(("not_a_number", (last, end)))
         return found
+
+
+def write_parens(boxes: Numbers) -> str:
+    """`(1,2),(3,4)`."""
+    return "".join(f"({b[0]},{b[1]}),({b[2]},{b[3]})" for b in boxes)
+
+
+def write_lists(boxes: Numbers) -> str:
+    """`[[1, 2, 3, 4], [5, 6, 7, 8]]`."""
+    return "[" + ", ".join("[" + ", ".join(b) + "]" for b in boxes) + "]"
+
+
+def write_angles(boxes: Numbers) -> str:
+    """`<1><2><3><4>,<5><6><7><8>`."""
+    return ",".join("".join(f"<{n}>" for n in b) for b in boxes)
+
+
+def write_blanks(boxes: Numbers) -> str:
+    """`1 2 3 4`."""
+    return " ".join(" ".join(b) for b in boxes)
+
+
+def write_patches(boxes: Numbers) -> str:
+    """Kosmos-2's pairs of cells."""
+    return "</delimiter_of_multi_objects/>".join("".join(f"<patch_index_{n}>" for n in b) for b in boxes)

@@ -26,6 +26,7 @@ from spr.doctor.examine import (
     processor_findings,
     reading_finding,
     with_sizes,
+    wording,
 )
 from spr.doctor.readings import Finding, Item
 from spr.doctor.show import doctor_page, page, print_table
@@ -60,7 +61,7 @@ def doctor_config(config: Config, progress: Progress, describer: Describer | Non
     progress.start("doctor: loading the model", 1)
     describer = describer or build_describer(config, store)
     progress.start("doctor: asking for known boxes", len(items))
-    exam = examine_boxes(describer, items, dialect, _options(config), [get_dialect(n).prompts["rec"].text for n in known_names()])
+    exam = examine_boxes(describer, items, dialect, _options(config), [wording(get_dialect(n), "rec") for n in known_names()])
     findings += box_findings(exam, dialect)
     findings.append(reading_finding(describer, items, dialect))
     if config.model.kind == "hf" and config.model.url:
@@ -104,7 +105,7 @@ def _pictures(processor: Any, model_config: Any, items: list[Item], dialect: Dia
     pictures, longest = [], 0
     for item in items:
         image = store.load(item.image)
-        _, tokens, image_tokens = prompt_tokens(processor, model_config, dialect.prompts["rec"].text.format(expression=expression(item)), (image,))
+        _, tokens, image_tokens = prompt_tokens(processor, model_config, wording(dialect, "rec").format(expression=expression(item)), (image,))
         pictures.append(Picture(seen_size(processor, image), image_tokens, share_cut_off(processor, image)))
         longest = max(longest, tokens)
     return pictures, longest

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from spr.boxes import iou, sanitize
 from spr.dialects import Dialect
 from spr.doctor.readings import FITS, Finding, Item, Reading, first_mention, readings, verdict
+from spr.evaluation.protocols import protocol_named
 from spr.ports import Describer
 from spr.types import Annotation, Frame, ImageRecord, Query, Sampling
 
@@ -140,6 +141,11 @@ class BoxExam:
     others: tuple[Reading, ...]
 
 
+def wording(dialect: Dialect, protocol: str) -> str:
+    """How the family is asked under a protocol: in its own words, or in ours where it publishes none."""
+    return protocol_named(protocol).template(dialect, None)
+
+
 def examine_boxes(describer: Describer, items: Sequence[Item], dialect: Dialect, options: Mapping[str, Any], wordings: Iterable[str]) -> BoxExam:
     """Ask for known boxes in the dialect's own words; where no reading of the answers fits, in the words that other families are asked in."""
 
@@ -152,7 +158,7 @@ def examine_boxes(describer: Describer, items: Sequence[Item], dialect: Dialect,
     def fit(e: BoxExam) -> float:
         return max([e.assumed.score if e.assumed.read else 0.0, *(r.score * r.read / len(e.samples) for r in e.others)])
 
-    first = exam(dialect.prompts["rec"].text, items)
+    first = exam(wording(dialect, "rec"), items)
     if fit(first) >= FITS:
         return first
     tried = [exam(w, items[:TRIED]) for w in dict.fromkeys(wordings) if w != first.wording]
@@ -163,9 +169,9 @@ def examine_boxes(describer: Describer, items: Sequence[Item], dialect: Dialect,
 def box_findings(exam: BoxExam, dialect: Dialect) -> list[Finding]:
     """The wording, the parse rate and the verdict on the contract."""
     found: list[Finding] = []
-    if exam.wording != dialect.prompts["rec"].text:
+    if exam.wording != wording(dialect, "rec"):
         found.append(
-            Finding("wording", f"the model does not answer {dialect.prompts['rec'].text!r} of {dialect.name}; asked {exam.wording!r} instead", "look")
+            Finding("wording", f"the model does not answer {wording(dialect, 'rec')!r} of {dialect.name}; asked {exam.wording!r} instead", "look")
         )
     problems: Counter[str] = Counter()
     read = 0
@@ -182,7 +188,7 @@ def box_findings(exam: BoxExam, dialect: Dialect) -> list[Finding]:
 
 def reading_finding(describer: Describer, items: Sequence[Item], dialect: Dialect) -> Finding:
     """Whether the model names the object in a box that is shown to it in the assumed notation."""
-    template = dialect.prompts["region_caption"].text
+    template = wording(dialect, "region_caption")
     answers = ask(describer, items, [template.format(region=dialect.box_text(i.truth, i.frame)) for i in items], "what")
     named = sum(item.category.casefold() in text.casefold() for item, text in zip(items, answers, strict=True))
     return Finding(

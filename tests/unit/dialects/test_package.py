@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from spr.dialects import Dialect, Frame, families, frame_for, get_dialect, known_names, smart_resize
+from spr.dialects import Dialect, Frame, frame_for, get_dialect, known_names, smart_resize
 from spr.dialects.cli import coloured, dialects, markdown_table
 from spr.errors import DataError, UserError
 
@@ -158,8 +158,8 @@ def test_the_examples_of_the_page_run() -> None:
     scope: dict[str, Any] = {}
     exec(use, scope)
     assert scope["g"].mentions[0].boxes[0] == pytest.approx((63.6, 48.4, 320.0, 240.0), abs=0.05)
-    scope = dict(vars(families))
+    scope = {}
     exec(add, scope)
-    d = Dialect("mymodel", *scope["mymodel"]())
+    d = Dialect("mymodel", *scope["build"]())
     assert d.parse("<ref>a</ref><box>[[0, 128, 256, 511]]</box>", Frame(512, 512)).mentions[0].boxes == ((0.0, 128.0, 256.0, 511.0),)
     assert "512 per side, 0 to 511" in str(d)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spr.dialects.brackets import N
+from spr.dialects.codec import LinearCodec
+from spr.dialects.family import Family, family
 from spr.dialects.json_objects import JsonGrammar
 from spr.dialects.layout import Layout, Written
 from spr.dialects.payloads import Found, read_brackets
@@ -53,3 +55,13 @@ class GlmGrammar:
     def compose(self, parts: Sequence[Written]) -> str:
         """Boxes between markers. Raises DialectError for a label."""
         return self.tags.compose(parts)
+
+
+def build() -> Family:
+    """Grammar, codec, contract, prompts."""
+    return family(
+        GlmGrammar(), LinearCodec(1000, 1000, official=lambda x, side: round(x / side * 1000)), "zai-org/GLM-V issue 118 and inference examples",
+        encode="round(x / W * 1000)", decode="v / 1000 * W", phrase="none (JSON label on request)", several="a list inside the markers",
+        rec="Help me to locate {expression} in the image and give me its bounding boxes.",
+        phrase_grounding="Please pinpoint the bounding box [[x1,y1,x2,y2], ...] in the image as per the given description. {phrases}",
+    )  # fmt: skip

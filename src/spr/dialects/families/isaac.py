@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from spr.dialects.brackets import N
+from spr.dialects.codec import LinearCodec
+from spr.dialects.family import Family, family
 from spr.dialects.layout import Container, Layout, RawBox, RawMention, Written, with_blank
 from spr.dialects.payloads import read_parens
 from spr.errors import DialectError
@@ -131,3 +133,11 @@ def _named(text: str, tag: re.Match[str]) -> tuple[str | None, Span | None]:
     span = next(found.span(k) for k in (1, 2, 3) if found.group(k) is not None)
     phrase = html.unescape(text[slice(*span)]).strip()
     return (phrase, span) if phrase else (None, None)
+
+
+def build() -> Family:
+    """Grammar, codec, contract, prompts."""
+    return family(
+        IsaacGrammar(), LinearCodec(1000, 1000), "perceptron-ai/isaac (scale: third party)",
+        decode="v / 1000 * W", phrase="attribute mention", several="<collection>", verified=False,
+    )  # fmt: skip
