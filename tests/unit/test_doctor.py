@@ -15,7 +15,7 @@ from spr.data.index import DataConfig
 from spr.describe import DescribeConfig
 from spr.dialects import Dialect, get_dialect, known_names
 from spr.doctor import doctor_config, preview_prompts
-from spr.doctor.examine import Picture, box_findings, choose_items, engine_finding, examine_boxes, processor_findings, reading_finding
+from spr.doctor.examine import Picture, box_findings, choose_items, engine_finding, examine_boxes, processor_findings, reading_finding, wording
 from spr.doctor.readings import Finding, Item
 from spr.executor import Progress
 from spr.models.families import dialect_for_checkpoint
@@ -117,7 +117,7 @@ def items(world: Path) -> list[Item]:
 def examine(world: Path, items: list[Item], dialect: str, write: Writer, **options: int) -> dict[str, Finding]:
     assumed = get_dialect(dialect, **options)  # type: ignore[arg-type]
     describer = model_that_writes(world, write)
-    exam = examine_boxes(describer, items, assumed, right_options(world), [get_dialect(n).prompts["rec"].text for n in known_names()])
+    exam = examine_boxes(describer, items, assumed, right_options(world), [wording(get_dialect(n), "rec") for n in known_names()])
     return {f.check: f for f in [*box_findings(exam, assumed), reading_finding(describer, items, assumed)]}
 
 
@@ -188,7 +188,7 @@ def test_the_whole_command_on_a_right_configuration(world: Path, tmp_path: Path)
 def test_a_model_that_needs_other_words_is_asked_in_them(world: Path, items: list[Item]) -> None:
     shikra, write = get_dialect("shikra"), in_dialect(get_dialect("ferret"))
     describer = model_that_writes(world, write, lambda prompt: prompt.startswith("What is the location of"))
-    exam = examine_boxes(describer, items, shikra, {}, [get_dialect(n).prompts["rec"].text for n in known_names()])
+    exam = examine_boxes(describer, items, shikra, {}, [wording(get_dialect(n), "rec") for n in known_names()])
     found = {f.check: f for f in box_findings(exam, shikra)}
     assert found["wording"].verdict == "look"
     assert "asked 'What is the location of {expression} in the image?' instead" in found["wording"].found
