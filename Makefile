@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test test-all check format bench fuzz clean
+.PHONY: help setup demo results test test-all check format bench coverage fuzz clean
 
 help:                ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -41,6 +41,9 @@ format: setup        ## apply the formatter
 
 bench: setup         ## speed ratios against peers -> benchmarks/results.json
 	@$(PY) -m benchmarks
+
+coverage: setup      ## branches of spr.dialects that its tests take: all, or it fails
+	@$(PY) -m pytest -q tests/unit/dialects tests/properties/test_dialects.py --cov=spr.dialects --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
 
 fuzz: setup          ## mutated strings through every dialect (FUZZ="--seconds 3600 --seed 0")
 	@$(PY) benchmarks/fuzz_dialects.py $(FUZZ)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 Box: TypeAlias = tuple[float, float, float, float]
 Span: TypeAlias = tuple[int, int]
@@ -31,9 +31,8 @@ ProblemKind: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Size of the original image in pixels. Any integers: a size that a model cannot see is a Problem, not an exception."""
+class Frame(NamedTuple):
+    """(width, height) of the original image in pixels. Any integers: a size that a model cannot see is a Problem, not an exception."""
 
     width: int
     height: int

@@ -129,8 +129,8 @@ def test_qwen_frame_is_the_size_that_the_processor_shows() -> None:
     for width, height in [(123, 77), (300, 40), (30, 20), (14, 14), (200, 199)]:
         _, rows, columns = processor(images=Image.new("RGB", (width, height)), return_tensors="np")["image_grid_thw"][0].tolist()
         shown = Frame(columns * processor.patch_size, rows * processor.patch_size)
-        for config in (processor.size, processor.to_dict(), {"min_pixels": 28 * 28 * 4, "max_pixels": 28 * 28 * 20}):
-            assert frame_for(config, Frame(width, height)) == shown
+        for config in (processor, processor.size, processor.to_dict(), {"min_pixels": 28 * 28 * 4, "max_pixels": 28 * 28 * 20}):
+            assert frame_for(config, Frame(width, height)) == get_dialect("qwen2_5_vl").frame_for(config, Frame(width, height)) == shown
         d = get_dialect("qwen2_5_vl", min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 20)
         assert d.model_size(Frame(width, height)) == (shown.width, shown.height)
 

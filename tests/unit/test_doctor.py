@@ -17,6 +17,7 @@ from spr.dialects import Dialect, get_dialect, known_names
 from spr.doctor import doctor_config, preview_prompts
 from spr.doctor.examine import Picture, box_findings, choose_items, engine_finding, examine_boxes, processor_findings, reading_finding, wording
 from spr.doctor.readings import Finding, Item
+from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.executor import Progress
 from spr.models.families import dialect_for_checkpoint
 from spr.models.loading import load_processor
@@ -25,6 +26,7 @@ from spr.models.scripted import ScriptedDescriber
 from spr.regions import RegionsConfig
 from spr.scenes.embedded import checkpoint_folder
 from spr.scenes.files import write_split
+from spr.scenes.language import WHERE
 from spr.types import Annotation, Box, Frame, ImageRecord, Query
 from spr.wiring import Config, ModelConfig
 from tests.contract.checkpoints import build
@@ -32,6 +34,7 @@ from tests.unit.models.conftest import noise
 
 SIZES = [(200, 120), (120, 220), (160, 160), (240, 100)]
 NAMES = ["dog", "cat", "traffic_light"]
+WORDINGS = [wording(get_dialect(n), "rec") for n in known_names()]
 Writer = Callable[[str, Box, Frame], str]
 
 
@@ -117,8 +120,8 @@ def items(world: Path) -> list[Item]:
 def examine(world: Path, items: list[Item], dialect: str, write: Writer, **options: int) -> dict[str, Finding]:
     assumed = get_dialect(dialect, **options)  # type: ignore[arg-type]
     describer = model_that_writes(world, write)
-    exam = examine_boxes(describer, items, assumed, right_options(world), [wording(get_dialect(n), "rec") for n in known_names()])
-    return {f.check: f for f in [*box_findings(exam, assumed), reading_finding(describer, items, assumed)]}
+    exam = examine_boxes(describer, items, assumed, right_options(world), wording(assumed, "rec"), WORDINGS)
+    return {f.check: f for f in [*box_findings(exam, assumed), reading_finding(describer, items, assumed, wording(assumed, "region_caption"))]}
 
 
 def right_options(world: Path) -> dict[str, int]:
@@ -188,7 +191,7 @@ def test_the_whole_command_on_a_right_configuration(world: Path, tmp_path: Path)
 def test_a_model_that_needs_other_words_is_asked_in_them(world: Path, items: list[Item]) -> None:
     shikra, write = get_dialect("shikra"), in_dialect(get_dialect("ferret"))
     describer = model_that_writes(world, write, lambda prompt: prompt.startswith("What is the location of"))
-    exam = examine_boxes(describer, items, shikra, {}, [wording(get_dialect(n), "rec") for n in known_names()])
+    exam = examine_boxes(describer, items, shikra, {}, wording(shikra, "rec"), WORDINGS)
     found = {f.check: f for f in box_findings(exam, shikra)}
     assert found["wording"].verdict == "look"
     assert "asked 'What is the location of {expression} in the image?' instead" in found["wording"].found
@@ -212,7 +215,7 @@ def test_a_second_engine_that_resizes_again_is_noticed(world: Path, items: list[
     write = in_dialect(ferret)
     first, same = model_that_writes(world, write), model_that_writes(world, write)
     halved = model_that_writes(world, lambda p, b, f: write(p, (b[0] / 2, b[1] / 2, b[2] / 2, b[3] / 2), f))
-    exam = examine_boxes(first, items, ferret, {}, [])
+    exam = examine_boxes(first, items, ferret, {}, wording(ferret, "rec"), [])
     assert engine_finding(exam, same, ferret) == Finding(
         "second engine", "20 of 20 answers are equal; boxes: median IoU 1.00, at most 0 px apart", "fine"
     )
@@ -223,22 +226,22 @@ def test_a_second_engine_that_resizes_again_is_noticed(world: Path, items: list[
 @pytest.mark.parametrize(
     ("dialect", "verdict", "says"),
     [
-        ("ferret", "fine", ": fine"),  # what the embedded model was trained in
-        ("llava", "wrong", "set dialect: ferret"),  # wrong divisor, padded
-        ("shikra", "wrong", "set dialect: ferret"),
-        ("qwen2_5_vl", "wrong", "set dialect: ferret"),  # pixels of a resized image
-        ("gemini", "wrong", "set dialect: ferret"),  # axes swapped
-        ("internvl", "wrong", "set dialect: ferret"),  # the right numbers in the wrong markup
+        ("florence2", "fine", ": fine"),  # what the embedded model was trained in
+        ("florence2:int", "fine", ": fine"),  # less than a pixel apart
+        ("ferret", "wrong", "set dialect: florence2"),  # the right thousandths in another markup
+        ("paligemma", "wrong", "set dialect: florence2"),  # other tokens, axes swapped
+        ("qwen2_5_vl", "wrong", "set dialect: florence2"),  # pixels of a resized image
     ],
 )
 def test_the_embedded_model_is_diagnosed(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, dialect: str, verdict: str, says: str) -> None:
-    """The real, trained checkpoint, loaded and asked by the whole command."""
+    """The real, trained checkpoint, loaded and asked by the whole command, in the words of the run's own benchmark."""
     folder = checkpoint_folder("mllm")
     world = tmp_path_factory.getbasetemp() / "embedded"
     if not (world / "pair" / "instances.json").exists():
         write_split(world, "pair", 40)
     data = DataConfig("coco", str(world / "pair" / "instances.json"), str(world / "pair" / "images"))
-    examined = Config(run=str(tmp_path / "run"), data=data, model=ModelConfig(str(folder), dialect=dialect))
+    own = EvaluationConfig((BenchmarkConfig("own", "rec", "refcoco", prompt=WHERE),))
+    examined = Config(run=str(tmp_path / "run"), data=data, model=ModelConfig(str(folder), dialect=dialect), evaluate=own)
     found = {f.check: f for f in doctor_config(examined, Progress(), console=Console(quiet=True))}
     assert found["contract"].verdict == verdict, found["contract"]
     assert found["contract"].found.endswith(says)

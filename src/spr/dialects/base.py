@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from spr.dialects.codec import Codec
 from spr.dialects.contract import Contract, Prompt
 from spr.dialects.layout import Layout, RawBox, RawMention, Written, blanked
+from spr.dialects.resize import frame_for
 from spr.errors import DialectError
 from spr.types import Box, Frame, GroundedText, Mention, Problem, Span
 
@@ -142,6 +143,17 @@ class Dialect:
     def model_size(self, frame: Frame) -> tuple[int, int]:
         """(width, height) of what the coordinates span. Raises ValueError for an image that the model cannot see."""
         return self.codec.size(frame)
+
+    def frame_for(self, config: Any, frame: Frame) -> Frame:
+        """The size that a processor gives to the image: an image processor, its configuration or its `size`. For Qwen2.5-VL's kind only.
+
+        Raises DialectError for a family whose numbers do not depend on it, ValueError for an image that the processor refuses.
+        """
+        if self.codec.frame != "resized":
+            raise DialectError(
+                f"{self.name}: found coordinates of the {self.codec.frame} image, expected a family that writes pixels of the resized image"
+            )
+        return frame_for(config, frame)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.contract}"

@@ -53,6 +53,11 @@ class _Object:
     closed: bool = False
     cut: bool = False  # by the end of the text
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether a box stands in it, or something in the place of one."""
+        return self.box_member is not None or self.other_shape or self.cut
+
 
 @dataclass(frozen=True)
 class JsonGrammar:
@@ -66,20 +71,21 @@ class JsonGrammar:
     def scan(self, text: str) -> Layout:
         """All objects with a box, in order; without any, lines `x1,y1,x2,y2 label` or bare lists of four numbers."""
         layout = Layout(steps=len(text))
-        at, objects = 0, []
+        at, objects, answers = 0, [], 0
         while (at := text.find("{", at)) >= 0:
             found, after = self._object(text, at, layout)
             layout.steps += 2 * (after - at)
-            if found.box_member is not None or found.other_shape or found.cut:
+            answers += found.is_answer
+            if found.is_answer or (found.closed and found.label):  # an object whose box was removed keeps its label
                 objects.append(found)
             at = max(after, at + 1)
         for found in objects:
             if not found.cut:
                 self._mention(text, found, layout)
-        if objects:
-            self._labels(text, objects, layout)
-        elif not self._lines(text, layout):
+        if not answers and not self._lines(text, layout):
             self._lists(text, layout)
+        if answers or (objects and not layout.mentions):
+            self._labels(text, objects, layout)
         return layout
 
     def _object(self, text: str, start: int, layout: Layout) -> tuple[_Object, int]:

@@ -36,21 +36,27 @@ def smart_resize(frame: Frame, factor: int = FACTOR, min_pixels: int = MIN_PIXEL
     return new_w, new_h
 
 
-def resize_options(config: Mapping[str, Any]) -> dict[str, int]:
-    """min_pixels, max_pixels and factor from a processor's configuration: `size` first, then the older keys, then the defaults."""
-    size = config.get("size") or {}
+def _value(config: Any, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def resize_options(config: Any) -> dict[str, int]:
+    """min_pixels, max_pixels and factor from a processor or its configuration: `size` first, then the older names, then the defaults."""
+    size = _value(config, "size") or {}
     found = {
-        "min_pixels": size.get("shortest_edge") or config.get("min_pixels") or MIN_PIXELS,
-        "max_pixels": size.get("longest_edge") or config.get("max_pixels") or MAX_PIXELS,
-        "factor": int(config.get("patch_size") or 14) * int(config.get("merge_size") or 2),
+        "min_pixels": _value(size, "shortest_edge") or _value(config, "min_pixels") or MIN_PIXELS,
+        "max_pixels": _value(size, "longest_edge") or _value(config, "max_pixels") or MAX_PIXELS,
+        "factor": int(_value(config, "patch_size") or 14) * int(_value(config, "merge_size") or 2),
     }
     return {name: int(value) for name, value in found.items()}
 
 
-def frame_for(config: Mapping[str, Any], frame: Frame) -> Frame:
-    """The size of the image that a Qwen2-VL-like processor shows to the model. `config`: preprocessor_config.json, or its `size` alone."""
-    if "shortest_edge" in config or "longest_edge" in config:
+def frame_for(config: Any, frame: Frame) -> Frame:
+    """The size of the image that a Qwen2-VL-like processor shows to the model. Raises ValueError for an image that it refuses.
+
+    `config`: an image processor, what is in its preprocessor_config.json, or the `size` of either alone.
+    """
+    if _value(config, "shortest_edge") or _value(config, "longest_edge"):
         config = {"size": config}
     options = resize_options(config)
-    width, height = smart_resize(frame, options["factor"], options["min_pixels"], options["max_pixels"])
-    return Frame(width, height)
+    return Frame(*smart_resize(frame, options["factor"], options["min_pixels"], options["max_pixels"]))

@@ -15,7 +15,7 @@ from rich.console import Console
 from spr.artifacts import Run
 from spr.data.index import open_index
 from spr.describe import queries_of
-from spr.dialects import Dialect, get_dialect, known_names, resize_options
+from spr.dialects import get_dialect, known_names, resize_options
 from spr.doctor.examine import (
     Picture,
     box_findings,
@@ -54,16 +54,17 @@ def doctor_config(config: Config, progress: Progress, describer: Describer | Non
     if processor is None:
         findings.append(Finding("processor", f"none in {config.model.folder}: sizes and tokens are not known", "look"))
     else:
-        pictures, longest = _pictures(processor, model_config, items, dialect, store)
+        pictures, longest = _pictures(processor, model_config, items, wording(dialect, "rec", config.evaluate.benchmarks), store)
         items = with_sizes(items, pictures)
         context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
         findings += processor_findings(items, pictures, dialect, longest, config.describe.max_new_tokens, context)
     progress.start("doctor: loading the model", 1)
     describer = describer or build_describer(config, store)
     progress.start("doctor: asking for known boxes", len(items))
-    exam = examine_boxes(describer, items, dialect, _options(config), [wording(get_dialect(n), "rec") for n in known_names()])
+    asked, others = wording(dialect, "rec", config.evaluate.benchmarks), [wording(get_dialect(n), "rec") for n in known_names()]
+    exam = examine_boxes(describer, items, dialect, _options(config), asked, others)
     findings += box_findings(exam, dialect)
-    findings.append(reading_finding(describer, items, dialect))
+    findings.append(reading_finding(describer, items, dialect, wording(dialect, "region_caption", config.evaluate.benchmarks)))
     if config.model.kind == "hf" and config.model.url:
         second = replace(config, model=replace(config.model, kind="endpoint"))
         findings.append(engine_finding(exam, build_describer(second, store), dialect))
@@ -98,14 +99,14 @@ def _processor(config: Config) -> tuple[Any, Any]:
         return None, None
 
 
-def _pictures(processor: Any, model_config: Any, items: list[Item], dialect: Dialect, store: ImageStore) -> tuple[list[Picture], int]:
+def _pictures(processor: Any, model_config: Any, items: list[Item], template: str, store: ImageStore) -> tuple[list[Picture], int]:
     """What the processor makes of each image, and the tokens of the longest prompt."""
     from spr.models.look import prompt_tokens, seen_size, share_cut_off
 
     pictures, longest = [], 0
     for item in items:
         image = store.load(item.image)
-        _, tokens, image_tokens = prompt_tokens(processor, model_config, wording(dialect, "rec").format(expression=expression(item)), (image,))
+        _, tokens, image_tokens = prompt_tokens(processor, model_config, template.format(expression=expression(item)), (image,))
         pictures.append(Picture(seen_size(processor, image), image_tokens, share_cut_off(processor, image)))
         longest = max(longest, tokens)
     return pictures, longest

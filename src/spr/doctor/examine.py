@@ -14,17 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spr.boxes import iou, sanitize
 from spr.dialects import Dialect
 from spr.doctor.readings import FITS, Finding, Item, Reading, first_mention, readings, verdict
+from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.protocols import protocol_named
 from spr.ports import Describer
 from spr.types import Annotation, Frame, ImageRecord, Query, Sampling
-
-if TYPE_CHECKING:
-    pass
 
 COUNT = 20  # the issue's number of images
 TRIED = 4  # ours: images on which other families' wordings are tried
@@ -135,33 +133,37 @@ def _rec_prompts(template: str, items: Sequence[Item]) -> list[str]:
 class BoxExam:
     """Answers to "where is …", how they read, and the wording that was used."""
 
-    wording: str
+    asked: str  # the run's own wording
+    wording: str  # the one that was used: the run's, or one that fits better
     samples: tuple[Sample, ...]
     assumed: Reading
     others: tuple[Reading, ...]
 
 
-def wording(dialect: Dialect, protocol: str) -> str:
-    """How the family is asked under a protocol: in its own words, or in ours where it publishes none."""
-    return protocol_named(protocol).template(dialect, None)
+def wording(dialect: Dialect, protocol: str, benchmarks: Sequence[BenchmarkConfig] = ()) -> str:
+    """How a run asks under a protocol: in the prompt of its own benchmark, else in the family's words, else in ours."""
+    own = next((b.prompt for b in benchmarks if b.protocol == protocol), None)
+    return protocol_named(protocol).template(dialect, own)
 
 
-def examine_boxes(describer: Describer, items: Sequence[Item], dialect: Dialect, options: Mapping[str, Any], wordings: Iterable[str]) -> BoxExam:
-    """Ask for known boxes in the dialect's own words; where no reading of the answers fits, in the words that other families are asked in."""
+def examine_boxes(
+    describer: Describer, items: Sequence[Item], dialect: Dialect, options: Mapping[str, Any], asked: str, wordings: Iterable[str]
+) -> BoxExam:
+    """Ask for known boxes as the run asks; where no reading of the answers fits, in the words that other families are asked in."""
 
     def exam(template: str, part: Sequence[Item]) -> BoxExam:
         prompts = _rec_prompts(template, part)
         answers = ask(describer, part, prompts, "where")
         assumed, others = readings(dialect, options, answers, part)
-        return BoxExam(template, tuple(map(Sample, part, prompts, answers)), assumed, tuple(others))
+        return BoxExam(asked, template, tuple(map(Sample, part, prompts, answers)), assumed, tuple(others))
 
     def fit(e: BoxExam) -> float:
         return max([e.assumed.score if e.assumed.read else 0.0, *(r.score * r.read / len(e.samples) for r in e.others)])
 
-    first = exam(wording(dialect, "rec"), items)
+    first = exam(asked, items)
     if fit(first) >= FITS:
         return first
-    tried = [exam(w, items[:TRIED]) for w in dict.fromkeys(wordings) if w != first.wording]
+    tried = [exam(w, items[:TRIED]) for w in dict.fromkeys(wordings) if w != asked]
     best = max(tried, key=fit, default=None)
     return exam(best.wording, items) if best is not None and fit(best) >= FITS else first
 
@@ -169,10 +171,8 @@ def examine_boxes(describer: Describer, items: Sequence[Item], dialect: Dialect,
 def box_findings(exam: BoxExam, dialect: Dialect) -> list[Finding]:
     """The wording, the parse rate and the verdict on the contract."""
     found: list[Finding] = []
-    if exam.wording != wording(dialect, "rec"):
-        found.append(
-            Finding("wording", f"the model does not answer {wording(dialect, 'rec')!r} of {dialect.name}; asked {exam.wording!r} instead", "look")
-        )
+    if exam.wording != exam.asked:
+        found.append(Finding("wording", f"the model does not answer {exam.asked!r}; asked {exam.wording!r} instead", "look"))
     problems: Counter[str] = Counter()
     read = 0
     for s in exam.samples:
@@ -186,9 +186,8 @@ def box_findings(exam: BoxExam, dialect: Dialect) -> list[Finding]:
     return found
 
 
-def reading_finding(describer: Describer, items: Sequence[Item], dialect: Dialect) -> Finding:
+def reading_finding(describer: Describer, items: Sequence[Item], dialect: Dialect, template: str) -> Finding:
     """Whether the model names the object in a box that is shown to it in the assumed notation."""
-    template = wording(dialect, "region_caption")
     answers = ask(describer, items, [template.format(region=dialect.box_text(i.truth, i.frame)) for i in items], "what")
     named = sum(item.category.casefold() in text.casefold() for item, text in zip(items, answers, strict=True))
     return Finding(

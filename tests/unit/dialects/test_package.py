@@ -16,7 +16,7 @@ from rich.console import Console
 
 from spr.dialects import Dialect, Frame, frame_for, get_dialect, known_names, smart_resize
 from spr.dialects.cli import coloured, dialects, markdown_table
-from spr.errors import DataError, UserError
+from spr.errors import DataError, DialectError, UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "dialects.json"
 DOCS = Path(__file__).parents[3] / "docs" / "dialects.md"
@@ -55,6 +55,12 @@ def test_the_resized_frame_of_qwen(original: tuple[int, int], default: tuple[int
     """Worked out from the published formula, for the class default and for the released budget of pixels."""
     assert get_dialect("qwen2_5_vl").model_size(Frame(*original)) == default
     assert get_dialect("qwen2_5_vl", max_pixels=12_845_056).model_size(Frame(*original)) == released
+
+
+def test_only_pixels_of_the_resized_image_need_its_size() -> None:
+    assert get_dialect("qwen2_5_vl").frame_for({}, Frame(1920, 1080)) == (1316, 728)
+    with pytest.raises(DialectError, match="qwen3_vl: found coordinates of the original image, expected a family that writes pixels of the resized"):
+        get_dialect("qwen3_vl").frame_for({}, Frame(1920, 1080))
 
 
 def test_an_image_without_pixels_has_no_resized_size() -> None:

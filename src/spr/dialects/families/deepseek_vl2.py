@@ -11,5 +11,6 @@ def build() -> Family:
     return family(
         tagged_lists(("<|ref|>", "<|/ref|>"), ("<|det|>", "<|/det|>")), LinearCodec(999, 999), "deepseek-ai/DeepSeek-VL2 utils.py and issue 100",
         decode="int(v / 999 * W)", phrase="<|ref|> before", several="[[..], [..]] in one <|det|>",
-        rec="<|ref|>{expression}<|/ref|>.", grounded_caption="<|grounding|>Describe the image in detail.",
+        rec="<|ref|>{expression}<|/ref|>.",
+        grounded_caption=("<|grounding|>Can you describe the content of the image?", "DeepSeek-VL2 paper, grounded conversation data"),
     )  # fmt: skip
