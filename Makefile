@@ -45,7 +45,7 @@ bench: setup         ## speed ratios against peers -> benchmarks/results.json
 coverage: setup      ## branches of spr.dialects that its tests take: all, or it fails
 	@$(PY) -m pytest -q tests/unit/dialects tests/properties/test_dialects.py --cov=spr.dialects --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
 
-fuzz: setup          ## mutated strings through every dialect (FUZZ="--seconds 3600 --seed 0")
+fuzz: setup          ## mutated strings through every dialect; goes on where it stood (FUZZ="--count 10000000 --seed 0")
 	@$(PY) benchmarks/fuzz_dialects.py $(FUZZ)
 
 clean:               ## remove the virtual environment and the runs
