@@ -153,5 +153,5 @@ def test_a_folder_without_a_config_is_one_line(tmp_path: Path) -> None:
 
 def test_an_unknown_model_type_asks_for_a_dialect(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "newvl"}')
-    with pytest.raises(ConfigError, match="model_type 'newvl': no verified notation of boxes is known for it; expected one of ferret, "):
+    with pytest.raises(ConfigError, match="model_type 'newvl': no verified notation of boxes is known for it; expected one of asmv2, cogvlm, "):
         dialect_for_checkpoint(str(tmp_path))

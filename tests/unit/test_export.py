@@ -15,7 +15,7 @@ from PIL import Image
 from spr.dialects import get_dialect
 from spr.errors import ConfigError, DataError
 from spr.export import boxes_in, check_export, export_pairs, read_export
-from spr.types import Score, TrainingPair
+from spr.types import Frame, Score, TrainingPair
 
 SCORE = Score(0.5, 0.3, 0.3, 0.3, 0.7)
 FERRET, QWEN = get_dialect("ferret"), get_dialect("qwen2_5_vl")
@@ -64,7 +64,7 @@ def test_pixels_of_the_resized_image_get_that_image(tmp_path: Path, format: Any)
     export_pairs([pair], format, tmp_path / "out", QWEN, load_image)
     (row,) = read_export(tmp_path / "out", format)
     assert Image.open(io.BytesIO(row.image)).size == (196, 112)
-    assert QWEN.model_size(replace(pair.frame, width=196, height=112)) == (196, 112)
+    assert QWEN.model_size(Frame(196, 112)) == (196, 112)
     assert boxes_in(row.chosen, row.image, QWEN) == [(0.0, 0.0, 0.5, 0.5)]  # the same share of the picture as in the original
 
 

@@ -121,14 +121,14 @@ def test_region_classification_by_hand(tmp_path: Path) -> None:
     """Three objects (a crowd is none); the second is named by its synonym, the third by a word that only contains the name."""
     benchmark = BenchmarkConfig("objects", "region_classification", "coco", str(coco_file(tmp_path)), check_images=False)
     metrics, rows, model = evaluate(tmp_path, benchmark, {"/1": "a Dog.", "/2": "It is a long bow", "/4": "a hotdog"})
-    assert [q.prompt for q in model.seen][1] == "What is the object [10, 20, 40, 60]?"
+    assert [q.prompt for q in model.seen][1] == "What is the object in the region [10, 20, 40, 60]?"
     assert rows[1].truth == ("bow", "long bow")
     assert (metrics["n"], metrics["unparsed"]) == (3, 0)
     assert metrics["values"]["accuracy"]["value"] == pytest.approx(2 / 3)
     table = pq.read_table(tmp_path / "run" / "evaluation" / "objects" / "base" / "predictions.parquet")
     assert {"item_id", "image", "question", "answer", "reference", "correct"} <= set(table.column_names)
     assert table["correct"].to_pylist() == [True, True, False]
-    assert table["question"][1].as_py() == "What is the object [10, 20, 40, 60]?"
+    assert table["question"][1].as_py() == "What is the object in the region [10, 20, 40, 60]?"
     assert table["reference"][1].as_py() == "bow"
 
 
