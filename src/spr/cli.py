@@ -160,7 +160,8 @@ def train(
 
         loaded = load_config(config, overrides or [])
         for name in trainings(loaded):
-            merge_adapter(loaded.model.folder, Run(loaded.run).path("adapter", name), str(merge / name))
+            m = loaded.model
+            merge_adapter(m.folder, Run(loaded.run).path("adapter", name), str(merge / name), m.trust_remote_code, m.processor)
 
 
 @app.command()

@@ -297,6 +297,7 @@ def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, section: T
         seed=seed,
         adapter=config.model.adapter,
         trust_remote_code=config.model.trust_remote_code,
+        processor=config.model.processor,
     )
 
 

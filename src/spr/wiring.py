@@ -44,6 +44,7 @@ class ModelConfig:
     batching: Literal["per_item", "throughput"] = "per_item"  # ours: per_item gives the same bytes for any sharding
     attention: str = "sdpa"
     trust_remote_code: bool = False  # never implied
+    processor: Mapping[str, Any] = field(default_factory=dict)  # settings of the image processor that replace the checkpoint's
     adapter: str | None = None  # a PEFT adapter to start from
     url: str = ""  # endpoint only, e.g. http://localhost:8000/v1
     served_name: str = ""  # endpoint only: the model's name at the server
@@ -157,7 +158,7 @@ def dialect_of(config: Config) -> Dialect:
     if name is None:
         from spr.models.families import dialect_for_checkpoint
 
-        name, found = dialect_for_checkpoint(config.model.folder)
+        name, found = dialect_for_checkpoint(config.model.folder, config.model.processor)
         options = {**found, **options}
     try:
         return get_dialect(name, **options)
@@ -172,8 +173,8 @@ def image_store(config: Config) -> ImageStore:
     return open_store(config.data.images)
 
 
-def build_describer(config: Config, store: ImageStore | FullPaths, adapter: str | None = None) -> Describer:
-    """The user's model. `adapter` is a PEFT folder that goes on top."""
+def build_describer(config: Config, store: ImageStore | FullPaths, adapter: str | None = None, whole_images: bool = True) -> Describer:
+    """The user's model. `adapter` is a PEFT folder that goes on top. Raises ConfigError, also for `whole_images` and a processor that crops."""
     m = config.model
     if m.kind == "endpoint":
         from spr.models.openai_endpoint import EndpointDescriber
@@ -182,7 +183,12 @@ def build_describer(config: Config, store: ImageStore | FullPaths, adapter: str 
             raise ConfigError("model.url: found nothing, expected the address of an OpenAI-compatible server")
         return EndpointDescriber(m.url, m.served_name or m.folder, load_image=store.load, api_key_env=m.api_key_env, concurrency=m.concurrency)
     from spr.models.hf_mllm import HFDescriber
+    from spr.models.loading import load_processor
+    from spr.models.look import cropping
 
+    complaint = cropping(load_processor(m.folder, m.trust_remote_code, m.processor), dialect_of(config)) if whole_images else None
+    if complaint is not None:
+        raise ConfigError(f"{m.folder}: {complaint}")
     return HFDescriber(
         m.folder,
         load_image=store.load,
@@ -192,6 +198,7 @@ def build_describer(config: Config, store: ImageStore | FullPaths, adapter: str 
         attention=m.attention,
         adapter=adapter or m.adapter,
         trust_remote_code=m.trust_remote_code,
+        processor=m.processor,
     )
 
 

@@ -287,12 +287,12 @@ def gemma3() -> tuple[Any, Any]:
 
 def kosmos2() -> tuple[Any, Any]:
     tok = tokenizer([], {}, "<s>", "</s>")
-    images: Any = t.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
+    images: Any = t.CLIPImageProcessorPil(size={"height": 56, "width": 56}, crop_size={"height": 56, "width": 56})  # square, as published
     processor: Any = t.Kosmos2Processor
     made = processor(images, tok)  # adds 1024 patch tokens
     text = {
-        **{"embed_dim": 32, "layers": 2, "ffn_dim": 48, "attention_heads": 2, "max_position_embeddings": 512, "dropout": 0.0},
-        **{"attention_dropout": 0.0, **_ends(tok)},
+        **{"embed_dim": 32, "layers": 2, "ffn_dim": 48, "attention_heads": 2, "max_position_embeddings": 512},
+        **_ends(tok),
     }
     vision = {k: v for k, v in SIGLIP.items() if k not in ("vision_use_head", "model_type")}
     config = t.Kosmos2Config(text_config=text, vision_config=vision, latent_query_num=64)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 from spr.describe import DescribeConfig, describe, queries_of
 from spr.dialects import get_dialect
@@ -15,6 +17,7 @@ from spr.errors import ConfigError
 from spr.models.families import DIALECTS, WHY_REQUIRED, dialect_for_checkpoint, model_type_of
 from spr.models.hf_mllm import HFDescriber
 from spr.models.loading import load_processor
+from spr.models.look import cropping
 from spr.models.scripted import ScriptedDetector, ScriptedScorer
 from spr.scoring import ScoreConfig, score
 from spr.types import Description, Frame, Query, Region, RegionObject, Sampling
@@ -144,6 +147,42 @@ def test_the_resized_frame_comes_from_the_processor(checkpoint: Callable[[str], 
     seen = get_dialect("qwen2_5_vl", **options).model_size(Frame(640, 480))
     grid = load_processor(folder).image_processor(images=[load_noise("1@640x480")], return_tensors="pt")["image_grid_thw"][0].tolist()
     assert seen == (grid[2] * 14, grid[1] * 14)
+
+
+@families
+def test_no_processor_hides_a_part_of_the_image(load: Callable[[str], HFDescriber], name: str) -> None:
+    """LLaVA's cuts off the sides of wide and tall pictures, and can be told to pad (or to squash) instead."""
+    dialect = get_dialect("llava" if name == "llava" else "ferret")
+    assert (cropping(load(name).processor, dialect) is not None) == (name == "llava")
+
+
+@pytest.mark.parametrize("dialect", ["llava", "ferret"])
+def test_the_fix_for_a_cropping_processor_shows_the_whole_image(checkpoint: Callable[[str], str], dialect: str) -> None:
+    """The fix that the error names, taken at its word: the top of a wide white picture is at the top (squashed) or at a quarter (padded)."""
+    folder = checkpoint("llava")
+    complaint = cropping(load_processor(folder), get_dialect(dialect))
+    assert complaint is not None
+    fix = yaml.safe_load(complaint.split("set model.processor: ")[1])
+    fixed = load_processor(folder, changes=fix)
+    assert cropping(fixed, get_dialect(dialect)) is None
+    pixels = fixed.image_processor(images=[Image.new("RGB", (224, 112), (255, 255, 255))], return_tensors="pt")["pixel_values"][0, 0]
+    bright = (pixels > pixels.max() - 0.1).any(1).nonzero()[:, 0]
+    top, bottom = (14, 42) if dialect == "llava" else (0, 56)
+    assert pixels.shape == (56, 56)
+    assert abs(int(bright[0]) - top) <= 1
+    assert abs(int(bright[-1]) + 1 - bottom) <= 1
+
+
+def test_padding_that_a_processor_does_not_know_is_no_fix(checkpoint: Callable[[str], str]) -> None:
+    """CLIP's takes `do_pad` and does nothing with it: what counts is what it makes of a picture."""
+    assert cropping(load_processor(checkpoint("llava"), changes={"do_pad": True}), get_dialect("llava")) is not None
+
+
+def test_a_setting_that_the_processor_does_not_have_is_one_line(checkpoint: Callable[[str], str]) -> None:
+    with pytest.raises(ConfigError, match=r"model.processor: unknown setting 'do_padd' \(did you mean 'do_pad'\?\)"):
+        load_processor(checkpoint("llava"), changes={"do_padd": True})
+    with pytest.raises(ConfigError, match=r"model.processor.image_processor_type: found 'Llava', expected an image processor of transformers"):
+        load_processor(checkpoint("llava"), changes={"image_processor_type": "Llava"})
 
 
 def test_a_folder_without_a_config_is_one_line(tmp_path: Path) -> None:

@@ -6,20 +6,27 @@ forward on prompt + answer with pixel values, without mask, positions or feature
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from spr.models.loading import load_mllm
+from spr.training.config import TrainConfig
 from spr.training.encode import Encoded, Encoder
 from spr.training.families import TABLE, family_of
 from spr.training.plan import units_of
 from spr.training.policy import Images, Policy, to_batch
+from spr.training.trainer import train
 from spr.types import Score, TrainingPair
 
 PACKED = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "internvl", "idefics3", "smolvlm", "gemma3", "paligemma")
@@ -127,6 +134,20 @@ def test_plain_rows_are_plain(benches: Any, name: str) -> None:
     bench = benches(name)
     assert family_of(bench.model).name == "fallback"
     compare(bench, "tree")
+
+
+@pytest.mark.parametrize("name", [*PACKED, *PLAIN])
+def test_thirty_steps_raise_the_margin(checkpoint: Callable[[str], str], tmp_path: Path, name: str) -> None:
+    """4 pairs, 30 steps: from ln 2, also where the family has dropout, to a margin; nothing is trained but linears of the language model."""
+    config = TrainConfig(lora_r=8, lora_alpha=16, learning_rate=5e-3, epochs=30, batch=4, device="cpu", save_steps=1000)
+    result = train([pair("a", 0), pair("a", 1), pair("b", 0), pair("b", 1)], checkpoint(name), str(tmp_path), config, load_image)
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert result.steps == len(history) == 30
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert history[-1]["margin"] > history[0]["margin"] + 0.3
+    trained = {key.split(".lora_")[0] for key in load_file(tmp_path / "adapter_model.safetensors")}
+    assert trained
+    assert not [key for key in trained if re.search(r"vision|visual|image|projector|connector|lm_head|embed", key)]
 
 
 def test_the_row_of_gemma3_is_longer_than_its_window(benches: Any) -> None:

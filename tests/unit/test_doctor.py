@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +18,20 @@ from spr.dialects import Dialect, get_dialect, known_names
 from spr.doctor import doctor_config, preview_prompts
 from spr.doctor.examine import Picture, box_findings, choose_items, engine_finding, examine_boxes, processor_findings, reading_finding, wording
 from spr.doctor.readings import Finding, Item
+from spr.errors import ConfigError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.executor import Progress
 from spr.models.families import dialect_for_checkpoint
 from spr.models.loading import load_processor
 from spr.models.look import seen_size
 from spr.models.scripted import ScriptedDescriber
+from spr.ports import Describer
 from spr.regions import RegionsConfig
 from spr.scenes.embedded import checkpoint_folder
 from spr.scenes.files import write_split
 from spr.scenes.language import WHERE
-from spr.types import Annotation, Box, Frame, ImageRecord, Query
-from spr.wiring import Config, ModelConfig
+from spr.types import Annotation, Answer, Box, Frame, ImageRecord, Query, Sampling
+from spr.wiring import Config, ModelConfig, build_describer, image_store
 from tests.contract.checkpoints import build
 from tests.unit.models.conftest import noise
 
@@ -222,29 +225,80 @@ def test_a_second_engine_that_resizes_again_is_noticed(world: Path, items: list[
     assert engine_finding(exam, halved, ferret).verdict == "wrong"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dialect", "verdict", "says"),
-    [
-        ("florence2", "fine", ": fine"),  # what the embedded model was trained in
-        ("florence2:int", "fine", ": fine"),  # less than a pixel apart
-        ("ferret", "wrong", "set dialect: florence2"),  # the right thousandths in another markup
-        ("paligemma", "wrong", "set dialect: florence2"),  # other tokens, axes swapped
-        ("qwen2_5_vl", "wrong", "set dialect: florence2"),  # pixels of a resized image
-    ],
-)
-def test_the_embedded_model_is_diagnosed(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, dialect: str, verdict: str, says: str) -> None:
-    """The real, trained checkpoint, loaded and asked by the whole command, in the words of the run's own benchmark."""
-    folder = checkpoint_folder("mllm")
-    world = tmp_path_factory.getbasetemp() / "embedded"
-    if not (world / "pair" / "instances.json").exists():
-        write_split(world, "pair", 40)
-    data = DataConfig("coco", str(world / "pair" / "instances.json"), str(world / "pair" / "images"))
+class Rewriting:
+    """The embedded model, asked once per question; its answers with other numbers in the place of its own."""
+
+    def __init__(self, inner: Describer) -> None:
+        self.inner, self.known, self.write = inner, dict[tuple[str, str], list[Answer]](), same_numbers
+
+    def answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
+        new = [q for q in queries if (q.image, q.prompt) not in self.known]
+        self.known.update(zip([(q.image, q.prompt) for q in new], self.inner.answer(new, sampling), strict=True))
+        return [[replace(a, text=self._rewritten(a.text, q)) for a in self.known[q.image, q.prompt]] for q in queries]
+
+    def _rewritten(self, text: str, query: Query) -> str:
+        boxes = [box for m in get_dialect("florence2").parse(text, Frame(query.width, query.height)).mentions for box in m.boxes]
+        return "".join(f"<loc_{round(v)}>" for box in boxes for v in self.write(box, query.width, query.height)) if boxes else text
+
+
+Rewrite = Callable[[Box, int, int], Sequence[float]]
+
+
+def same_numbers(box: Box, w: int, h: int) -> Sequence[float]:
+    return [v * 1000 / side - 0.5 for v, side in zip(box, (w, h, w, h), strict=True)]
+
+
+def on_a_square(box: Box, w: int, h: int) -> Sequence[float]:
+    side = max(w, h)
+    return [(v + pad) * 1000 / side for v, pad in zip(box, ((side - w) // 2, (side - h) // 2) * 2, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Rewriting]:
+    """The trained checkpoint on 20 images of its world, asked in the words of the run's own benchmark."""
+    root = tmp_path_factory.mktemp("embedded")
+    write_split(root, "pair", 20)
+    data = DataConfig("coco", str(root / "pair" / "instances.json"), str(root / "pair" / "images"), cache=str(root / "cache"))
     own = EvaluationConfig((BenchmarkConfig("own", "rec", "refcoco", prompt=WHERE),))
-    examined = Config(run=str(tmp_path / "run"), data=data, model=ModelConfig(str(folder), dialect=dialect), evaluate=own)
-    found = {f.check: f for f in doctor_config(examined, Progress(), console=Console(quiet=True))}
-    assert found["contract"].verdict == verdict, found["contract"]
-    assert found["contract"].found.endswith(says)
+    described = Config(run=str(root / "run"), data=data, model=ModelConfig(str(checkpoint_folder("mllm")), dialect="florence2"), evaluate=own)
+    return described, Rewriting(build_describer(described, image_store(described)))
+
+
+@pytest.mark.parametrize(
+    ("assumed", "write", "verdict", "says"),
+    [
+        ("florence2", same_numbers, "fine", ": fine"),
+        ("ferret", same_numbers, "wrong", "set dialect: florence2"),  # the right thousandths in another markup
+        ("qwen2_5_vl", same_numbers, "wrong", "set dialect: florence2"),
+        ("florence2", lambda b, w, h: [v * 100 / side for v, side in zip(b, (w, h, w, h), strict=True)], "wrong", "look like 0-100, original image, not florence2"),
+        ("florence2", lambda b, w, h: [same_numbers(b, w, h)[k] for k in (1, 0, 3, 2)], "wrong", "axes swapped (y x y x)"),
+        ("florence2", lambda b, w, h: [v * 112 / side for v, side in zip(b, (w, h, w, h), strict=True)], "wrong", "look like pixels of the resized image"),
+        ("florence2", on_a_square, "wrong", "padded to a square"),
+    ],
+    ids=["right", "another markup", "JSON assumed", "another divisor", "swapped axes", "resized pixels", "a padded square"],
+)  # fmt: skip
+def test_the_embedded_model_is_diagnosed(embedded: tuple[Config, Rewriting], assumed: str, write: Rewrite, verdict: str, says: str) -> None:
+    """The whole command on a real, trained checkpoint, with its answers as they are or with a planted fault."""
+    described, describer = embedded
+    describer.write = write
+    asked = replace(described, model=replace(described.model, dialect=assumed), run=f"{described.run}-{assumed}")
+    finding = {f.check: f for f in doctor_config(asked, Progress(), describer, Console(quiet=True))}["contract"]
+    assert finding.verdict == verdict, finding
+    assert says in finding.found
+
+
+def test_a_processor_that_crops_the_centre_is_named_with_the_fix(embedded: tuple[Config, Rewriting]) -> None:
+    """And a run stops for it before the model is loaded."""
+    described, _ = embedded
+    cropping = {"do_center_crop": True, "size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
+    asked = replace(described, model=replace(described.model, processor=cropping), run=f"{described.run}-crop")
+    found = {f.check: f for f in doctor_config(asked, Progress(), console=Console(quiet=True))}
+    fix = "set model.processor: {do_center_crop: false, size: {height: 112, width: 112}}"
+    assert found["crop"].verdict == "wrong"
+    assert found["crop"].found.endswith(fix)
+    assert "up to 25% of an image is cut off" in found["image size"].found
+    with pytest.raises(ConfigError, match=re.escape(fix)):
+        build_describer(asked, image_store(asked))
 
 
 def test_items_are_unambiguous_objects_of_some_size() -> None:

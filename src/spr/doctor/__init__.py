@@ -54,12 +54,16 @@ def doctor_config(config: Config, progress: Progress, describer: Describer | Non
     if processor is None:
         findings.append(Finding("processor", f"none in {config.model.folder}: sizes and tokens are not known", "look"))
     else:
+        from spr.models.look import cropping
+
+        complaint = cropping(processor, dialect)
+        findings += [Finding("crop", complaint, "wrong")] if complaint else []
         pictures, longest = _pictures(processor, model_config, items, wording(dialect, "rec", config.evaluate.benchmarks), store)
         items = with_sizes(items, pictures)
         context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
         findings += processor_findings(items, pictures, dialect, longest, config.describe.max_new_tokens, context)
     progress.start("doctor: loading the model", 1)
-    describer = describer or build_describer(config, store)
+    describer = describer or build_describer(config, store, whole_images=False)
     progress.start("doctor: asking for known boxes", len(items))
     asked, others = wording(dialect, "rec", config.evaluate.benchmarks), [wording(get_dialect(n), "rec") for n in known_names()]
     exam = examine_boxes(describer, items, dialect, _options(config), asked, others)
@@ -92,7 +96,7 @@ def _processor(config: Config) -> tuple[Any, Any]:
 
     try:
         model_config = read_config(config.model.folder, config.model.trust_remote_code)
-        return load_processor(config.model.folder, config.model.trust_remote_code), model_config
+        return load_processor(config.model.folder, config.model.trust_remote_code, config.model.processor), model_config
     except ConfigError:
         if config.model.kind == "hf":
             raise
@@ -115,7 +119,7 @@ def _pictures(processor: Any, model_config: Any, items: list[Item], template: st
 def _options(config: Config) -> dict[str, int]:
     from spr.models.families import image_settings
 
-    return resize_options(image_settings(config.model.folder))
+    return resize_options(image_settings(config.model.folder, config.model.processor))
 
 
 # --- prompts -------------------------------------------------------------------------------------------------------------------------------

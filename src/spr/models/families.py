@@ -16,7 +16,6 @@ from spr.errors import ConfigError
 
 # model_type -> dialect, only where the table of docs/dialects.md is verified.
 DIALECTS: Mapping[str, str] = {
-    "llava": "llava",
     "kosmos-2": "kosmos2",
     "qwen2_vl": "qwen2_vl",
     "qwen2_5_vl": "qwen2_5_vl",
@@ -31,6 +30,7 @@ DIALECTS: Mapping[str, str] = {
 }
 # Why a type needs `dialect:`; any other type has no notation that we know of.
 WHY_REQUIRED: Mapping[str, str] = {
+    "llava": "its frame is disputed (llava: the padded square, for a processor that pads; most of its fine-tunes say what they write)",
     "llava_onevision": "no source says which frame its boxes span (llava:original is a guess)",
     "gemma3": "its authors document no notation of boxes",
     "idefics3": "its authors document no notation of boxes",
@@ -60,10 +60,10 @@ def read_json(folder: str, file: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def image_settings(folder: str) -> dict[str, Any]:
-    """The settings of the checkpoint's image processor, wherever this version of transformers wrote them."""
+def image_settings(folder: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of the checkpoint's image processor, wherever this version of transformers wrote them, with the configuration's changes."""
     both = (read_json(folder, "processor_config.json") or {}).get("image_processor")
-    return dict(both or read_json(folder, "preprocessor_config.json") or {})
+    return {**(both or read_json(folder, "preprocessor_config.json") or {}), **(changes or {})}
 
 
 def model_type_of(folder: str) -> str:
@@ -74,11 +74,14 @@ def model_type_of(folder: str) -> str:
     return str(config["model_type"])
 
 
-def dialect_for_checkpoint(folder: str) -> tuple[str, dict[str, Any]]:
-    """(name, options) of the dialect that the checkpoint's family writes. Raises ConfigError when `model.dialect` has to say it."""
+def dialect_for_checkpoint(folder: str, changes: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """(name, options) of the dialect that the checkpoint's family writes; `changes` of its image processor's settings count.
+
+    Raises ConfigError when `model.dialect` has to say it.
+    """
     model_type = model_type_of(folder)
     name = DIALECTS.get(model_type)
     if name is None:
         why = WHY_REQUIRED.get(model_type, "no verified notation of boxes is known for it")
         raise ConfigError(f"model.dialect: found nothing for model_type {model_type!r}: {why}; expected one of {', '.join(known_names())}")
-    return name, resize_options(image_settings(folder)) if name == "qwen2_5_vl" else {}
+    return name, resize_options(image_settings(folder, changes)) if name == "qwen2_5_vl" else {}

@@ -9,7 +9,7 @@ are never cut: a prompt that does not fit is a failed answer with its reason.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -68,10 +68,11 @@ class HFDescriber:
         attention: str = "sdpa",
         adapter: str | None = None,
         trust_remote_code: bool = False,
+        processor: Mapping[str, Any] | None = None,
     ) -> None:
         if batching not in BATCHINGS:
             raise ConfigError("model.batching: " + unknown_name("batching", batching, BATCHINGS))
-        model, self.processor = load_mllm(folder, dtype, device, attention, trust_remote_code)
+        model, self.processor = load_mllm(folder, dtype, device, attention, trust_remote_code, processor)
         self.model = with_adapter(model, adapter) if adapter else model
         self.load_image, self.batching = load_image, batching
         self.model_type: str = self.model.config.model_type

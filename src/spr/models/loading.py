@@ -109,8 +109,34 @@ def without_video(cls: Any) -> Any:
     return WithoutVideo
 
 
-def load_processor(folder: str, trust_remote_code: bool = False) -> Any:
-    """The checkpoint's processor: image part and tokenizer; the video part only where torchvision is installed."""
+def load_processor(folder: str, trust_remote_code: bool = False, changes: Mapping[str, Any] | None = None) -> Any:
+    """The checkpoint's processor: image part and tokenizer; the video part only where torchvision is installed.
+
+    `changes`: settings of the image processor that replace the checkpoint's; `image_processor_type` replaces its class, too.
+    Raises ConfigError for one that it does not have.
+    """
+    processor = _load_processor(folder, trust_remote_code)
+    if changes:
+        settings = {**processor.image_processor.to_dict(), **changes}
+        images = _image_processor_class(changes["image_processor_type"]) if "image_processor_type" in changes else type(processor.image_processor)
+        known = {*images.valid_kwargs.__annotations__, *settings.keys() - changes.keys(), "image_processor_type"}
+        for name in changes:
+            if name not in known:
+                raise ConfigError("model.processor: " + unknown_name("setting", name, sorted(known)))
+        processor.image_processor = images.from_dict(settings)
+    return processor
+
+
+def _image_processor_class(name: str) -> Any:
+    """The image processor of that name, in the form that runs here. Raises ConfigError for an unknown one."""
+    plain = name.removesuffix("Fast").removesuffix("Pil")
+    found = getattr(transformers, plain if is_torchvision_available() else f"{plain}Pil", None)
+    if found is None:
+        raise ConfigError(f"model.processor.image_processor_type: found {name!r}, expected an image processor of transformers")
+    return found
+
+
+def _load_processor(folder: str, trust_remote_code: bool) -> Any:
     config = read_config(folder, trust_remote_code)
     cls = None if trust_remote_code and getattr(config, "auto_map", None) else _processor_class(folder, config)
     try:
@@ -122,11 +148,16 @@ def load_processor(folder: str, trust_remote_code: bool = False) -> Any:
 
 
 def load_mllm(
-    folder: str, dtype: str = "float32", device: str = "cpu", attention: str = "sdpa", trust_remote_code: bool = False
+    folder: str,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+    processor: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, Any]:
-    """An image-text-to-text model in evaluation mode, and its processor. Raises ConfigError, one line each."""
-    model = load_model(AutoModelForImageTextToText, folder, dtype_named(dtype), device, attention, trust_remote_code)
-    return model, load_processor(folder, trust_remote_code)
+    """An image-text-to-text model in evaluation mode, and its processor, with changes of its settings. Raises ConfigError, one line each."""
+    loaded = load_processor(folder, trust_remote_code, processor)
+    return load_model(AutoModelForImageTextToText, folder, dtype_named(dtype), device, attention, trust_remote_code), loaded
 
 
 @contextlib.contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 
 from spr.models.chat import prompt_text
 from spr.models.inputs import ask_processor
+
+if TYPE_CHECKING:
+    from spr.dialects import Dialect
 
 
 def image_token_ids(processor: Any, config: Any) -> frozenset[int]:
@@ -37,12 +41,33 @@ def seen_size(processor: Any, image: Image.Image) -> tuple[int, int] | None:
     return (int(pixels.shape[-1]), int(pixels.shape[-2])) if pixels.ndim == 4 and len(pixels) == 1 else None
 
 
+def cropping(processor: Any, dialect: Dialect) -> str | None:
+    """What is wrong, and the fix, where the image processor hides the sides of a picture: every dialect speaks of the whole one."""
+    if all(_sees_the_edge(processor.image_processor, size, mark) for size, mark in (((200, 100), (10, 100)), ((100, 200), (100, 10)))):
+        return None
+    crop = processor.image_processor.crop_size
+    whole = f"{{do_center_crop: false, size: {{height: {crop['height']}, width: {crop['width']}}}}}"
+    padded = "{image_processor_type: LlavaImageProcessor, do_pad: true}"
+    return (
+        f"the image processor cuts off the sides of a picture that is not square, but boxes of {dialect.name} span all of it "
+        f"({dialect.codec.frame}); set model.processor: {padded if dialect.codec.frame == 'padded to a square' else whole}"
+    )
+
+
+def _sees_the_edge(images: Any, size: tuple[int, int], mark: tuple[int, int]) -> bool:
+    """Whether a white mark in the first corner of a black picture changes what the processor makes of it. Settings alone do not say so."""
+    plain, marked = Image.new("RGB", size), Image.new("RGB", size)
+    marked.paste((255, 255, 255), (0, 0, *mark))
+    a, b = (images(images=[image], return_tensors="pt")["pixel_values"] for image in (plain, marked))
+    return not torch.equal(a, b)
+
+
 def share_cut_off(processor: Any, image: Image.Image) -> float:
     """Share of the image that a centre crop hides (0: everything is seen)."""
     settings = processor.image_processor
     size = getattr(settings, "size", None) or {}
     short = size.get("shortest_edge")
-    if not getattr(settings, "do_center_crop", False) or not short:
+    if not getattr(settings, "do_center_crop", False) or (getattr(settings, "do_pad", False) and hasattr(settings, "pad_to_square")) or not short:
         return 0.0
     crop = settings.crop_size
     scale = short / min(image.size)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from spr.errors import ModelError
 from spr.executor import versions
@@ -46,6 +47,18 @@ def attach(model: Any, config: TrainConfig, adapter: str | None = None) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)
+
+
+def without_dropout(model: Any) -> None:
+    """Switch off all dropout but LoRA's own: the base model answers as it did for the reference (TRL's default, too).
+
+    In transformers the share is a module's `p` or any of its attributes with "drop" in the name.
+    """
+    for name, module in model.named_modules():
+        if "lora_dropout" not in name:
+            for attribute, value in list(vars(module).items()):
+                if isinstance(value, float) and ("drop" in attribute or (attribute == "p" and isinstance(module, nn.Dropout))):
+                    setattr(module, attribute, 0.0)
 
 
 CARD = """---
