@@ -7,13 +7,15 @@ The paper's count of candidates and its sampling are unknown; the defaults are o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spr.dialects import Dialect
 from spr.ports import Describer
 from spr.prompts import TEMPLATES, Template, question, template_named
-from spr.types import Answer, Description, Dropped, Query, Region, Sampling
+from spr.types import Answer, Description, Dropped, Findings, Frame, Query, Region, Sampling
+
+MOSTLY = 0.5  # ours: from this share of equal samples on, a person is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +86,35 @@ def describe(
         kept += rows
         dropped += lost
     return kept, dropped
+
+
+def look_at_answers(rows: Iterable[Description], dialect: Dialect, config: DescribeConfig) -> Findings:
+    """Whether samples of one prompt differ, and whether answers still have the tags around their boxes; with the usual cause and its fix.
+
+    Equal samples leave nothing to prefer: a server may ignore the temperature without a word. Stripped tags cost the phrases.
+    """
+    samples: dict[tuple[str, str], set[str]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    stripped = total = 0
+    for row in rows:
+        asked = (row.region_id, row.template)
+        samples.setdefault(asked, set()).add(row.text)
+        counts[asked] = counts.get(asked, 0) + 1
+        total += 1
+        stripped += any(p.kind == "tags_stripped" for p in dialect.parse(row.text, Frame(1000, 1000)).problems)
+    several = [len(samples[asked]) == 1 for asked, n in counts.items() if n > 1]
+    figures, warnings = {}, []
+    if several and config.temperature > 0:
+        figures["equal_samples"] = sum(several) / len(several)
+        if figures["equal_samples"] > MOSTLY:
+            warnings.append(
+                f"all samples are equal for {figures['equal_samples']:.0%} of the prompts, at temperature {config.temperature:g}: "
+                "raise describe.temperature; a server may ignore it (model.server says which one it is)"
+            )
+    if stripped:
+        figures["stripped_tags"] = stripped / total
+        warnings.append(
+            f"{stripped} of {total} answers have lost the tags around their boxes, so that phrases are guessed: "
+            "serve with vLLM or SGLang (model.server), which can keep special tokens"
+        )
+    return Findings(figures, tuple(warnings))

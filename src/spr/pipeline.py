@@ -21,7 +21,7 @@ import yaml
 from spr.artifacts import Run
 from spr.data.full_paths import FullPaths
 from spr.data.index import build_index, open_index
-from spr.describe import describe
+from spr.describe import describe, look_at_answers
 from spr.errors import ConfigError, DataError, unknown_name
 from spr.evaluation.stage import evaluate_all
 from spr.executor import Named, Progress, ShardResult, Stage, claim, run_stage, set_threads, versions
@@ -171,9 +171,14 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
 # --- describe, score, pair -----------------------------------------------------------------------------------------------------------------
 
 
+def _journal(config: Config) -> str | None:
+    """Where a server's answers are kept until their stage is finished; None where a run folder takes no appended lines."""
+    return None if "://" in config.run else Run(config.run).path("journal")
+
+
 def _describe_work(config: Config, adapter: str | None) -> Callable[[Sequence[Region]], ShardResult[Description]]:
     dialect = dialect_of(config)
-    describer, templates = build_describer(config, image_store(config), adapter), templates_with(config.prompts)
+    describer, templates = build_describer(config, image_store(config), adapter, journal=_journal(config)), templates_with(config.prompts)
     return lambda regions: describe(regions, describer, dialect, config.describe, config.seed, templates)
 
 
@@ -192,9 +197,11 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
         },
         Description,
         partial(_describe_work, config, None),
-        {"batching": config.model.batching},
+        {"batching": config.model.batching} if config.model.kind == "hf" else {"reproducible": "no: the server draws the samples"},
+        look=partial(look_at_answers, dialect=dialect_of(config), config=config.describe),
     )
     run_stage(run, stage, run.read_stage(Region, FOLDERS["regions"]), config.runtime, progress)
+    run.remove("journal")
 
 
 def _score_work(config: Config) -> Callable[[Sequence[list[ScoredRegion]]], ShardResult[ScoredCandidate]]:
@@ -321,9 +328,10 @@ def evaluate_adapters(config: Config, run: Run, adapters: Mapping[str, str | Non
     """Measure the base model (adapter None) and adapters by name on the benchmarks of the configuration."""
     _need_files(config.evaluate, progress)
     dialect = dialect_of(config)
-    makers = {name: partial(build_describer, config, FullPaths(), adapter) for name, adapter in adapters.items()}
+    makers = {name: partial(build_describer, config, FullPaths(), adapter, journal=_journal(config)) for name, adapter in adapters.items()}
     identity = {n: {"model": _model_identity(config), "adapter": digests[n], "dialect": dialect.name, "seed": config.seed} for n in adapters}
     evaluate_all(run, FOLDERS["evaluate"], config.evaluate, dialect, makers, identity, config.runtime, progress)
+    run.remove("journal")
 
 
 def do_report(config: Config, run: Run, progress: Progress) -> None:

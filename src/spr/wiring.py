@@ -48,6 +48,7 @@ class ModelConfig:
     adapter: str | None = None  # a PEFT adapter to start from
     url: str = ""  # endpoint only, e.g. http://localhost:8000/v1
     served_name: str = ""  # endpoint only: the model's name at the server
+    server: Literal["vllm", "sglang", "transformers", "other"] = "vllm"  # endpoint only: each needs other fields to sample and to keep tags
     api_key_env: str = ""  # endpoint only: name of the environment variable with the key, never the key
     concurrency: int = 16  # endpoint only
 
@@ -173,15 +174,29 @@ def image_store(config: Config) -> ImageStore:
     return open_store(config.data.images)
 
 
-def build_describer(config: Config, store: ImageStore | FullPaths, adapter: str | None = None, whole_images: bool = True) -> Describer:
-    """The user's model. `adapter` is a PEFT folder that goes on top. Raises ConfigError, also for `whole_images` and a processor that crops."""
+def build_describer(
+    config: Config, store: ImageStore | FullPaths, adapter: str | None = None, whole_images: bool = True, journal: str | None = None
+) -> Describer:
+    """The user's model. `adapter` is a PEFT folder that goes on top; `journal` a folder where a server's answers are kept as they come.
+
+    Raises ConfigError, also for a processor that crops where `whole_images` are asked for.
+    """
     m = config.model
     if m.kind == "endpoint":
+        from spr.models.journal import Journal
         from spr.models.openai_endpoint import EndpointDescriber
 
         if not m.url:
             raise ConfigError("model.url: found nothing, expected the address of an OpenAI-compatible server")
-        return EndpointDescriber(m.url, m.served_name or m.folder, load_image=store.load, api_key_env=m.api_key_env, concurrency=m.concurrency)
+        return EndpointDescriber(
+            m.url,
+            m.served_name or m.folder,
+            load_image=store.load,
+            api_key_env=m.api_key_env,
+            concurrency=m.concurrency,
+            server=m.server,
+            journal=Journal(journal) if journal else None,
+        )
     from spr.models.hf_mllm import HFDescriber
     from spr.models.loading import load_processor
     from spr.models.look import cropping

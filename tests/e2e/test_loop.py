@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from spr.scenes.demo import CONFIG
 from spr.scenes.files import SplitFiles, write_split
 from spr.scenes.language import PROMPTS, WHERE
 from spr.types import Description, Prediction, Region, ScoredCandidate, TrainingPair
+from tests.unit.models.fault_server import Script, serve
 
 STEPS = ("regions", "candidates", "scores", "pairs")
 
@@ -63,6 +65,23 @@ def _config(world: dict[str, SplitFiles], run: Path) -> Path:
     path = run.parent / f"{run.name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def test_a_server_describes(world: dict[str, SplitFiles], tmp_path: Path) -> None:
+    """Every sample is asked for once, a finished run asks for nothing, and the stage says that its samples cannot be drawn again."""
+    path = _config(world, tmp_path / "run")
+    answers = Script(reply=lambda prompt, k: f"a cat<loc_{k}><loc_2><loc_700><loc_800>.")
+    with serve(answers) as url:
+        changes = ["--set", "model.kind=endpoint", "--set", f"model.url={url}", "--set", "model.served_name=m"]
+        _spr("run", str(path), "--until", "describe", *changes)
+        stage = json.loads((tmp_path / "run" / "candidates" / "_stage.json").read_text())
+        asked = sum(answers.seen.values())
+        _spr("run", str(path), "--until", "describe", *changes)
+    rows = Run(str(tmp_path / "run")).read_stage(Description, "candidates")
+    assert len(rows) == 4 * len({r.region_id for r in rows})
+    assert asked == sum(answers.seen.values()) == 2 * len({r.region_id for r in rows})
+    assert stage["config"]["reproducible"] == "no: the server draws the samples"
+    assert not (tmp_path / "run" / "journal").exists()
 
 
 def _spr(*arguments: str) -> None:

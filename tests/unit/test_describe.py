@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from spr.describe import DescribeConfig, describe, queries_of
+from spr.describe import DescribeConfig, describe, look_at_answers, queries_of
 from spr.dialects import get_dialect
 from spr.errors import ConfigError
 from spr.models.scripted import ScriptedDescriber
 from spr.prompts import TEMPLATES, Template, listed, question, templates_with, with_article
-from spr.types import Answer, Query, Region, RegionObject
+from spr.types import Answer, Description, Query, Region, RegionObject
 
 FERRET = get_dialect("ferret")
 REGION = Region("i#0", "i", "i.jpg", 1000, 1000, 0, (10.0, 20.0, 300.0, 400.0), "0", (RegionObject("0", "cat", (10.0, 20.0, 30.0, 40.0)),))
@@ -78,3 +78,29 @@ def test_a_mistake_in_a_template_is_one_line(text: str, message: str) -> None:
 def test_lists_are_written_as_people_write_them() -> None:
     assert [listed(["a", "b", "c"][:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
     assert [with_article(w) for w in ("dog", "owl", "ear of corn")] == ["a dog", "an owl", "an ear of corn"]
+
+
+def described(*texts: str) -> list[Description]:
+    """Two samples per prompt, in a row."""
+    return [Description(f"r/{i}", "r", i, f"t{i // 2}", "?", text) for i, text in enumerate(texts)]
+
+
+def test_equal_samples_are_reported_with_their_usual_cause() -> None:
+    """A server that ignores the temperature says so in no other way."""
+    dialect, config = get_dialect("ferret"), DescribeConfig(samples=2)
+    found = look_at_answers(described("a", "a", "b", "b", "c", "d"), dialect, config)
+    assert found.figures == {"equal_samples": pytest.approx(2 / 3)}
+    assert found.warnings[0].startswith("all samples are equal for 67% of the prompts, at temperature 1: raise describe.temperature; a server may")
+    assert look_at_answers(described("a", "a", "b", "c"), dialect, config).warnings == ()
+    assert look_at_answers(described("a", "a"), dialect, replace(config, temperature=0.0)).figures == {}  # asked for
+    assert look_at_answers([], dialect, config).figures == {}
+
+
+def test_stripped_tags_are_reported_with_the_fix() -> None:
+    whole, bare = "<ref>a</ref><box>[[1, 2, 3, 4]]</box>", "a[[1, 2, 3, 4]]"
+    found = look_at_answers(described(whole, bare, "c", "d"), get_dialect("internvl"), DescribeConfig())
+    assert found.figures["stripped_tags"] == 0.25
+    assert found.warnings == (
+        "1 of 4 answers have lost the tags around their boxes, so that phrases are guessed: "
+        "serve with vLLM or SGLang (model.server), which can keep special tokens",
+    )

@@ -23,18 +23,13 @@ from spr.models.fit import Fit
 from spr.models.loading import load_model, load_processor
 from spr.models.pictures import LoadImage, crop
 from spr.models.towers import patches_inside, tower_of
-from spr.models.windows import sentence_windows
+from spr.models.windows import embed_in_windows, sentence_windows, unit
 from spr.types import Box
 
 LONG_TEXTS = ("windows", "truncate")
 CROPS, TEXTS = 32, 64  # ours: sizes of batches
 REMEMBERED = 2  # images whose pass is kept
 PADDED_TO_LENGTH = frozenset({"siglip", "siglip2"})  # trained on texts padded to their full length (model cards)
-
-
-def _unit(x: torch.Tensor) -> torch.Tensor:
-    unit: torch.Tensor = x / x.norm(dim=-1, keepdim=True)
-    return unit
 
 
 class DualEncoderScorer:
@@ -75,7 +70,7 @@ class DualEncoderScorer:
 
     def _embed_pictures(self, images: Sequence[Image.Image]) -> torch.Tensor:
         pixels = {k: v.to(self.model.device) for k, v in self.fit.pixels(images).items()}
-        return _unit(self.model.get_image_features(**pixels).pooler_output)
+        return unit(self.model.get_image_features(**pixels).pooler_output)
 
     @torch.inference_mode()
     def crops(self, image: str, regions: Sequence[Box]) -> torch.Tensor:
@@ -100,7 +95,7 @@ class DualEncoderScorer:
         """Unit embeddings (R, E) of the regions, seen in the full image."""
         _, states, centres = self._states(image)
         inside = np.stack([patches_inside(centres, region) for region in regions])
-        return _unit(self.tower.regions(states, torch.from_numpy(inside).to(states.device)))
+        return unit(self.tower.regions(states, torch.from_numpy(inside).to(states.device)))
 
     # --- texts -------------------------------------------------------------------------------------------------------------------------------
 
@@ -114,13 +109,13 @@ class DualEncoderScorer:
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit embeddings (T, E) of texts."""
-        windows = [self.windows(text) for text in texts]
-        flat = list(dict.fromkeys(w for ws in windows for w in ws))
-        embedded = torch.cat([self._embed_texts(flat[i : i + TEXTS]) for i in range(0, len(flat), TEXTS)])
-        place = {w: i for i, w in enumerate(flat)}
-        return torch.stack([_unit(embedded[[place[w] for w in ws]].mean(dim=0)) for ws in windows])
+
+        def embed(windows: list[str]) -> torch.Tensor:
+            return torch.cat([self._embed_texts(windows[i : i + TEXTS]) for i in range(0, len(windows), TEXTS)])
+
+        return embed_in_windows([self.windows(text) for text in texts], embed)
 
     def _embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         padding = "max_length" if self.model.config.model_type in PADDED_TO_LENGTH else True
         batch = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=self.length, return_tensors="pt")
-        return _unit(self.model.get_text_features(**batch.to(self.model.device)).pooler_output)
+        return unit(self.model.get_text_features(**batch.to(self.model.device)).pooler_output)

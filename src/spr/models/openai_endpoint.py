@@ -5,7 +5,7 @@ prompt are asked for in one request; what a server leaves out (`n` ignored, an a
 timeouts, dropped connections and garbage are retried with growing pauses; a query that still fails is a failed answer with its reason, and no other
 query suffers.
 The API key is read from the environment when a request is made; it is in no attribute, message or file.
-Resume is the stage's: what stands in a finished shard is never asked again.
+Resume: what stands in a finished shard or in the journal (spr.models.journal) is never asked again.
 Known gap: the noise of samples is the server's, so other than in process it may depend on what else it is serving.
 """
 
@@ -14,22 +14,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
 from PIL import Image
 
-from spr.errors import ConfigError, DataError
+from spr.errors import ConfigError, DataError, unknown_name
+from spr.models.journal import Journal
 from spr.models.pictures import LoadImage, crop
 from spr.types import Answer, Query, Sampling
 
 log = logging.getLogger(__name__)
+SERVERS = ("vllm", "sglang", "transformers", "other")
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 BROKEN_OFF = (None, "abort", "error")  # finish_reason of an answer that was not written to its end (vLLM: abort)
 
@@ -92,8 +95,18 @@ class EndpointDescriber:
     """The server at `url` (ending in /v1) with its model `model`. Raises ConfigError for an address, a model or a key that the server refuses."""
 
     def __init__(
-        self, url: str, model: str, load_image: LoadImage, api_key_env: str = "", concurrency: int = 16, patience: Patience | None = None
+        self,
+        url: str,
+        model: str,
+        load_image: LoadImage,
+        api_key_env: str = "",
+        concurrency: int = 16,
+        patience: Patience | None = None,
+        server: str = "vllm",
+        journal: Journal | None = None,
     ) -> None:
+        if server not in SERVERS:
+            raise ConfigError("model.server: " + unknown_name("server", server, SERVERS))
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"model.url: found {url!r}, expected http://… or https://…")
         if api_key_env and api_key_env not in os.environ:
@@ -102,7 +115,9 @@ class EndpointDescriber:
             raise ConfigError(f"model.concurrency: found {concurrency}, expected at least 1")
         self.url, self.model, self.load_image = url.rstrip("/") + "/chat/completions", model, load_image
         self.api_key_env, self.concurrency, self.patience = api_key_env, concurrency, patience or Patience()
-        self._extras: dict[str, Any] = {"skip_special_tokens": False}  # vLLM and SGLang: boxes are made of special tokens in some families
+        self.server, self.journal = server, journal
+        # Boxes are made of special tokens in some families; vLLM and SGLang keep them when they are asked to.
+        self._extras: dict[str, Any] = {"skip_special_tokens": False} if server in ("vllm", "sglang") else {}
 
     def answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
         """`sampling.n` answers per query, in order; `concurrency` requests at a time."""
@@ -128,12 +143,16 @@ class EndpointDescriber:
         except (OSError, DataError) as e:
             return [Answer("", failed=f"image: {e}")] * sampling.n
         wanted = 1 if sampling.temperature == 0 else sampling.n
-        found: list[Answer] = []
+        key = self._key(query, sampling)
+        found = self.journal.answers(key)[:wanted] if self.journal is not None else []
         tries = 0
         while len(found) < wanted:
             body = self._body(content, sampling, wanted - len(found), seed_of(sampling.seed, query.item_id, len(found)))
             try:
-                found += self._ask(client, body)[: wanted - len(found)]
+                new = self._ask(client, body)[: wanted - len(found)]
+                if self.journal is not None:
+                    self.journal.add(key, new)
+                found += new
                 tries = 0
             except _RefusedError as e:
                 found += [Answer("", failed=f"refused: {e}")] * (wanted - len(found))
@@ -144,6 +163,11 @@ class EndpointDescriber:
                 else:
                     found += [Answer("", failed=f"endpoint: {e.reason} ({tries} tries)")] * (wanted - len(found))
         return found * (sampling.n // wanted)
+
+    def _key(self, query: Query, sampling: Sampling) -> str:
+        """A digest of all that the answers of a query depend on."""
+        asked = [self.url, self.model, self.server, query.item_id, query.image, query.crop, query.prompt, asdict(sampling)]
+        return hashlib.blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
 
     def _pause(self, tries: int, failure: _FailedError) -> None:
         seconds = max(self.patience.pause * 2 ** (tries - 1), failure.wait or 0.0)
@@ -159,6 +183,10 @@ class EndpointDescriber:
     def _body(self, content: Sequence[Mapping[str, Any]], sampling: Sampling, n: int, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": content}], "max_tokens": sampling.max_new_tokens}
         body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
+        if self.server == "transformers":  # it draws only when its own settings say so
+            drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling.temperature else {}
+            settings = {"do_sample": bool(drawn), **drawn, "max_new_tokens": sampling.max_new_tokens}
+            body["generation_config"] = json.dumps(settings)
         return body | ({"n": n} if n > 1 else {}) | self._extras
 
     # --- one request -------------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ image to a square at the bottom and right before it resizes, OWL-ViT squashes it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from spr.models.windows import embed_in_windows, sentence_windows, unit
 from spr.types import Detection
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +44,17 @@ class OwlEngine:
         size = (max(image.size),) * 2 if self.square else image.size
         return PreparedImage(features, corners * torch.tensor([*size, *size], device=corners.device))
 
-    def _fitting(self, phrase: str) -> str:
-        """The phrase, without its last words when it is longer than the text encoder reads (the noun comes before its clauses), and said so."""
-        words = phrase.split()
-        while len(words) > 1 and len(self.tokenizer(" ".join(words), verbose=False)["input_ids"]) > self.length:
-            words.pop()
-        kept = " ".join(words)
-        if len(words) < len(phrase.split()):
-            log.warning("phrase of %d words is longer than the detector's %d tokens: asked for %r", len(phrase.split()), self.length, kept)
-        return kept
+    def _embed(self, texts: list[str]) -> torch.Tensor:
+        batch = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt").to(self.model.device)
+        return unit(self.inner.get_text_features(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output)
+
+    def _windows(self, phrase: str) -> list[str]:
+        """A phrase in pieces that the text encoder reads (16 tokens), so that nothing is cut."""
+        return sentence_windows(phrase, lambda text: len(self.tokenizer(text, verbose=False)["input_ids"]), self.length)
 
     def find(self, prepared: PreparedImage, phrases: Sequence[str], threshold: float) -> list[list[Detection]]:
         """Per phrase every patch whose score (sigmoid) is above `threshold`, best first."""
-        texts = [self._fitting(p) for p in phrases]
-        batch = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt").to(self.model.device)
-        queries = self.inner.get_text_features(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
-        queries = queries / queries.norm(dim=-1, keepdim=True)
+        queries = embed_in_windows([self._windows(p) for p in phrases], self._embed)
         known = torch.ones(1, len(phrases), dtype=torch.bool, device=queries.device)
         logits, _ = self.model.class_predictor(prepared.features, queries[None], known)
         scores = torch.sigmoid(logits[0]).T

@@ -1,12 +1,14 @@
 """Long texts in windows: whole sentences, as many as fit, so that nothing is silently cut.
 
-In: a text and a function that counts its tokens. Out: pieces that fit, in order, which together hold every word.
+In: a text and a function that counts its tokens. Out: pieces that fit, in order, which together hold every word; or their mean embedding.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+
+import torch
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
 
@@ -51,3 +53,16 @@ def sentence_windows(text: str, count: Callable[[str], int], limit: int) -> list
             words = [piece for word in window.split() for piece in _pieces(word, fits)]
             windows += _packed(words, fits)
     return windows
+
+
+def unit(x: torch.Tensor) -> torch.Tensor:
+    """Vectors (..., E) of length 1."""
+    scaled: torch.Tensor = x / x.norm(dim=-1, keepdim=True)
+    return scaled
+
+
+def embed_in_windows(windows: Sequence[Sequence[str]], embed: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
+    """Unit embeddings (T, E) of texts given as windows: `embed` gives unit vectors; those of a text are averaged and normalised again (ours)."""
+    flat = list(dict.fromkeys(w for ws in windows for w in ws))
+    embedded, place = embed(flat), {w: i for i, w in enumerate(flat)}
+    return torch.stack([unit(embedded[[place[w] for w in ws]].mean(dim=0)) for ws in windows])

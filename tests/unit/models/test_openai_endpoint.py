@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from spr.errors import ConfigError
+from spr.models.journal import Journal
 from spr.models.openai_endpoint import EndpointDescriber, Patience, seed_of
 from spr.models.pictures import crop
 from spr.ports import Describer
@@ -29,6 +36,10 @@ def query(prompt: str, image: str = "1@40x30", crop_to: tuple[float, float, floa
 
 def endpoint(url: str, concurrency: int = 4, patience: Patience = QUICK, key: str = "") -> EndpointDescriber:
     return EndpointDescriber(url, "m", load_image=load_noise, api_key_env=key, concurrency=concurrency, patience=patience)
+
+
+def journalled(url: str, folder: Path) -> EndpointDescriber:
+    return EndpointDescriber(url, "m", load_noise, patience=QUICK, journal=Journal(folder))
 
 
 def test_it_is_a_describer() -> None:
@@ -68,6 +79,79 @@ def test_a_server_that_ignores_n_is_asked_for_the_missing_samples() -> None:
     assert [r.get("n", 1) for r in script.requests] == [3, 2, 1]
     assert [r["seed"] for r in script.requests] == [seed_of(5, "id a", k) for k in range(3)]
     assert len({seed_of(5, "id a", k) for k in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("server", "sampling", "fields"),
+    [
+        ("vllm", DRAWN, {"skip_special_tokens": False}),
+        ("sglang", DRAWN, {"skip_special_tokens": False}),
+        ("other", DRAWN, {}),
+        # transformers serve draws only when its own settings say so, and refuses fields that it does not know
+        ("transformers", DRAWN, {"generation_config": '{"do_sample": true, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 7}'}),
+        ("transformers", GREEDY, {"generation_config": '{"do_sample": false, "max_new_tokens": 512}'}),
+    ],
+)
+def test_each_server_is_asked_in_its_own_way(server: str, sampling: Sampling, fields: dict[str, Any]) -> None:
+    script = Script()
+    with serve(script) as url:
+        EndpointDescriber(url, "m", load_noise, server=server).answer([query("a")], sampling)
+    usual = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "n"}
+    assert {name: value for name, value in script.requests[0].items() if name not in usual} == fields
+
+
+def test_nothing_in_the_journal_is_asked_for_again(tmp_path: Path) -> None:
+    """Three samples, at most two per request. At first "b" never comes and the third sample of "c" neither; later only these are asked for."""
+    script = Script(faults={"b": ("500",) * 4, "c": ("ok", *("500",) * 4)}, at_most=2)
+    with serve(script) as url:
+        first = journalled(url, tmp_path).answer([query(p) for p in "abc"], DRAWN)
+        asked = dict(script.seen)
+        second = journalled(url, tmp_path).answer([query(p) for p in "abc"], DRAWN)
+        again = journalled(url, tmp_path).answer([query("a")], replace(DRAWN, seed=6))
+    assert [[a.failed is None for a in answers] for answers in first] == [[True] * 3, [False] * 3, [True, True, False]]
+    assert second == [[Answer(f"{p} #{k}") for k in range(3)] for p in "abc"]
+    assert {p: script.seen[p] - asked[p] for p in "bc"} == {"b": 2, "c": 1}
+    assert dict(script.delivered) == {"a": 6, "b": 3, "c": 3}
+    assert again == [[Answer(f"a #{k}") for k in range(3, 6)]]  # another seed is another question
+
+
+CHILD = """
+import sys
+from PIL import Image
+from spr.models.journal import Journal
+from spr.models.journal import Journal
+from spr.models.openai_endpoint import EndpointDescriber
+from spr.types import Query, Sampling
+
+queries = [Query(f"id p{i}", "x", 8, 8, f"p{i}") for i in range(60)]
+describer = EndpointDescriber(sys.argv[1], "m", lambda path: Image.new("RGB", (8, 8)), concurrency=4, journal=Journal(sys.argv[2]))
+answers = describer.answer(queries, Sampling(n=2, temperature=1.0))
+print(sum(a.failed is None for found in answers for a in found))
+"""
+
+
+def test_a_killed_run_asks_for_nothing_that_stands_in_its_journal(tmp_path: Path) -> None:
+    script = Script()
+    with serve(script) as url:
+        command = [sys.executable, "-c", CHILD, url, str(tmp_path)]
+        child = subprocess.Popen(command)
+        deadline = time.monotonic() + 60
+        while len(script.delivered) < 20 and time.monotonic() < deadline:
+            time.sleep(0.002)
+        child.kill()
+        child.wait()
+        kept = {row["answers"][0][0].split(" ")[0] for path in tmp_path.glob("*.jsonl") for row in map(json.loads, path.read_text().splitlines())}
+        before = dict(script.seen)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "120"
+    assert len(kept) >= 10
+    assert {p: script.seen[p] for p in kept} == {p: before[p] for p in kept}
+    assert sum(script.seen.values()) <= 60 + 4  # asked for twice: at most what was on its way, one per connection
+
+
+def test_a_line_that_a_kill_cut_did_not_come(tmp_path: Path) -> None:
+    (tmp_path / "1-1.jsonl").write_text('{"key": "k", "answers": [["a", true]]}\n{"key": "k", "answers": [["b", tr')
+    assert Journal(tmp_path).answers("k") == [Answer("a")]
 
 
 def test_what_cannot_be_had_is_a_failed_answer_with_its_reason() -> None:
