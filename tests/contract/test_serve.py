@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -12,17 +13,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
+from PIL import Image
 
+from spr.dialects import get_dialect
 from spr.models.hf_mllm import HFDescriber
-from spr.models.loading import save_checkpoint
 from spr.models.openai_endpoint import EndpointDescriber
-from spr.scenes.architectures import build_mllm
-from spr.types import Query, Sampling
-from tests.unit.models.conftest import load_noise
+from spr.scenes.embedded import checkpoint_folder
+from spr.scenes.files import write_split
+from spr.types import Frame, Query, Sampling
 
 pytestmark = pytest.mark.slow
-QUESTIONS = ("Where is the dog?", "Where is the leftmost cat next to the tree?", "What is the location of the owl in the image?")
 
 
 def _free_port() -> int:
@@ -32,15 +32,28 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="module")
+def queries(tmp_path_factory: pytest.TempPathFactory) -> list[Query]:
+    """Questions that the embedded model was trained on, about scenes of its world."""
+    split = write_split(tmp_path_factory.mktemp("scenes"), "val", 3)
+    images = json.loads(split.coco.read_text())["images"]
+    asked = ["Where is the largest cat?", "Where is the dog on the left?", "Describe the objects in the image."]
+    return [
+        Query(f"q{i}", str(split.images / m["file_name"]), m["width"], m["height"], q) for i, (m, q) in enumerate(zip(images, asked, strict=True))
+    ]
+
+
+def load_image(path: str) -> Image.Image:
+    return Image.open(path).convert("RGB")
+
+
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """(address, folder) of a random checkpoint of the embedded architecture behind `transformers serve`."""
+    """(address, folder) of the embedded model behind `transformers serve`."""
     pytest.importorskip("fastapi", reason="transformers serve needs fastapi, uvicorn and openai (extra dev)")
-    folder = tmp_path_factory.mktemp("served")
-    torch.manual_seed(5)
-    save_checkpoint(*build_mllm(), folder)
+    folder, logs = checkpoint_folder("mllm"), tmp_path_factory.mktemp("served")
     port = _free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port), "--host", "127.0.0.1"]
-    with (folder / "serve.log").open("w") as log:
+    with (logs / "serve.log").open("w") as log:
         server = subprocess.Popen(
             [*command, "--device", "cpu", "--dtype", "float32"], env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=log, stderr=log
         )
@@ -52,23 +65,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
                     if httpx.get(f"{address}/health").is_success:
                         break
                 except httpx.TransportError:
-                    assert server.poll() is None, (folder / "serve.log").read_text()
+                    assert server.poll() is None, (logs / "serve.log").read_text()
             yield f"{address}/v1", str(folder)
         finally:
             server.terminate()
             server.wait(30)
 
 
-def test_greedy_answers_are_those_of_the_same_checkpoint_in_process(served: tuple[str, str]) -> None:
+def test_greedy_answers_are_those_of_the_same_checkpoint_in_process(served: tuple[str, str], queries: list[Query]) -> None:
     url, folder = served
-    queries = [Query(f"q{i}", str(i), 224, 224, q) for i, q in enumerate(QUESTIONS)]
-    greedy = Sampling(n=1, temperature=0, max_new_tokens=12)
-    remote = EndpointDescriber(url, folder, load_image=load_noise, concurrency=2).answer(queries, greedy)
-    assert remote == HFDescriber(folder, load_image=load_noise).answer(queries, greedy)
+    greedy = Sampling(n=1, temperature=0, max_new_tokens=48)
+    remote = EndpointDescriber(url, folder, load_image, server="transformers", concurrency=2).answer(queries, greedy)
+    assert remote == HFDescriber(folder, load_image).answer(queries, greedy)
+    assert any(get_dialect("florence2").parse(answers[0].text, Frame(1000, 1000)).mentions for answers in remote)
 
 
-def test_all_samples_come_although_the_server_gives_one_at_a_time(served: tuple[str, str]) -> None:
+def test_all_samples_come_and_differ_although_the_server_gives_one_at_a_time(served: tuple[str, str], queries: list[Query]) -> None:
+    """It ignores `n`, and samples only because its own settings are sent along."""
     url, folder = served
-    query = Query("q", "1", 224, 224, QUESTIONS[0])
-    found = EndpointDescriber(url, folder, load_image=load_noise).answer([query], Sampling(n=3, temperature=1.0, max_new_tokens=4))[0]
-    assert [a.failed for a in found] == [None] * 3
+    drawn = Sampling(n=4, temperature=2.0, max_new_tokens=12)
+    (found,) = EndpointDescriber(url, folder, load_image, server="transformers").answer(queries[2:], drawn)
+    assert [a.failed for a in found] == [None] * 4
+    assert len({a.text for a in found}) > 1
