@@ -5,6 +5,7 @@ The texts go the way of a real answer: written by us, through the processor's to
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_qwen_frame_is_the_size_that_the_processor_shows() -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     processor: Any = Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 20})
-    for width, height in [(123, 77), (300, 40), (30, 20), (14, 14), (200, 199)]:
+    for width, height in itertools.product((14, 30, 77, 123, 200, 300), repeat=2):
         _, rows, columns = processor(images=Image.new("RGB", (width, height)), return_tensors="np")["image_grid_thw"][0].tolist()
         shown = Frame(columns * processor.patch_size, rows * processor.patch_size)
         for config in (processor, processor.size, processor.to_dict(), {"min_pixels": 28 * 28 * 4, "max_pixels": 28 * 28 * 20}):
