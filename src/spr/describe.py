@@ -93,16 +93,13 @@ def look_at_answers(rows: Iterable[Description], dialect: Dialect, config: Descr
 
     Equal samples leave nothing to prefer: a server may ignore the temperature without a word. Stripped tags cost the phrases.
     """
-    samples: dict[tuple[str, str], set[str]] = {}
-    counts: dict[tuple[str, str], int] = {}
-    stripped = total = 0
+    samples: dict[tuple[str, str], list[str]] = {}
+    stripped = 0
     for row in rows:
-        asked = (row.region_id, row.template)
-        samples.setdefault(asked, set()).add(row.text)
-        counts[asked] = counts.get(asked, 0) + 1
-        total += 1
+        samples.setdefault((row.region_id, row.template), []).append(row.text)
         stripped += any(p.kind == "tags_stripped" for p in dialect.parse(row.text, Frame(1000, 1000)).problems)
-    several = [len(samples[asked]) == 1 for asked, n in counts.items() if n > 1]
+    several = [len(set(texts)) == 1 for texts in samples.values() if len(texts) > 1]
+    total = sum(len(texts) for texts in samples.values())
     figures, warnings = {}, []
     if several and config.temperature > 0:
         figures["equal_samples"] = sum(several) / len(several)

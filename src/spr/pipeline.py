@@ -46,6 +46,7 @@ FOLDERS: Mapping[str, str] = {
     "evaluate": "evaluation",
     "report": "report.html",
 }
+JOURNAL = "journal"  # a folder of the run while a server answers
 ScoredRegion: TypeAlias = tuple[Region, list[Description]]
 
 
@@ -173,7 +174,7 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
 
 def _journal(config: Config) -> str | None:
     """Where a server's answers are kept until their stage is finished; None where a run folder takes no appended lines."""
-    return None if "://" in config.run else Run(config.run).path("journal")
+    return None if "://" in config.run else Run(config.run).path(JOURNAL)
 
 
 def _describe_work(config: Config, adapter: str | None) -> Callable[[Sequence[Region]], ShardResult[Description]]:
@@ -201,7 +202,7 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
         look=partial(look_at_answers, dialect=dialect_of(config), config=config.describe),
     )
     run_stage(run, stage, run.read_stage(Region, FOLDERS["regions"]), config.runtime, progress)
-    run.remove("journal")
+    run.remove(JOURNAL)
 
 
 def _score_work(config: Config) -> Callable[[Sequence[list[ScoredRegion]]], ShardResult[ScoredCandidate]]:
@@ -304,7 +305,7 @@ def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, section: T
         seed=seed,
         adapter=config.model.adapter,
         trust_remote_code=config.model.trust_remote_code,
-        processor=config.model.processor,
+        processor_changes=config.model.processor,
     )
 
 
@@ -331,7 +332,7 @@ def evaluate_adapters(config: Config, run: Run, adapters: Mapping[str, str | Non
     makers = {name: partial(build_describer, config, FullPaths(), adapter, journal=_journal(config)) for name, adapter in adapters.items()}
     identity = {n: {"model": _model_identity(config), "adapter": digests[n], "dialect": dialect.name, "seed": config.seed} for n in adapters}
     evaluate_all(run, FOLDERS["evaluate"], config.evaluate, dialect, makers, identity, config.runtime, progress)
-    run.remove("journal")
+    run.remove(JOURNAL)
 
 
 def do_report(config: Config, run: Run, progress: Progress) -> None:

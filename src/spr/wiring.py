@@ -198,12 +198,12 @@ def build_describer(
             journal=Journal(journal) if journal else None,
         )
     from spr.models.hf_mllm import HFDescriber
-    from spr.models.loading import load_processor
     from spr.models.look import cropping
 
-    complaint = cropping(load_processor(m.folder, m.trust_remote_code, m.processor), dialect_of(config)) if whole_images else None
-    if complaint is not None:
-        raise ConfigError(f"{m.folder}: {complaint}")
+    def see_all(processor: Any) -> None:
+        if (complaint := cropping(processor, dialect_of(config))) is not None:
+            raise ConfigError(f"{m.folder}: {complaint}")
+
     return HFDescriber(
         m.folder,
         load_image=store.load,
@@ -213,7 +213,8 @@ def build_describer(
         attention=m.attention,
         adapter=adapter or m.adapter,
         trust_remote_code=m.trust_remote_code,
-        processor=m.processor,
+        processor_changes=m.processor,
+        check=see_all if whole_images else None,
     )
 
 

@@ -71,17 +71,17 @@ class JsonGrammar:
     def scan(self, text: str) -> Layout:
         """All objects with a box, in order; without any, lines `x1,y1,x2,y2 label` or bare lists of four numbers."""
         layout = Layout(steps=len(text))
-        at, objects, answers = 0, [], 0
+        at, objects = 0, []
         while (at := text.find("{", at)) >= 0:
             found, after = self._object(text, at, layout)
             layout.steps += 2 * (after - at)
-            answers += found.is_answer
             if found.is_answer or (found.closed and found.label):  # an object whose box was removed keeps its label
                 objects.append(found)
             at = max(after, at + 1)
         for found in objects:
             if not found.cut:
                 self._mention(text, found, layout)
+        answers = any(found.is_answer for found in objects)
         if not answers and not self._lines(text, layout):
             self._lists(text, layout)
         if answers or (objects and not layout.mentions):

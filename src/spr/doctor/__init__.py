@@ -49,6 +49,7 @@ def doctor_config(config: Config, progress: Progress, describer: Describer | Non
     run, store, dialect = Run(config.run), image_store(config), dialect_of(config)
     items = _items(config, run, progress)
     findings = [Finding("dialect", str(dialect), "fine" if dialect.contract.verified else "look")]
+    asked = wording(dialect, "rec", config.evaluate.benchmarks)
     progress.start("doctor: processor", len(items))
     processor, model_config = _processor(config)
     if processor is None:
@@ -58,15 +59,14 @@ def doctor_config(config: Config, progress: Progress, describer: Describer | Non
 
         complaint = cropping(processor, dialect)
         findings += [Finding("crop", complaint, "wrong")] if complaint else []
-        pictures, longest = _pictures(processor, model_config, items, wording(dialect, "rec", config.evaluate.benchmarks), store)
+        pictures, longest = _pictures(processor, model_config, items, asked, store, crops=complaint is not None)
         items = with_sizes(items, pictures)
         context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
         findings += processor_findings(items, pictures, dialect, longest, config.describe.max_new_tokens, context)
     progress.start("doctor: loading the model", 1)
     describer = describer or build_describer(config, store, whole_images=False)
     progress.start("doctor: asking for known boxes", len(items))
-    asked, others = wording(dialect, "rec", config.evaluate.benchmarks), [wording(get_dialect(n), "rec") for n in known_names()]
-    exam = examine_boxes(describer, items, dialect, _options(config), asked, others)
+    exam = examine_boxes(describer, items, dialect, _options(config), asked, [wording(get_dialect(n), "rec") for n in known_names()])
     findings += box_findings(exam, dialect)
     findings.append(reading_finding(describer, items, dialect, wording(dialect, "region_caption", config.evaluate.benchmarks)))
     if config.model.kind == "hf" and config.model.url:
@@ -103,7 +103,7 @@ def _processor(config: Config) -> tuple[Any, Any]:
         return None, None
 
 
-def _pictures(processor: Any, model_config: Any, items: list[Item], template: str, store: ImageStore) -> tuple[list[Picture], int]:
+def _pictures(processor: Any, model_config: Any, items: list[Item], template: str, store: ImageStore, crops: bool) -> tuple[list[Picture], int]:
     """What the processor makes of each image, and the tokens of the longest prompt."""
     from spr.models.look import prompt_tokens, seen_size, share_cut_off
 
@@ -111,7 +111,7 @@ def _pictures(processor: Any, model_config: Any, items: list[Item], template: st
     for item in items:
         image = store.load(item.image)
         _, tokens, image_tokens = prompt_tokens(processor, model_config, template.format(expression=expression(item)), (image,))
-        pictures.append(Picture(seen_size(processor, image), image_tokens, share_cut_off(processor, image)))
+        pictures.append(Picture(seen_size(processor, image), image_tokens, share_cut_off(processor, image) if crops else 0.0))
         longest = max(longest, tokens)
     return pictures, longest
 

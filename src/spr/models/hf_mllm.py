@@ -68,11 +68,12 @@ class HFDescriber:
         attention: str = "sdpa",
         adapter: str | None = None,
         trust_remote_code: bool = False,
-        processor: Mapping[str, Any] | None = None,
+        processor_changes: Mapping[str, Any] | None = None,
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         if batching not in BATCHINGS:
             raise ConfigError("model.batching: " + unknown_name("batching", batching, BATCHINGS))
-        model, self.processor = load_mllm(folder, dtype, device, attention, trust_remote_code, processor)
+        model, self.processor = load_mllm(folder, dtype, device, attention, trust_remote_code, processor_changes, check)
         self.model = with_adapter(model, adapter) if adapter else model
         self.load_image, self.batching = load_image, batching
         self.model_type: str = self.model.config.model_type

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,11 +153,17 @@ def load_mllm(
     device: str = "cpu",
     attention: str = "sdpa",
     trust_remote_code: bool = False,
-    processor: Mapping[str, Any] | None = None,
+    processor_changes: Mapping[str, Any] | None = None,
+    check: Callable[[Any], None] | None = None,
 ) -> tuple[PreTrainedModel, Any]:
-    """An image-text-to-text model in evaluation mode, and its processor, with changes of its settings. Raises ConfigError, one line each."""
-    loaded = load_processor(folder, trust_remote_code, processor)
-    return load_model(AutoModelForImageTextToText, folder, dtype_named(dtype), device, attention, trust_remote_code), loaded
+    """An image-text-to-text model in evaluation mode, and its processor, with changes of its settings. Raises ConfigError, one line each.
+
+    `check` sees the processor before the weights are read, which takes long.
+    """
+    processor = load_processor(folder, trust_remote_code, processor_changes)
+    if check is not None:
+        check(processor)
+    return load_model(AutoModelForImageTextToText, folder, dtype_named(dtype), device, attention, trust_remote_code), processor
 
 
 @contextlib.contextmanager

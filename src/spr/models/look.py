@@ -63,11 +63,11 @@ def _sees_the_edge(images: Any, size: tuple[int, int], mark: tuple[int, int]) ->
 
 
 def share_cut_off(processor: Any, image: Image.Image) -> float:
-    """Share of the image that a centre crop hides (0: everything is seen)."""
+    """Share of the image that the centre crop of a `cropping` processor hides."""
     settings = processor.image_processor
     size = getattr(settings, "size", None) or {}
     short = size.get("shortest_edge")
-    if not getattr(settings, "do_center_crop", False) or (getattr(settings, "do_pad", False) and hasattr(settings, "pad_to_square")) or not short:
+    if not getattr(settings, "do_center_crop", False) or not short:
         return 0.0
     crop = settings.crop_size
     scale = short / min(image.size)

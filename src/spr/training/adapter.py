@@ -33,10 +33,22 @@ def target_pattern(model: Any) -> str:
     return rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})"
 
 
+def _without_dropout(model: Any) -> None:
+    """Switch off all dropout, as TRL does by default. The share is a dropout module's `p`, or any attribute with "drop" in its name."""
+    for module in model.modules():
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, float) and ("drop" in attribute or (attribute == "p" and isinstance(module, nn.Dropout))):
+                setattr(module, attribute, 0.0)
+
+
 def attach(model: Any, config: TrainConfig, adapter: str | None = None) -> Any:
-    """The model with a fresh LoRA (seeded by torch's global generator), or with the trainable adapter of a folder; everything else frozen."""
+    """The model with a fresh LoRA (seeded by torch's global generator), or with the trainable adapter of a folder.
+
+    Everything else is frozen, and without dropout: the base must be able to answer as it did for the reference.
+    """
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    _without_dropout(model)
     if adapter is not None:
         return PeftModel.from_pretrained(model, adapter, is_trainable=True)
     lora = LoraConfig(
@@ -47,18 +59,6 @@ def attach(model: Any, config: TrainConfig, adapter: str | None = None) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)
-
-
-def without_dropout(model: Any) -> None:
-    """Switch off all dropout but LoRA's own: the base model answers as it did for the reference (TRL's default, too).
-
-    In transformers the share is a module's `p` or any of its attributes with "drop" in the name.
-    """
-    for name, module in model.named_modules():
-        if "lora_dropout" not in name:
-            for attribute, value in list(vars(module).items()):
-                if isinstance(value, float) and ("drop" in attribute or (attribute == "p" and isinstance(module, nn.Dropout))):
-                    setattr(module, attribute, 0.0)
 
 
 CARD = """---

@@ -14,10 +14,10 @@ from spr.models.loading import load_mllm, quiet_peft, read_config, save_checkpoi
 
 
 def merge_adapter(
-    model_folder: str, adapter_folder: str, out: str, trust_remote_code: bool = False, processor: Mapping[str, Any] | None = None
+    model_folder: str, adapter_folder: str, out: str, trust_remote_code: bool = False, processor_changes: Mapping[str, Any] | None = None
 ) -> None:
     """Write the merged checkpoint to `out`. The sum is made in float32 and rounded once, to the dtype that the base is stored in.
-    `processor`: settings of the image processor that replace the base's, also in the merged checkpoint.
+    `processor_changes`: settings of the image processor that replace the base's, also in the merged checkpoint.
 
     Raises DataError when `adapter_folder` holds no adapter.
     """
@@ -26,9 +26,9 @@ def merge_adapter(
     if not (Path(adapter_folder) / "adapter_config.json").is_file():
         raise DataError(f"{adapter_folder}: found no adapter_config.json, expected a finished PEFT adapter (run `spr train` first)")
     stored = read_config(model_folder, trust_remote_code).dtype
-    model, loaded = load_mllm(model_folder, trust_remote_code=trust_remote_code, processor=processor)
+    model, processor = load_mllm(model_folder, trust_remote_code=trust_remote_code, processor_changes=processor_changes)
     with quiet_peft():
         merged = PeftModel.from_pretrained(model, adapter_folder).merge_and_unload()
     if stored is not None:
         merged = merged.to(stored)
-    save_checkpoint(merged, loaded, out)
+    save_checkpoint(merged, processor, out)

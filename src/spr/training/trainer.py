@@ -22,7 +22,7 @@ from transformers import TrainingArguments
 from spr.errors import DataError, UserError
 from spr.executor import Progress
 from spr.models.loading import context_length, load_mllm, quiet_peft
-from spr.training.adapter import attach, without_dropout, write_card
+from spr.training.adapter import attach, write_card
 from spr.training.check import check_rows
 from spr.training.config import TrainConfig, TrainResult
 from spr.training.encode import Encoder
@@ -54,10 +54,10 @@ def train(
     seed: int = 0,
     adapter: str | None = None,
     trust_remote_code: bool = False,
-    processor: Mapping[str, Any] | None = None,
+    processor_changes: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train a LoRA adapter on pairs and write it to `out_folder`. `adapter`: start from this one, which is then also the reference.
-    `processor`: settings of the image processor that replace the checkpoint's.
+    `processor_changes`: settings of the image processor that replace the checkpoint's.
 
     Deterministic on a CPU for a given number of threads. With `resume`, a killed run goes on from its last checkpoint and ends in the same bytes.
     Raises DataError when no pair can be trained on, StaleRunError when the cache in `out_folder` was made from something else.
@@ -70,17 +70,16 @@ def train(
         shutil.rmtree(state, ignore_errors=True)
     args = arguments(config, state, 1, seed)
     with quiet_peft():
-        model, loaded = load_mllm(model_folder, config.dtype, str(args.device), config.attention, trust_remote_code, processor)
+        model, processor = load_mllm(model_folder, config.dtype, str(args.device), config.attention, trust_remote_code, processor_changes)
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)
-        without_dropout(peft)
-        encoder = Encoder(model, loaded, load_image, dialect, config.coordinate_weight, config.rejected_coordinates)
+        encoder = Encoder(model, processor, load_image, dialect, config.coordinate_weight, config.rejected_coordinates)
         family = family_of(model)
         images = Images(model, encoder, config.feature_cache_mb)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
             preparer = Preparer(peft, family, encoder, policy, config, config.max_length or context_length(model))
             digests = {"model": folder_digest(model_folder), "adapter": folder_digest(adapter) if adapter else None}
-            identity = {**digests, "processor": dict(processor or {}), "layout": family.name}
+            identity = {**digests, "processor": dict(processor_changes or {}), "layout": family.name}
             kept, dropped = _prepared(pairs, peft, preparer, identity, state, config, args, progress)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
             if not kept:
