@@ -22,7 +22,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("data", "regions", "prompts", "pairing", "describe", "scoring", "evaluation", "rewards", "export"),
     ("models", "training", "report", "scenes"),
     ("wiring",),
-    ("rounds", "pipeline", "previews", "doctor"),
+    ("rounds", "depends", "pipeline", "ablate", "previews", "doctor"),
     ("cli", "__main__"),
 ]
 # Commands that drive the pipeline from inside the embedded world.

@@ -19,7 +19,7 @@ import json
 import types
 import typing
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -206,6 +206,31 @@ class Run:
         """The `_stage.json` of a finished stage, or None while it is not finished."""
         value = self.read_json(*folder, "_stage.json")
         return StageSummary(**value) if value is not None else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SharingRun(Run):
+    """A run some of whose folders stand in other runs, where they are read and written. Keys of `owners` are the parts of a folder's path."""
+
+    owners: Mapping[tuple[str, ...], Run]
+
+    def owner(self, *folder: str) -> Run:
+        """The run in which a folder stands."""
+        found = (self.owners[folder[:n]] for n in range(len(folder), 0, -1) if folder[:n] in self.owners)
+        return next(found, Run(self.root))
+
+    def path(self, *parts: str) -> str:
+        """The path of something inside the run."""
+        return Run.path(self, *parts) if (owner := self.owner(*parts)).root == self.root else owner.path(*parts)
+
+    def _inner(self, *parts: str) -> tuple[Any, str]:
+        return Run._inner(self, *parts) if (owner := self.owner(*parts)).root == self.root else owner._inner(*parts)
+
+    def folders(self, *folder: str) -> list[str]:
+        """Names of the folders inside a folder, those that stand elsewhere too."""
+        n = len(folder)
+        elsewhere = [key[n] for key in self.owners if len(key) > n and key[:n] == folder and self.exists(*key[: n + 1])]
+        return sorted({*Run.folders(self, *folder), *elsewhere})
 
 
 def shard_name(number: int) -> str:

@@ -193,6 +193,20 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    config: ConfigPath,
+    vary: Annotated[list[str], typer.Option("--vary", metavar="A.B=X,Y", help="A value to vary; given again: every combination.")],
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    debug: Debug = False,
+) -> None:
+    """Vary a value of the configuration; stages that do not depend on it are shared. One table, one plot."""
+    from spr.ablate import ablate as run_ablation
+
+    typer.echo(run_ablation(config, vary, overrides or [], BarProgress(), overwrite))
+
+
+@app.command()
 def export(
     config: ConfigPath,
     format: Annotated[str, typer.Option(help="trl | llamafactory | ms-swift")],

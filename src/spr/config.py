@@ -39,6 +39,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def own_key(cls: type, dotted: str) -> str:
+    """A dotted key by the fields' own names: `pairing.lambda` is `pair.lam`. What is unknown stays as it is."""
+    first, dot, rest = dotted.partition(".")
+    for field in dataclasses.fields(cls):
+        if first in (field.name, field.metadata.get("also")):
+            inner, many = _dataclass_in(typing.get_type_hints(cls)[field.name])
+            return field.name + dot + (own_key(inner, rest) if dot and inner is not None and not many else rest)
+    return dotted
+
+
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`data` with `a.b=value` set (the value is read as YAML)."""
     result: dict[str, Any] = dict(data)
@@ -90,6 +100,19 @@ def _check_keys(cls: type, data: object, where: str) -> None:
                 values = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else values
             for i, v in values:
                 _check_keys(inner, v, f"{dotted}.{i}" if i != "" else dotted)
+
+
+def own_names(cls: type, data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """`data` by the fields' own names: a field whose metadata says `also` is known by that name too. Raises ConfigError when both are given."""
+    named: dict[str, Any] = {}
+    for key, value in data.items():
+        own = own_key(cls, str(key))
+        if own in named:
+            raise ConfigError(f"{where}{key}: found {own!r} twice, as {key!r} too; expected it once")
+        hint = typing.get_type_hints(cls).get(own)
+        inner, many = _dataclass_in(hint) if hint is not None else (None, False)
+        named[own] = own_names(inner, value, f"{where}{own}.") if inner is not None and not many and isinstance(value, Mapping) else value
+    return named
 
 
 def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:

@@ -96,6 +96,14 @@ class Named(Progress):
         self._inner.tell(f"{self._name}: {message}")
 
 
+class Within(Named):
+    """Passes progress on with the name of what it is part of before each piece of work."""
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        """The same work, with the name before it."""
+        self._inner.start(f"{self._name}: {what}", total, done)
+
+
 def digest_of(config: Mapping[str, Any]) -> str:
     """SHA-256 (first 16 hex digits) of a configuration, independent of the order of keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from statistics import median
 from typing import Literal, TypeAlias
@@ -18,17 +18,19 @@ from numpy.typing import ArrayLike
 
 from spr.boxes import as_boxes, match, sanitize
 from spr.dialects import Dialect
-from spr.prompts import CANONICAL, TEMPLATES, Template, question
+from spr.prompts import CANONICAL, TEMPLATES, Template, question, with_article
 from spr.types import Box, Candidate, Dropped, Findings, Frame, GroundedText, Pair, Region, Score, ScoredCandidate, Span, TrainingPair
 
 Unmatched: TypeAlias = Literal["unbox", "drop_clause", "keep"]
+Chosen: TypeAlias = Literal["refined", "original", "annotated"]
 
 
 @dataclass(frozen=True, slots=True)
 class PairConfig:
     """What makes a pair. Changing any of it never runs a model again."""
 
-    lam: float = 0.8  # paper, section 3.3
+    lam: float = field(default=0.8, metadata={"also": "lambda"})  # paper, section 3.3
+    chosen: Chosen = "refined"  # the paper; ours, for comparison: the best answer as written | the annotated objects of the region in its place
     min_margin: float = 0.05  # ours: smaller gaps are noise of the scores
     min_chosen_boxes: float = 0.5  # ours: refinement may not win by silence; share of the rejected answer's boxes
     prompt: str = CANONICAL  # ours: the policy must learn to answer the plain question
@@ -140,6 +142,8 @@ def pair_region(
 
     Dropped reasons: those of `choose_pair`; boxes_lost (the chosen answer has fewer than min_chosen_boxes times the boxes of the rejected one).
     """
+    if config.chosen == "original":
+        scored = [replace(c, refined_text=c.text, refined_score=c.score, refined_boxes=c.boxes) for c in scored]
     rows = {c.index: c for c in scored}
     candidates = {
         c.index: Candidate(c.index, c.text, c.refined_text, with_lambda(c.score, config.lam), with_lambda(c.refined_score, config.lam))
@@ -152,7 +156,7 @@ def pair_region(
     if boxes < config.min_chosen_boxes * before:
         return Dropped(region.region_id, "boxes_lost", f"chosen {boxes}, rejected {before}")
     chosen, rejected = candidates[pair.chosen_index].refined, candidates[pair.rejected_index].original
-    return TrainingPair(
+    found = TrainingPair(
         pair_id=region.region_id,
         image=region.image,
         width=region.width,
@@ -168,6 +172,20 @@ def pair_region(
         rejected_score=rejected,
         reference=rows[pair.rejected_index].reference,
     )
+    return replace(found, chosen=annotated(region, dialect), chosen_score=_ANNOTATED, margin=0.0) if config.chosen == "annotated" else found
+
+
+_ANNOTATED = Score(None, None, None, None, None, "annotated")
+
+
+def annotated(region: Region, dialect: Dialect) -> str:
+    """What an annotator would say: the objects of a region from left to right, with their boxes. Raises DialectError when the notation cannot."""
+    ordered = sorted(region.objects, key=lambda o: o.box[0] + o.box[2])
+    parts: list[str | tuple[str, list[Box]]] = []
+    for k, o in enumerate(ordered):
+        parts += [(" and " if k == len(ordered) - 1 else ", ")] if k else []
+        parts.append((with_article(o.category), [o.box]))
+    return dialect.compose([*parts, "."], region.frame)
 
 
 def make_pairs(

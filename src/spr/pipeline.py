@@ -21,10 +21,12 @@ import yaml
 from spr.artifacts import Run
 from spr.data.full_paths import FullPaths
 from spr.data.index import build_index, open_index
+from spr.depends import FOLDERS, answering_section, section, training_section
 from spr.describe import describe, look_at_answers
 from spr.errors import ConfigError, DataError, unknown_name
+from spr.evaluation.results import BASE
 from spr.evaluation.stage import evaluate_all
-from spr.executor import Named, Progress, ShardResult, Stage, claim, run_stage, set_threads, versions
+from spr.executor import Named, Progress, ShardResult, Stage, Workers, claim, run_stage, set_threads, versions
 from spr.pairing import differences, make_pairs
 from spr.prompts import templates_with
 from spr.regions import draw_regions, select_images
@@ -33,19 +35,9 @@ from spr.rounds import later_rounds, round_runs
 from spr.scoring import score, spreads
 from spr.training.config import TrainConfig, TrainResult
 from spr.types import Description, Dropped, ImageRecord, Region, ScoredCandidate, TrainingPair
-from spr.wiring import BASE, Config, build_describer, build_detector, build_scorer, dialect_of, image_store, trainings
+from spr.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store, trainings
 
 STAGES = ("index", "regions", "describe", "score", "pair", "train", "evaluate", "report")
-FOLDERS: Mapping[str, str] = {
-    "index": "index",
-    "regions": "regions",
-    "describe": "candidates",
-    "score": "scores",
-    "pair": "pairs",
-    "train": "adapter",
-    "evaluate": "evaluation",
-    "report": "report.html",
-}
 JOURNAL = "journal"  # a folder of the run while a server answers
 ScoredRegion: TypeAlias = tuple[Region, list[Description]]
 
@@ -101,35 +93,19 @@ def upstream_digest(run: Run, stage: str, *inner: str) -> str:
     return str(value["digest"])
 
 
-def _model_identity(config: Config) -> dict[str, Any]:
-    """What of the model's section changes an answer."""
-    keep = asdict(config.model)
-    for name in ("concurrency", "api_key_env"):
-        keep.pop(name)
-    return keep
-
-
-def _prompts(config: Config, names: Iterable[str]) -> dict[str, Any]:
-    """The wording of the named templates."""
-    templates = templates_with(config.prompts)
-    return {name: asdict(templates[name]) for name in names}
-
-
 # --- index and regions ---------------------------------------------------------------------------------------------------------------------
 
 
 def do_index(config: Config, run: Run, progress: Progress) -> None:
     """Annotations -> run/index (Parquet)."""
-    section = {k: v for k, v in asdict(config.data).items() if k not in ("where", "accept", "cache")}  # these change no row of it
-    digest = claim(run, "index", (FOLDERS["index"],), section)
+    about = section(config, "index")
+    digest = claim(run, "index", (FOLDERS["index"],), about)
     if run.read_json(FOLDERS["index"], "_stage.json") is not None:
         return
     _need_files(config.data, progress)
     progress.start("index", 0)
     summary = build_index(config.data, run.path(FOLDERS["index"]), progress=progress.advance)
-    run.write_json(
-        {"stage": "index", "digest": digest, "config": section, **asdict(summary), "versions": versions()}, FOLDERS["index"], "_stage.json"
-    )
+    run.write_json({"stage": "index", "digest": digest, "config": about, **asdict(summary), "versions": versions()}, FOLDERS["index"], "_stage.json")
     progress.end(f"{summary.images} images, {summary.annotations} boxes, {sum(summary.rejected.values())} set aside")
 
 
@@ -158,7 +134,7 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
     stage = Stage(
         "regions",
         (FOLDERS["regions"],),
-        {"upstream": upstream, "where": config.data.where, "accept": config.data.accept, "regions": asdict(config.regions), "seed": config.seed},
+        {"upstream": upstream, **section(config, "regions")},
         Region,
         partial(_regions_work, config, path),
     )
@@ -188,14 +164,7 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
     stage = Stage(
         "describe",
         (FOLDERS["describe"],),
-        {
-            "upstream": upstream_digest(run, "regions"),
-            "model": _model_identity(config),
-            "dialect": dialect_of(config).name,
-            "describe": asdict(config.describe),
-            "prompts": _prompts(config, config.describe.templates),
-            "seed": config.seed,
-        },
+        {"upstream": upstream_digest(run, "regions"), **section(config, "describe")},
         Description,
         partial(_describe_work, config, None),
         {"batching": config.model.batching} if config.model.kind == "hf" else {"reproducible": "no: the server draws the samples"},
@@ -230,12 +199,7 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
     stage = Stage(
         "score",
         (FOLDERS["score"],),
-        {
-            "upstream": upstream_digest(run, "describe"),
-            "semantic": asdict(config.semantic) if config.semantic else None,
-            "detector": asdict(config.detector) if config.detector else None,
-            "score": asdict(config.score),
-        },
+        {"upstream": upstream_digest(run, "describe"), **section(config, "score")},
         ScoredCandidate,
         partial(_score_work, config),
         look=partial(spreads, lam=config.pair.lam),
@@ -255,12 +219,7 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
     stage = Stage(
         "pair",
         (FOLDERS["pair"],),
-        {
-            "upstream": upstream_digest(run, "score"),
-            "pair": asdict(config.pair),
-            "prompts": _prompts(config, [config.pair.prompt]),
-            "dialect": dialect_of(config).name,
-        },
+        {"upstream": upstream_digest(run, "score"), **section(config, "pair")},
         TrainingPair,
         partial(_pair_work, config),
         look=partial(differences, dialect=dialect_of(config)),
@@ -279,17 +238,17 @@ def do_train(config: Config, run: Run, progress: Progress) -> None:
     upstream = upstream_digest(run, "pair")
     for name, training in trainings(config).items():
         folder = (FOLDERS["train"], name)
-        section = {"upstream": upstream, "train": asdict(training), "model": _model_identity(config), "seed": config.seed}
-        digest = claim(run, "train", folder, section)
+        about = {"upstream": upstream, **training_section(config, training)}
+        digest = claim(run, "train", folder, about)
         if run.read_json(*folder, "_stage.json") is None:
             pairs = run.read_stage(TrainingPair, FOLDERS["pair"])
-            result = train_on(config, pairs, run.path(*folder), training, config.seed, Named(progress, f"train {name}"))
-            row = {"stage": "train", "digest": digest, "config": section, **asdict(result), "versions": versions()}
+            result = train_on(config, pairs, run.path(*folder), training, Named(progress, f"train {name}"))
+            row = {"stage": "train", "digest": digest, "config": about, **asdict(result), "versions": versions()}
             run.write_json(row, *folder, "_stage.json")
     later_rounds(config, run, progress, (do_describe, do_score, do_pair, do_train))
 
 
-def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, section: TrainConfig, seed: int, progress: Progress) -> TrainResult:
+def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, training: TrainConfig, progress: Progress) -> TrainResult:
     """Train one adapter into the folder `out`, going on where an interrupted training stands."""
     from spr.training.trainer import train
 
@@ -298,18 +257,18 @@ def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, section: T
         pairs,
         config.model.folder,
         out,
-        section,
+        training,
         image_store(config).load,
         dialect_of(config),
         progress=progress,
-        seed=seed,
+        seed=config.seed if training.seed is None else training.seed,
         adapter=config.model.adapter,
         trust_remote_code=config.model.trust_remote_code,
         processor_changes=config.model.processor,
     )
 
 
-def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[str] = (BASE, "adapter")) -> None:
+def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[str] = (BASE, "adapter"), workers: Workers | None = None) -> None:
     """Benchmarks x models -> run/evaluation/<benchmark>/<model>/. A model is "base" or the name of an adapter; "adapter" means all of them."""
     trained = trainings(config)
     unknown = [m for m in models if m not in (BASE, "adapter", *trained)]
@@ -322,16 +281,11 @@ def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[s
         digests[name] = "" if name == BASE else upstream_digest(run, "train", name)
         for later_name, later in round_runs(config, run, name).items():
             adapters[later_name], digests[later_name] = later.path(FOLDERS["train"], name), upstream_digest(later, "train", name)
-    evaluate_adapters(config, run, adapters, digests, progress)
-
-
-def evaluate_adapters(config: Config, run: Run, adapters: Mapping[str, str | None], digests: Mapping[str, str], progress: Progress) -> None:
-    """Measure the base model (adapter None) and adapters by name on the benchmarks of the configuration."""
     _need_files(config.evaluate, progress)
     dialect = dialect_of(config)
     makers = {name: partial(build_describer, config, FullPaths(), adapter, journal=_journal(config)) for name, adapter in adapters.items()}
-    identity = {n: {"model": _model_identity(config), "adapter": digests[n], "dialect": dialect.name, "seed": config.seed} for n in adapters}
-    evaluate_all(run, FOLDERS["evaluate"], config.evaluate, dialect, makers, identity, config.runtime, progress)
+    identity = {name: {"adapter": digests[name], **answering_section(config)} for name in adapters}
+    evaluate_all(run, FOLDERS["evaluate"], config.evaluate, dialect, makers, identity, config.runtime, progress, workers)
     run.remove(JOURNAL)
 
 

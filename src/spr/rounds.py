@@ -8,10 +8,9 @@ The paper trains one round; rounds are ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from spr.artifacts import Run
+from spr.artifacts import Run, SharingRun
 from spr.executor import Progress
 from spr.wiring import Config, trainings
 
@@ -20,23 +19,9 @@ SHARED = ("index", "regions")
 ADAPTER = "adapter"
 
 
-@dataclass(frozen=True, slots=True)
-class LaterRun(Run):
-    """A round's folder, which reads index and regions from the run it belongs to."""
-
-    first: Run
-
-    def path(self, *parts: str) -> str:
-        """The path of something inside the round."""
-        return self.first.path(*parts) if parts and parts[0] in SHARED else Run.path(self, *parts)
-
-    def _inner(self, *parts: str) -> tuple[Any, str]:
-        return self.first._inner(*parts) if parts and parts[0] in SHARED else Run._inner(self, *parts)
-
-
 def round_run(run: Run, name: str, number: int) -> Run:
-    """The folder of a round of an adapter; round 1 is the run itself."""
-    return run if number == 1 else LaterRun(run.path(FOLDER, name, str(number)), run)
+    """The folder of a round of an adapter, which reads index and regions from the run it belongs to; round 1 is the run itself."""
+    return run if number == 1 else SharingRun(run.path(FOLDER, name, str(number)), {(folder,): run for folder in SHARED})
 
 
 def later_rounds(config: Config, run: Run, progress: Progress, stages: Sequence[Callable[[Config, Run, Progress], None]]) -> None:

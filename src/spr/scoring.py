@@ -34,6 +34,7 @@ class ScoreConfig:
     """What counts as a reference, and how refinement treats boxes without one."""
 
     iou_threshold: float = 0.5  # paper, section 3.3
+    annotated: bool = True  # the paper: annotated boxes are references; ours: false leaves those that the detector finds alone
     detector_side: Literal["reference", "prediction", "both", "none"] = "reference"  # the paper's two readings conflict; ours
     g_scope: Literal["region", "candidate"] = "region"  # ours: one G per region keeps candidates comparable
     detector_threshold: float = 0.35  # ours (Grounding DINO's own default box threshold)
@@ -122,7 +123,7 @@ class References:
 
 def references_of(region: Region, detections: Sequence[Detection], config: ScoreConfig) -> References:
     """G for a region (method 2.4), as `detector_side` has it."""
-    annotated = tuple(o.box for o in region.objects)
+    annotated = tuple(o.box for o in region.objects) if config.annotated else ()
     if config.detector_side == "none":
         return References(annotated, (), ())
     found = tuple(join_detections(annotated, detections, region.box, config))

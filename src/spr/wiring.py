@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spr.config import apply_overrides, load, read_yaml, resolve
+from spr.config import apply_overrides, load, own_key, own_names, read_yaml, resolve
 from spr.data.full_paths import FullPaths
 from spr.data.images import ImageStore, open_store
 from spr.data.index import DataConfig
@@ -20,6 +20,7 @@ from spr.describe import DescribeConfig
 from spr.dialects import Dialect, get_dialect
 from spr.errors import ConfigError, DialectError
 from spr.evaluation.config import EvaluationConfig
+from spr.evaluation.results import BASE
 from spr.executor import RuntimeConfig
 from spr.pairing import PairConfig
 from spr.prompts import Template, template_named, templates_with
@@ -86,7 +87,7 @@ class Config:
     regions: RegionsConfig = field(default_factory=RegionsConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
-    pair: PairConfig = field(default_factory=PairConfig)
+    pair: PairConfig = field(default_factory=PairConfig, metadata={"also": "pairing"})
     train: TrainConfig = field(default_factory=TrainConfig)
     adapters: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {"spr": {}}
@@ -100,7 +101,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Relative paths are relative to the file's folder. Raises ConfigError or DialectError, one line each.
     """
-    config = load(Config, apply_overrides(read_yaml(path), overrides))
+    overrides_by_name = [own_key(Config, name) + sign + value for name, sign, value in (o.partition("=") for o in overrides)]
+    config = load(Config, apply_overrides(own_names(Config, read_yaml(path)), overrides_by_name))
     templates = templates_with(config.prompts)
     for name in (*config.describe.templates, config.pair.prompt):
         template_named(name, templates)
@@ -108,9 +110,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if config.model.dialect is not None:
         dialect_of(config)
     return with_absolute_paths(config, Path(path).absolute().parent)
-
-
-BASE = "base"  # the user's model without an adapter, as evaluation names it
 
 
 def trainings(config: Config) -> dict[str, TrainConfig]:

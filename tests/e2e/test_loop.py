@@ -220,18 +220,38 @@ def test_shards_of_any_size_hold_the_same_texts(finished: tuple[Run, Path], tmp_
     assert other.read_stage(TrainingPair, "pairs") == run.read_stage(TrainingPair, "pairs")
 
 
-def test_another_lambda_needs_no_model(finished: tuple[Run, Path], tmp_path: Path) -> None:
+def test_an_ablation_shares_what_does_not_depend_on_the_value(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    """Another lambda needs no description, no score and no base answer again; the value that the run has needs nothing; running again does nothing."""
     run, config = finished
-    copy = tmp_path / "lam"
-    shutil.copytree(run.root, copy, ignore=shutil.ignore_patterns("pairs", "adapter", "evaluation"))
-    _spr("pair", str(config), "--set", f"run={copy}", "--set", "pair.lam=0.5", "--set", "pair.min_margin=0.0")
-    pairs = Run(str(copy)).read_stage(TrainingPair, "pairs")
+    copy = tmp_path / "copy"
+    shutil.copytree(run.root, copy)
+    spr = json.dumps({"spr": {"sft_weight": 1.0, "rejected_coordinates": "none"}})
+    command = ("ablate", str(config), "--vary", "pairing.lambda=0.8,0.5", "--set", f"run={copy}", "--set", f"adapters={spr}")
+    _spr(*command)
+    found = copy / "ablations" / "pairing.lambda"
+    assert [p.name for p in sorted((found / "0.8").iterdir())] == ["config.yaml", "environment.json", "evaluation", "report.html"]
+    assert [p.name for p in sorted((found / "0.5").iterdir()) if p.is_dir()] == ["adapter", "evaluation", "pairs"]
+    assert [p.name for p in sorted((found / "0.5" / "evaluation" / "test").iterdir())] == ["comparison.json", "spr"]
+
+    pairs = Run(str(found / "0.5")).read_stage(TrainingPair, "pairs")
+    assert pairs
     for pair in pairs:
         score = pair.chosen_score
         assert score.total is not None
         assert score.semantic is not None
         assert score.localization is not None
         assert score.total == pytest.approx(0.5 * score.semantic + 0.5 * score.localization)
+
+    table = json.loads((found / "table.json").read_text())["test"]
+    assert [(row["setting"], row["model"]) for row in table] == [("", "base"), ("0.8", "spr"), ("0.5", "spr")]
+    for row, model in zip(table, ("base", "spr"), strict=False):
+        assert row["values"] == run.read_json("evaluation", "test", model, "metrics.json")["values"]
+    assert (found / "table.md").read_text().count("\n| 0.") == 2
+    assert "<polyline" in (found / "ablation.html").read_text()
+
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
+    _spr(*command)
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()} == before
 
 
 def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -253,6 +273,7 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("describe.samples=many", ("describe.samples", "many")),
         ("adapters.spr.los=ipo", ("adapters.spr.los", "did you mean 'loss'")),
         ("adapters.base={}", ("adapters", "'base'")),
+        ("pairing.lamda=1", ("pair.lamda", "did you mean 'lam'")),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

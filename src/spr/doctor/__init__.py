@@ -14,6 +14,7 @@ from rich.console import Console
 
 from spr.artifacts import Run
 from spr.data.index import open_index
+from spr.depends import FOLDERS
 from spr.describe import queries_of
 from spr.dialects import get_dialect, known_names, resize_options
 from spr.doctor.examine import (
@@ -32,7 +33,7 @@ from spr.doctor.readings import Finding, Item
 from spr.doctor.show import doctor_page, page, print_table
 from spr.errors import ConfigError, DataError
 from spr.executor import Progress
-from spr.pipeline import FOLDERS, do_index, do_regions
+from spr.pipeline import do_index, do_regions
 from spr.types import Query, Region
 from spr.wiring import Config, build_describer, dialect_of, image_store
 

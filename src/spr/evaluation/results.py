@@ -24,6 +24,8 @@ from spr.evaluation.protocols.base import Protocol, failed
 from spr.evaluation.statistics import Bootstrap, Estimate, Mask, Part, Table
 from spr.types import Prediction
 
+BASE = "base"  # the user's model without an adapter, the reference of comparisons
+
 
 def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: asdict(e) for name, e in estimates.items()}
@@ -80,8 +82,8 @@ def measure(rows: Sequence[Prediction], protocol: Protocol, options: Any, bootst
 
 
 def compare(rows: Mapping[str, Sequence[Prediction]], protocol: Protocol, options: Any, bootstrap: int, seed: int) -> dict[str, Any]:
-    """Every model against the reference: "base" where there is one, else the first. Raises DataError when their items differ."""
-    reference = "base" if "base" in rows else next(iter(rows))
+    """Every model against the reference: the base model where there is one, else the first. Raises DataError when their items differ."""
+    reference = BASE if BASE in rows else next(iter(rows))
     base = rows[reference]
     ids = [r.item_id for r in base]
     draws = Bootstrap([r.image for r in base], bootstrap, seed)

@@ -14,6 +14,7 @@ Rows depend on the questions, the prompt and the model; metric options do not to
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -155,6 +156,7 @@ def evaluate_all(
     identity: Mapping[str, Mapping[str, Any]],
     runtime: RuntimeConfig,
     progress: Progress,
+    workers: Workers | None = None,
 ) -> str:
     """Ask every model every benchmark, and measure. `identity` is what each model's answers depend on; "base" is the reference of comparisons.
 
@@ -163,14 +165,14 @@ def evaluate_all(
     """
     _check_names(config)
     ready = [prepare(benchmark, config.limit, dialect) for benchmark in config.benchmarks]
-    with Workers(runtime) as workers:
+    with contextlib.nullcontext(workers) if workers is not None else Workers(runtime) as crew:
         for model, make in makers.items():  # the outer loop: every process builds each model once
             make_work = partial(_work, make)
             for benchmark, protocol, _, items, _ in ready:
                 asking = asking_of(benchmark, protocol, dialect)
                 stage = Stage("evaluate", (folder, benchmark.name, model), depends_on(asking, items, identity[model]), Prediction, make_work)
                 asked = [(asking, image) for image in by_image(items)]
-                run_stage(run, stage, asked, runtime, Named(progress, f"{benchmark.name} {model}"), workers)
+                run_stage(run, stage, asked, runtime, Named(progress, f"{benchmark.name} {model}"), crew)
     tables: list[str] = []
     for benchmark, protocol, options, _, notes in ready:
         rows: dict[str, list[Prediction]] = {}

@@ -10,12 +10,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from spr.artifacts import Run
 from spr.dialects import Dialect
 from spr.report.loop import answer_figures, pair_cards, stage_rows, trainings
+from spr.report.pictures import STYLE
 from spr.report.results import benchmark_views, changes
 
 LoadImage = Callable[[str], Image.Image]
@@ -27,12 +28,18 @@ LEAD = (
 ART = "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.org), CC BY-SA 4.0."
 
 
+def render(template: str, **values: object) -> str:
+    """A page from a template beside this file; what is not markup is escaped."""
+    here = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(style=STYLE, **values)
+
+
 def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage, label: str = "") -> str:
     """The report of a run, labelled. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("template.html.j2").read_text(encoding="utf-8"))
     known = run.read_json("environment.json") or {}
-    return template.render(
+    return render(
+        "template.html.j2",
         title=f"SPR report: {run.root.rstrip('/').rsplit('/', 1)[-1]}",
         label=label,
         lead=LEAD,

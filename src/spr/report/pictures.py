@@ -10,12 +10,15 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup, escape
 from PIL import Image
 
 from spr.types import Box
 
+WIDTH, HEIGHT = 460.0, 280.0  # of a plot
+STYLE = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
 WIDEST = 640  # pixels of an embedded picture: enough for a report, small enough to mail
 
 
@@ -78,13 +81,41 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(first + k * step, 10) for k in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False) -> Markup:
-    """Lines over a shared axis, with bands. Values that are not finite are left out. Empty series give a sentence instead of a plot."""
+def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False, names: Sequence[str] = ()) -> Markup:
+    """Lines over a shared axis, with bands. Values that are not finite are left out. Empty series give a sentence instead of a plot.
+
+    `names`: x is the number of a name, which stands below the axis instead.
+    """
+    drawn = _drawn(series, x_label, y_label, zero, names)
+    if drawn is None:
+        return Markup("<p>{}: no figures.</p>").format(title)
+    legend = Markup("").join(Markup('<span class="key {}">{}</span>').format(s.kind, s.name) for s in series)
+    return Markup('<figure class="plot"><figcaption>{}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>').format(
+        title, WIDTH, HEIGHT, title, drawn, Markup('<div class="legend">{}</div>').format(legend)
+    )
+
+
+def plot_file(title: str, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False, names: Sequence[str] = ()) -> str:
+    """The same as an SVG file of its own, with title and legend in it."""
+    drawn = _drawn(series, x_label, y_label, zero, names) or Markup("")
+    lines = [
+        Markup('<path class="line {}" d="M{} {}h18"/><text class="tick" x="{}" y="{}">{}</text>').format(s.kind, 48, y, 72, y + 4, s.name)
+        for y, s in ((HEIGHT + 34 + 16 * k, s) for k, s in enumerate(series))
+    ]
+    height = HEIGHT + 40 + 16 * len(series)
+    return Markup(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" font-family="sans-serif"><style>{}</style>'
+        '<rect width="100%" height="100%" fill="#fff"/><text x="48" y="18" font-size="14">{}</text><g transform="translate(0 20)">{}</g>{}</svg>\n'
+    ).format(WIDTH, height, int(WIDTH * 1.4), STYLE, title, drawn, Markup("").join(lines))
+
+
+def _drawn(series: Sequence[Series], x_label: str, y_label: str, zero: bool, names: Sequence[str]) -> Markup | None:
+    """Axes, bands and lines in a box of WIDTH x HEIGHT, or None when there is nothing to draw."""
     points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
     points += [(x, y) for s in series for x, y in [*zip(s.x, s.low, strict=False), *zip(s.x, s.high, strict=False)]]
     if not points:
-        return Markup("<p>{}: no figures.</p>").format(title)
-    w, h, left, right, top, bottom = 460.0, 280.0, 48.0, 12.0, 12.0, 40.0
+        return None
+    w, h, left, right, top, bottom = WIDTH, HEIGHT, 48.0, 12.0, 12.0, 40.0
     x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
     y_low, y_high = min(p[1] for p in points), max(p[1] for p in points)
     y_low, y_high = (min(y_low, 0.0), max(y_high, 0.0)) if zero else (y_low, y_high)
@@ -104,8 +135,8 @@ def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str, 
         for t in _ticks(y_low, y_high)
     ]
     parts += [
-        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{:g}</text>').format(at(t, y_low).split(",")[0], h - bottom + 16, t)
-        for t in _ticks(x_low, x_high)
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(at(t, y_low).split(",")[0], h - bottom + 16, text)
+        for t, text in ([(float(k), name) for k, name in enumerate(names)] or [(t, f"{t:g}") for t in _ticks(x_low, x_high)])
     ]
     for s in series:
         if s.low and s.high:
@@ -117,10 +148,7 @@ def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str, 
     parts.append(
         Markup('<text class="tick" x="12" y="{0}" text-anchor="middle" transform="rotate(-90 12 {0})">{1}</text>').format((h - bottom) / 2, y_label)
     )
-    legend = Markup("").join(Markup('<span class="key {}">{}</span>').format(s.kind, s.name) for s in series)
-    return Markup('<figure class="plot"><figcaption>{}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>').format(
-        title, w, h, title, Markup("").join(parts), Markup('<div class="legend">{}</div>').format(legend)
-    )
+    return Markup("").join(parts)
 
 
 def bars(rows: Sequence[tuple[str, float | None, float | None]], names: tuple[str, str]) -> Markup:

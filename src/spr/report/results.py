@@ -24,7 +24,7 @@ LoadImage = Callable[[str], Image.Image]
 FOLDER = "evaluation"
 BEFORE, AFTER = PAPER_REC.values()  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
 ACCURACY = re.compile(r"acc@(\d\.\d+)$")
-OTHERS = ("control", "region")  # colours of the models that are not compared in detail, in turn
+OTHERS = ("control", "region", "s3", "s4", "s5", "s6")  # colours of the models that are not compared in detail, in turn
 SHOWN = re.compile(
     r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate"
 )
@@ -196,16 +196,23 @@ def _gain(m: Measured, model: str, x: Sequence[float], names: Sequence[str]) -> 
 
 def benchmark_views(run: Run) -> list[BenchmarkView]:
     """Tables and plots of every benchmark."""
-    views = []
-    for m in measured(run):
-        if _protocol(m) == "rec":
-            views.append(_rec_view(m))
-            continue
-        every = list(next(iter(m.metrics.values()))["values"])
-        names = sorted([n for n in every if SHOWN.match(n)] or every, key=lambda n: n.startswith("box_"))  # box alone counts less than box and phrase
-        columns = ["", *(n.replace("_", " ") for n in names)]
-        views.append(BenchmarkView(f"{m.name}: {_protocol(m).replace('_', ' ')}", [TableView("", columns, _rows(m, names))]))
-    return views
+    return [view(m) for m in measured(run)]
+
+
+def shown(m: Measured) -> list[str]:
+    """The metrics of a benchmark that are looked at first: thresholds of REC, else those that `SHOWN` names, else all."""
+    every = list(next(iter(m.metrics.values()))["values"])
+    if _protocol(m) == "rec":
+        return [n for n in every if ACCURACY.match(n)]
+    return sorted([n for n in every if SHOWN.match(n)] or every, key=lambda n: n.startswith("box_"))  # box alone counts less than box and phrase
+
+
+def view(m: Measured) -> BenchmarkView:
+    """Tables and plots of one benchmark."""
+    if _protocol(m) == "rec":
+        return _rec_view(m)
+    columns = ["", *(n.replace("_", " ") for n in shown(m))]
+    return BenchmarkView(f"{m.name}: {_protocol(m).replace('_', ' ')}", [TableView("", columns, _rows(m, shown(m)))])
 
 
 def changes(run: Run, load_image: LoadImage) -> list[Changes]:

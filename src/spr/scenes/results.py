@@ -1,191 +1,227 @@
-"""`make results`: SPR against its controls on the embedded world, three training seeds each; prints docs/results.md.
+"""`make results`: every claim of the paper on the embedded world, against controls, three training seeds each; writes docs/results.md.
 
-    spr         our setting, spr_paper: plain DPO as the paper has it; both as in configs/demo.yaml
-    control     supervised fine-tuning on the chosen answers: the same answers, as many steps
+In: demo.yaml beside this file. Out: runs/results (a run folder whose variants stand in rows/<row>-seed<n>/, as those of `spr ablate` do) with
+rows.json (where the answers of every row are); docs/results.md with its plots; docs/results.json. A killed run goes on.
 
-In: nothing. Out: runs/results (one run folder: pairs are made once, each adapter has a folder, all models stand in evaluation/), docs/results.md and
-docs/results.json. A killed run goes on. The pairs, and so the questions, are the same for every row; only the training differs.
+The regions and the descriptions of the first round are the same for every row, and so are the questions; a row says what differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from spr import pipeline
+from spr.ablate import Variant, plan, run_variants
 from spr.artifacts import Run
 from spr.cli import BarProgress
+from spr.depends import FOLDERS
+from spr.errors import DataError
 from spr.evaluation.metrics import THRESHOLDS
-from spr.evaluation.protocols.rec import RecOptions, tabulate
-from spr.evaluation.rows import read_predictions
-from spr.evaluation.statistics import Bootstrap
+from spr.evaluation.results import BASE
 from spr.evaluation.tables import PAPER_REC
 from spr.evaluation.tables import line as _line
-from spr.executor import Progress, claim
-from spr.scenes.demo import CONFIG
-from spr.training.config import TrainConfig, TrainResult
-from spr.types import Prediction, TrainingPair
-from spr.wiring import Config, load_config, trainings
+from spr.report.pictures import Series, plot_file
+from spr.scenes.demo import CONFIG, LABEL, QUICK
+from spr.scenes.verdicts import Figures, Measurements, gain_text, verdicts
+from spr.wiring import Config, load_config
 
 SEEDS = (7, 8, 9)
-SHIFTED, TEST = "shifted", "test"
-
-
-def variants(config: Config) -> Mapping[str, TrainConfig]:
-    """The trainings that are compared. All see the same pairs for as many steps."""
-    found = trainings(config)
-    return {**found, "control": replace(found["spr"], loss="sft", sft_weight=0.0, rejected_coordinates="all")}
+REC, OTHERS = ("test", "shifted"), ("test_describe", "test_what_is_at")
+ROWS = "rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Accuracy and change against the base by threshold, in points; the interval is that of the mean over seeds."""
+    """A line of the table: a training of demo.yaml (`adapter`) with changes to sections. `rec_only`: not asked for its other abilities."""
 
     name: str
-    n: int
-    accuracy: Mapping[float, float]
-    change: Mapping[float, tuple[float, float, float]]  # mean, low, high
+    label: str
+    adapter: str
+    train: Mapping[str, Any] = field(default_factory=dict)
+    pair: Mapping[str, Any] = field(default_factory=dict)
+    score: Mapping[str, Any] = field(default_factory=dict)
+    rec_only: bool = False
+
+    @property
+    def model(self) -> str:
+        """The name under which evaluation knows it."""
+        rounds = self.train.get("rounds", 1)
+        return self.adapter if rounds == 1 else f"{self.adapter}-round-{rounds}"
+
+    def config(self, base: Config, seed: int) -> Config:
+        """The configuration of the row, of which the training alone has the seed."""
+        benchmarks = tuple(b for b in base.evaluate.benchmarks if b.name in REC or not self.rec_only)
+        return replace(
+            base,
+            score=replace(base.score, **self.score),
+            pair=replace(base.pair, **self.pair),
+            adapters={self.adapter: {**base.adapters[self.adapter], **self.train, "seed": seed}},
+            evaluate=replace(base.evaluate, benchmarks=benchmarks),
+        )
 
 
-def folder_of(name: str, seed: int) -> str:
-    """Adapter and model name of a training."""
-    return name if seed == SEEDS[0] else f"{name}-seed{seed}"
+SFT = {"loss": "sft", "sft_weight": 0.0, "rejected_coordinates": "all"}
+TABLE = (
+    Row("spr_paper", "plain DPO, as the paper has it", "spr_paper"),
+    Row("spr_paper_original", "- without refinement", "spr_paper", pair={"chosen": "original"}),
+    Row("lambda_0", "- lambda 0 (boxes alone)", "spr_paper", pair={"lam": 0.0}, rec_only=True),
+    Row("lambda_0.5", "- lambda 0.5", "spr_paper", pair={"lam": 0.5}, rec_only=True),
+    Row("lambda_1", "- lambda 1 (meaning alone)", "spr_paper", pair={"lam": 1.0}, rec_only=True),
+    Row("spr", "our setting", "spr"),
+    Row("spr_original", "- without refinement", "spr", pair={"chosen": "original"}),
+    Row("spr_no_detector", "- detector off", "spr", score={"detector_side": "none"}, rec_only=True),
+    Row("spr_no_annotations", "- annotations off: what the detector finds alone", "spr", score={"annotated": False}),
+    Row("spr_two_rounds", "- two rounds (twice the steps)", "spr", train={"rounds": 2}),
+    Row("sft_chosen", "SFT on the chosen answers", "spr", train=SFT),
+    Row("sft_annotated", "SFT on the annotations of the same regions", "spr", train=SFT, pair={"chosen": "annotated"}),
+)
 
 
-def _train_one(config: Config, out: str, section: TrainConfig, seed: int) -> TrainResult:
-    pairs = Run(config.run).read_stage(TrainingPair, "pairs")
-    return pipeline.train_on(replace(config, runtime=replace(config.runtime, workers=1)), pairs, out, section, seed, Progress())
+def variant_name(row: str, seed: int) -> str:
+    """The folder of a row and seed."""
+    return f"{row}-seed{seed}"
 
 
-def train_all(config: Config, run: Run, progress: Progress) -> dict[str, str]:
-    """Train what is missing, one process per worker. Returns the digest of every model by name."""
-    upstream = pipeline.upstream_digest(run, "pair")
-    digests = {"base": ""}
-    missing: dict[str, tuple[TrainConfig, int]] = {}
-    for name, section in variants(config).items():
-        for seed in SEEDS:
-            model = folder_of(name, seed)
-            digests[model] = claim(run, "train", ("adapter", model), {"upstream": upstream, "train": asdict(section), "seed": seed})
-            if not run.exists("adapter", model, "_stage.json"):
-                missing[model] = (section, seed)
-    progress.start("train", len(digests) - 1, len(digests) - 1 - len(missing))
-    with ProcessPoolExecutor(config.runtime.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(_train_one, config, run.path("adapter", m), *how): m for m, how in missing.items()}
-        for future in as_completed(waiting):
-            model = waiting[future]
-            run.write_json({"stage": "train", "digest": digests[model], **asdict(future.result())}, "adapter", model, "_stage.json")
-            progress.advance(1)
-    progress.end(f"{len(digests) - 1} adapters")
-    return digests
+def settings(base: Config, seeds: Sequence[int]) -> dict[str, Config]:
+    """Every row with every seed, by name."""
+    return {variant_name(row.name, seed): row.config(base, seed) for row in TABLE for seed in seeds}
 
 
-def rec_row(run: Run, benchmark: str, name: str) -> Row:
-    """Accuracy over seeds against the base: hits averaged over seeds per item, then a paired bootstrap over images."""
-    base = _predictions(run, benchmark, "base")
-    before = tabulate(base, RecOptions())
-    models = [tabulate(_predictions(run, benchmark, folder_of(name, s)), RecOptions()) for s in SEEDS] if name != "base" else [before]
-    after = replace(before, columns={key: np.mean([m.columns[key] for m in models], axis=0) for key in before.columns})
-    draws, everything = Bootstrap([r.image for r in base]), np.ones(len(base), dtype=bool)
-    values = draws.estimates([(after, everything)])
-    changes = draws.differences([(after, everything)], [(before, everything)])
-    accuracy, change = {}, {}
-    for t in THRESHOLDS:
-        found = changes[f"acc@{t:g}"]
-        accuracy[t] = 100 * (values[f"acc@{t:g}"].value or 0.0)
-        change[t] = (100 * (found.value or 0.0), 100 * (found.low or 0.0), 100 * (found.high or 0.0))
-    return Row(name, len(base), accuracy, change)
+def answers_of(variants: Sequence[Variant], seeds: Sequence[int], run: Run) -> dict[str, dict[str, list[str]]]:
+    """Where the answers are, in the run: {row: {benchmark: [a file per seed]}}; the base model's stand once."""
+    by_name = {v.name: v for v in variants}
+    found: dict[str, dict[str, list[str]]] = {BASE: {}}
+    for row in TABLE:
+        for seed in seeds:
+            v = by_name[variant_name(row.name, seed)]
+            for b in v.config.evaluate.benchmarks:
+                for model, key in ((BASE, BASE), (row.model, row.name)):
+                    path = v.run.path(FOLDERS["evaluate"], b.name, model, "predictions.parquet").removeprefix(f"{run.root}/")
+                    files = found.setdefault(key, {}).setdefault(b.name, [])
+                    if path not in files:
+                        files.append(path)
+    return found
 
 
-def _predictions(run: Run, benchmark: str, model: str) -> list[Prediction]:
-    return read_predictions(run, "evaluation", benchmark, model)
+# --- the page ------------------------------------------------------------------------------------------------------------------------------
 
 
-LABELS = {
-    "base": "embedded model, base",
-    "spr": "+ SPR, our setting",
-    "spr_paper": "+ SPR, plain DPO as in the paper",
-    "control": "+ SFT on the chosen answers (control)",
+def _cell(f: Figures, metric: str) -> str:
+    change = f.change(metric)
+    value = f"{100 * f.value(metric):.1f}"
+    return value if change is None else f"{value} ({gain_text(change)})"
+
+
+def rec_table(found: Measurements, benchmark: str) -> str:
+    """The paper's two rows, then ours; * where the 95 % interval of the change excludes 0."""
+    lines = [_line(["accuracy at IoU", *(f"{t}" for t in THRESHOLDS), "pairs"]), _line(["---"] * 7)]
+    before, after = PAPER_REC.items()
+    lines.append(_line([before[0], *(f"{before[1][t]:.1f}" for t in THRESHOLDS), ""]))
+    lines.append(_line([after[0], *(f"{after[1][t]:.1f} ({after[1][t] - before[1][t]:+.1f})" for t in THRESHOLDS), "10k images"]))
+    for name, label in labels():
+        lines.append(_line([label, *(_cell(found.of(name, benchmark), f"acc@{t:g}") for t in THRESHOLDS), found.pairs.get(name, "")]))
+    return "\n".join(lines)
+
+
+def labels() -> Iterator[tuple[str, str]]:
+    """Every row with what the table calls it."""
+    yield BASE, "**embedded model, base**"
+    for row in TABLE:
+        yield row.name, row.label if row.label.startswith("-") else f"**{row.label}**"
+
+
+ABILITIES = {
+    "test_describe": ("f1@0.5", "f1@0.7", "f1@0.9", "matched_iou", "boxes_per_answer", "words_per_answer"),
+    "test_what_is_at": ("accuracy",),
 }
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The paper's two rows, then ours; * where the 95 % interval of the change excludes 0."""
-    lines = [_line(["REC accuracy at IoU", *(f"{t}" for t in THRESHOLDS)]), _line(["---"] * 6)]
-    before, after = PAPER_REC.items()
-    lines.append(_line([before[0], *(f"{before[1][t]:.1f}" for t in THRESHOLDS)]))
-    lines.append(_line([after[0], *(f"{after[1][t]:.1f} ({after[1][t] - before[1][t]:+.1f})" for t in THRESHOLDS)]))
-    for row in rows:
-        cells = []
-        for t in THRESHOLDS:
-            mean, low, high = row.change[t]
-            star = "*" if low > 0 or high < 0 else ""
-            cells.append(f"{row.accuracy[t]:.1f}" + (f" ({mean:+.1f}{star})" if row.name != "base" else ""))
-        lines.append(_line([LABELS[row.name], *cells]))
+def ability_table(found: Measurements) -> str:
+    """Other abilities, over the seeds: one line per model, one column per figure."""
+    columns = [(b, figure) for b, figures in ABILITIES.items() for figure in figures]
+    lines = [_line(["", *(f"{b.removeprefix('test_')}: {figure}".replace("_", " ") for b, figure in columns)]), _line(["---"] * (len(columns) + 1))]
+    for name, label in labels():
+        if found.has(name, OTHERS[0]):
+            lines.append(_line([label, *(f"{found.of(name, b).value(figure):.3f}" for b, figure in columns)]))
     return "\n".join(lines)
 
 
-def ability_table(run: Run, names: Sequence[str], benchmarks: Mapping[str, Sequence[str]]) -> str:
-    """Other abilities, mean over seeds: one line per model, one column per (benchmark, figure)."""
-    columns = [(b, figure) for b, figures in benchmarks.items() for figure in figures]
-    lines = [_line(["", *(f"{b}: {figure}" for b, figure in columns)]), _line(["---"] * (len(columns) + 1))]
-    for name in names:
-        cells = []
-        for b, figure in columns:
-            values = [_figure(run, b, folder_of(name, s), figure) for s in (SEEDS if name != "base" else SEEDS[:1])]
-            known = [v for v in values if v is not None]
-            cells.append(f"{np.mean(known):.3f}" if known else "–")
-        lines.append(_line([LABELS[name], *cells]))
-    return "\n".join(lines)
+PLOTTED = {
+    "spr": ("our setting", "tuned"),
+    "spr_paper": ("plain DPO", "region"),
+    "sft_chosen": ("SFT on the chosen answers", "control"),
+    "spr_original": ("our setting without refinement", "rejected"),
+}
+TITLES = {"test": "Test", "shifted": "Shifted test (denser scenes, other backgrounds and sizes)"}
 
 
-def _figure(run: Run, benchmark: str, model: str, figure: str) -> float | None:
-    value: float | None = run.read_json("evaluation", benchmark, model, "metrics.json")["values"].get(figure, {}).get("value")
-    return value
+def plots(found: Measurements) -> dict[str, str]:
+    """SVG files by name: the gain by threshold on both tests, the main rows beside the paper's."""
+    before, after = PAPER_REC.values()
+    files = {}
+    for benchmark in REC:
+        series = [Series("paper: Ferret-7B", "paper", THRESHOLDS, [after[t] - before[t] for t in THRESHOLDS])]
+        for row, (name, kind) in PLOTTED.items():
+            changes = found.of(row, benchmark).changes
+            value, low, high = ([100 * float(getattr(changes[f"acc@{t:g}"], key) or 0.0) for t in THRESHOLDS] for key in ("value", "low", "high"))
+            series.append(Series(name, kind, THRESHOLDS, value, low, high))
+        files[f"results_{benchmark}.svg"] = plot_file(f"Gain over the base: {benchmark}", series, "IoU threshold", "points", zero=True)
+    return files
+
+
+def page(found: Measurements, seeds: Sequence[int], label: str) -> str:
+    """docs/results.md."""
+    parts = ["# Results on the embedded world", ""]
+    parts += ["Printed by `make results`; do not edit by hand. `python docs/results_table.py` computes the tables again from the answers."]
+    parts += ["", f"**{label}**"] if label else []
+    seeded = f"mean of {len(seeds)} training seeds" if len(seeds) > 1 else "one training seed"
+    for benchmark, title in TITLES.items():
+        parts += ["", f"## {title}", "", f"{found.of(BASE, benchmark).n} referring expressions, {seeded}; change against the base in points,"]
+        parts += ["\\* = its 95 % interval (paired bootstrap over images) excludes 0.", "", rec_table(found, benchmark)]
+        parts += ["", f"![gain by threshold](results_{benchmark}.svg)"]
+    parts += ["", "## Other abilities", "", ability_table(found), "", "## The claims", ""]
+    for claim in verdicts(found):
+        parts += [f"### {claim.title}", "", f"**{claim.verdict}.** {claim.text}", ""]
+    return "\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of `make results`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/results"))
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of results.md and results.json")
+    parser.add_argument("--out", type=Path, help="run folder; default: runs/results, or runs/results-quick")
+    parser.add_argument("--docs", type=Path, help="folder of results.md, its plots and results.json; default: docs, or the run folder when quick")
+    parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the data")
     args = parser.parse_args(arguments)
-    config = load_config(CONFIG, [f"run={args.out.absolute()}"])
-    progress = BarProgress()
-    run = pipeline.run_pipeline(config, progress, until="pair")
-    digests = train_all(config, run, progress)
-    adapters = {name: None if name == "base" else run.path("adapter", name) for name in digests}
-    pipeline.evaluate_adapters(config, run, adapters, digests, progress)
-    names = ["base", *variants(config)]
-    rows = {b: [rec_row(run, b, name) for name in names] for b in (TEST, SHIFTED)}
-    text = report(run, rows, names)
+    out = args.out or Path("runs") / ("results-quick" if args.quick else "results")
+    docs: Path = args.docs or (out if args.quick else Path("docs"))
+    seeds = SEEDS[:1] if args.quick else SEEDS
+    base = load_config(CONFIG, [f"run={out.absolute()}", *(QUICK if args.quick else ())])
+    variants = plan(base, (ROWS,), settings(base, seeds))
+    run_variants(base, variants, BarProgress())
+    run = Run(base.run)
+    files = answers_of(variants, seeds, run)
+    run.write_json(files, "rows.json")
+    found = Measurements(run, base.evaluate, files, pairs_of(variants, seeds))
+    text = page(found, seeds, LABEL if args.quick else "")
     print(text)
-    (args.docs / "results.md").write_text(text, encoding="utf-8")
-    raw = {b: [asdict(r) for r in found] for b, found in rows.items()}
-    (args.docs / "results.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+    for name, content in {"results.md": text, "results.json": json.dumps(found.everything(), indent=2) + "\n", **plots(found)}.items():
+        (docs / name).write_text(content, encoding="utf-8")
 
 
-ABILITIES = {
-    "test_describe": ("f1@0.5", "f1@0.7", "f1@0.9", "box_f1@0.9", "matched_iou", "boxes_per_answer"),
-    "test_what_is_at": ("accuracy",),
-}
-
-
-def report(run: Run, rows: Mapping[str, Sequence[Row]], names: Sequence[str]) -> str:
-    """docs/results.md."""
-    parts = ["# Results on the embedded world", "", "Printed by `make results`; do not edit by hand.", ""]
-    for benchmark, found in rows.items():
-        title = {TEST: "Test", SHIFTED: "Shifted test (denser scenes, other backgrounds and sizes)"}[benchmark]
-        parts += [f"## {title}", "", f"{found[0].n} expressions; mean of {len(SEEDS)} training seeds; change against the base in points.", ""]
-        parts += ["\\* = the 95 % interval of the change (paired bootstrap over images) excludes 0.", "", table(found), ""]
-    parts += ["## Other abilities", "", ability_table(run, names, ABILITIES), ""]
-    return "\n".join(parts)
+def pairs_of(variants: Sequence[Variant], seeds: Sequence[int]) -> dict[str, str]:
+    """How many pairs each row was trained on, in its first round."""
+    counts = {}
+    for row in TABLE:
+        v = next(v for v in variants if v.name == variant_name(row.name, seeds[0]))
+        summary = v.run.summary(FOLDERS["pair"])
+        if summary is None:
+            raise DataError(f"{v.run.path(FOLDERS['pair'])}: found no finished pairs")
+        counts[row.name] = str(summary.rows)
+    return counts
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ Share: TypeAlias = Literal["tree", "pair", "none"]
 class TrainConfig:
     """Preference training. The paper publishes the loss and "LoRA only"; its beta, rates, batch and rank are unknown (method 2.6)."""
 
+    seed: int | None = None  # ours: of the adapter's start and the order of the pairs; null = the run's
     loss: LossName = "dpo"  # the paper: sigmoid DPO (arXiv 2305.18290); the others are options
     beta: float = 0.1  # ours; the value of arXiv 2305.18290
     label_smoothing: float = 0.0  # "robust" only: assumed share of flipped pairs, in (0, 0.5) (arXiv 2403.00409)
