@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup          ## the whole loop on the embedded world -> runs/demo/report.html (QUICK=1: a smaller one)
 	@$(PY) -m spr demo $(if $(QUICK),--quick)
 
-results: setup       ## the longer comparison with controls and three seeds -> docs/results.md
-	@$(PY) -m spr.scenes.results
+results: setup       ## every claim against controls, three seeds: about two hours, resumable -> docs/results.md (QUICK=1: one seed, a tenth of the data)
+	@$(PY) -m spr.scenes.results $(if $(QUICK),--quick)
 
 test: setup          ## the default suite: offline, minutes
 	@$(PY) -m pytest -m "not slow"

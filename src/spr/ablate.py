@@ -116,23 +116,24 @@ class Training:
 
 def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) -> None:
     """Every adapter that is missing: one after the other with all threads, or with several workers, side by side."""
-    wanted: dict[str, Training] = {}
+    wanted: dict[str, dict[int, Training]] = {}  # by the first round's folder, which several numbers of rounds share
     for v in variants:
-        for name, changes in v.config.adapters.items():
-            alone = replace(v.config, adapters={name: changes})
-            wanted.setdefault(v.run.path(FOLDERS["train"], name), Training(f"{v.name} {name}", name, alone, v.run))
-    missing = [t for t in wanted.values() if not t.finished]
+        for name, training in trainings(v.config).items():
+            alone = replace(v.config, adapters={name: v.config.adapters[name]})
+            wanted.setdefault(v.run.path(FOLDERS["train"], name), {})[training.rounds] = Training(f"{v.name} {name}", name, alone, v.run)
+    groups = [list(group.values()) for group in wanted.values()]
+    missing = [group for group in groups if not all(t.finished for t in group)]
     if base.runtime.workers > 1 and len(missing) > 1:
-        progress.start("train", len(wanted), len(wanted) - len(missing))
+        progress.start("train", len(groups), len(groups) - len(missing))
         with Workers(base.runtime) as workers:
-            workers.work(_trainer, {k: [t] for k, t in enumerate(missing)}, lambda k, result: progress.advance(1))
-        progress.end(f"{len(wanted)} adapters")
-    for t in wanted.values():  # what is finished is looked at too: it must be what the configuration says
+            workers.work(_trainer, dict(enumerate(missing)), lambda k, result: progress.advance(1))
+        progress.end(f"{len(groups)} adapters")
+    for t in (t for group in groups for t in group):  # what is finished is looked at too: it must be what the configuration says
         pipeline.do_train(t.config, t.run, Within(progress, t.label))
 
 
-def _train_here(trainings: Sequence[Training]) -> ShardResult[None]:
-    for t in trainings:
+def _train_here(group: Sequence[Training]) -> ShardResult[None]:
+    for t in group:
         pipeline.do_train(replace(t.config, runtime=replace(t.config.runtime, workers=1)), t.run, Progress())
     return [], []
 
