@@ -18,7 +18,7 @@ def hits(files):
 
 
 for benchmark in ("test", "shifted"):
-    rows = {name: files[benchmark] for name, files in json.loads((RUN / "rows.json").read_text()).items()}
+    rows = {r["row"]: r["answers"][benchmark] for r in json.loads((RUN / "rows.json").read_text())}
     images = pq.read_table(RUN / rows["base"][0], columns=["image"])["image"].to_pylist()
     number = {image: k for k, image in enumerate(dict.fromkeys(images))}
     at, n, rng, base = [number[i] for i in images], len(number), np.random.default_rng(0), hits(rows["base"])

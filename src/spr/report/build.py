@@ -1,7 +1,8 @@
-"""A finished run -> one self-contained HTML file: results first, then the loop in numbers, training, changed items, pairs.
+"""A finished run -> one self-contained HTML file: results first, then the loop in numbers, training, and a gallery of items and pairs.
 
-In: a run folder, its dialect, loaders of images. Out: the page as text. No script, no network; everything that came from a model or a data set
-is escaped (Jinja2 autoescape; pictures escape their own labels).
+In: a run folder, its dialect, loaders of images. Out: the page as text. No network, by its own content security policy; one script, which filters
+the gallery and moves through it, and without which everything is shown. What came from a model or a data set is escaped (Jinja2 autoescape; pictures
+escape their own labels).
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from spr.artifacts import Run
 from spr.dialects import Dialect
-from spr.report.loop import answer_figures, pair_cards, stage_rows, trainings
+from spr.report.gallery import gallery
+from spr.report.loop import answer_figures, stage_rows, trainings
 from spr.report.pictures import STYLE
-from spr.report.results import benchmark_views, changes
+from spr.report.results import benchmark_views, headline
 
 LoadImage = Callable[[str], Image.Image]
+SCRIPT = Markup(Path(__file__).with_name("gallery.js").read_text(encoding="utf-8"))
 LEAD = (
     "Spatial preference rewarding: a model describes image regions, its descriptions are scored for meaning and for the fit of their boxes, "
     "and preference training on repaired against worst answers teaches it to place boxes tightly. "
@@ -47,8 +51,9 @@ def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: Lo
         stages=stage_rows(run),
         answers=answer_figures(run),
         trainings=trainings(run),
-        changes=changes(run, load_any),
-        pairs=pair_cards(run, dialect, load_image),
+        headline=headline(run),
+        gallery=gallery(run, dialect, load_image, load_any),
+        script=SCRIPT,
         footer=[
             f"{dialect.contract}",
             json.dumps(known),

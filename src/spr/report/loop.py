@@ -14,9 +14,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from spr.artifacts import Run
-from spr.dialects import Dialect
-from spr.report.pictures import Outline, Series, bars, line_plot, marked, overlay
-from spr.types import Frame, GroundedText, ScoredCandidate, TrainingPair
+from spr.report.pictures import Series, line_plot
+from spr.types import ScoredCandidate
 
 LoadImage = Callable[[str], Image.Image]
 STAGES: Mapping[str, tuple[str, str]] = {
@@ -26,7 +25,6 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "pairs": ("pair", "preference pairs"),
 }
 ADAPTERS = "adapter"
-PAIRS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +38,6 @@ class StageRow:
     dropped: Mapping[str, int]
     figures: Mapping[str, float]
     warnings: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class PairCard:
-    """A pair as the report shows it."""
-
-    title: str
-    picture: Markup
-    chosen: Markup
-    rejected: Markup
-    scores: Markup
-    margin: float
 
 
 def stage_rows(run: Run) -> list[StageRow]:
@@ -83,49 +69,6 @@ def answer_figures(run: Run) -> list[tuple[str, str, str]]:
         ("reference boxes per region", mean([float(len(r.reference)) for r in rows]), ""),
         ("of these from annotations", mean([float(r.reference_annotated) for r in rows]), ""),
     ]
-
-
-def _spans(g: GroundedText) -> list[tuple[int, int, str]]:
-    found: list[tuple[int, int, str]] = []
-    for number, m in enumerate(g.mentions, start=1):
-        if m.boxes and (not found or m.span[0] >= found[-1][1]):
-            found.append((*m.span, str(number)))
-    return found
-
-
-def _outlines(g: GroundedText, kind: str) -> list[Outline]:
-    return [Outline(box, kind, str(number)) for number, m in enumerate(g.mentions, start=1) for box in m.boxes]
-
-
-def pair_card(pair: TrainingPair, dialect: Dialect, load_image: LoadImage) -> PairCard:
-    """Region, chosen and rejected boxes on the image; texts with their mentions marked; score parts as bars."""
-    frame = Frame(pair.width, pair.height)
-    chosen, rejected = dialect.parse(pair.chosen, frame), dialect.parse(pair.rejected, frame)
-    outlines = [Outline(pair.region, "region"), *_outlines(rejected, "rejected"), *_outlines(chosen, "chosen")]
-    a, b = pair.chosen_score, pair.rejected_score
-    rows = [
-        ("crop", a.semantic_crop, b.semantic_crop),
-        ("local", a.semantic_local, b.semantic_local),
-        ("boxes", a.localization, b.localization),
-        ("total", a.total, b.total),
-    ]
-    return PairCard(
-        pair.pair_id,
-        overlay(load_image(pair.image), outlines, f"region, chosen and rejected boxes of {pair.pair_id}"),
-        marked(chosen.text, _spans(chosen), "chosen"),
-        marked(rejected.text, _spans(rejected), "rejected"),
-        bars(rows, ("chosen", "rejected")),
-        pair.margin,
-    )
-
-
-def pair_cards(run: Run, dialect: Dialect, load_image: LoadImage) -> list[PairCard]:
-    """Twenty pairs, evenly spaced over the margins, largest first."""
-    if run.summary("pairs") is None:
-        return []
-    pairs = sorted(run.iter_stage(TrainingPair, "pairs"), key=lambda p: (-p.margin, p.pair_id))
-    step = max(1, len(pairs) // PAIRS_SHOWN)
-    return [pair_card(p, dialect, load_image) for p in pairs[::step][:PAIRS_SHOWN]]
 
 
 def trainings(run: Run) -> list[tuple[str, list[Markup]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ WIDEST = 640  # pixels of an embedded picture: enough for a report, small enough
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A box to draw. `kind` is a CSS class (region, chosen, rejected, truth, base, tuned); `label` stands at its corner."""
+    """A box to draw. `kind` is a CSS class (region, truth, m0 … m7 for mentions, …); `label` stands at its corner."""
 
     box: Box
     kind: str
@@ -52,11 +52,10 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
-def overlay(image: Image.Image, outlines: Sequence[Outline], alt: str) -> Markup:
-    """The image with outlines over it; coordinates stay those of the image."""
-    w, h = image.size
-    unit = max(w, h) / 100  # one hundredth of the longer side: strokes and letters look alike on every image
-    parts = [Markup('<image href="{}" width="{}" height="{}"/>').format(data_uri(image), w, h)]
+def outlined(outlines: Sequence[Outline], width: int, height: int) -> Markup:
+    """Outlines with their labels, in pixels of an image of that size."""
+    unit = max(width, height) / 100  # one hundredth of the longer side: strokes and letters look alike on every image
+    parts = []
     for o in outlines:
         x1, y1, x2, y2 = o.box
         parts.append(
@@ -70,7 +69,36 @@ def overlay(image: Image.Image, outlines: Sequence[Outline], alt: str) -> Markup
             parts.append(
                 Markup('<text class="l {}" x="{:.1f}" y="{:.1f}" font-size="{:.1f}">{}</text>').format(o.kind, min(x1, x2), y, 4.4 * unit, o.label)
             )
-    return Markup('<svg class="shot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(w, h, alt, Markup("").join(parts))
+    return Markup("").join(parts)
+
+
+_SHOT = '<svg class="shot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>'
+
+
+def overlay(image: Image.Image, outlines: Sequence[Outline], alt: str) -> Markup:
+    """The image with outlines over it; coordinates stay those of the image."""
+    w, h = image.size
+    picture = Markup('<image href="{}" width="{}" height="{}"/>').format(data_uri(image), w, h)
+    return Markup(_SHOT).format(w, h, alt, picture, outlined(outlines, w, h))
+
+
+class Shots:
+    """Images that a page embeds once each, in its `definitions`, however often it shows them. `prefix` keeps the names of several apart."""
+
+    def __init__(self, load: Callable[[str], Image.Image], prefix: str) -> None:
+        self._load, self._prefix = load, prefix
+        self._sizes: dict[str, tuple[str, int, int]] = {}
+        self.definitions = Markup("")
+
+    def overlay(self, name: str, outlines: Sequence[Outline], alt: str) -> Markup:
+        """As `overlay`, of the image of that name."""
+        if name not in self._sizes:
+            image = self._load(name)
+            key = f"{self._prefix}{len(self._sizes)}"
+            self._sizes[name] = (key, *image.size)
+            self.definitions += Markup('<image id="{}" href="{}" width="{}" height="{}"/>').format(key, data_uri(image), *image.size)
+        key, w, h = self._sizes[name]
+        return Markup(_SHOT).format(w, h, alt, Markup('<use href="#{}"/>').format(key), outlined(outlines, w, h))
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -105,7 +133,8 @@ def plot_file(title: str, series: Sequence[Series], x_label: str, y_label: str, 
     height = HEIGHT + 40 + 16 * len(series)
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" font-family="sans-serif"><style>{}</style>'
-        '<rect width="100%" height="100%" fill="#fff"/><text x="48" y="18" font-size="14">{}</text><g transform="translate(0 20)">{}</g>{}</svg>\n'
+        '<rect class="sheet" width="100%" height="100%"/><text class="tick" x="48" y="16" style="font-size:14px">{}</text>'
+        '<g transform="translate(0 20)">{}</g>{}</svg>\n'
     ).format(WIDTH, height, int(WIDTH * 1.4), STYLE, title, drawn, Markup("").join(lines))
 
 
@@ -165,11 +194,11 @@ def bars(rows: Sequence[tuple[str, float | None, float | None]], names: tuple[st
     return Markup('<div class="scores">{}</div>').format(Markup("").join(parts))
 
 
-def marked(text: str, spans: Sequence[tuple[int, int, str]], kind: str) -> Markup:
-    """The text with mentions marked; `spans` = (start, end, label), in order and without overlap."""
+def marked(text: str, spans: Sequence[tuple[int, int, str, str]]) -> Markup:
+    """The text with mentions marked; `spans` = (start, end, label, kind), in order and without overlap."""
     parts: list[Markup | str] = []
     last = 0
-    for start, end, label in spans:
+    for start, end, label, kind in spans:
         parts += [escape(text[last:start]), Markup('<mark class="{}"><sup>{}</sup>{}</mark>').format(kind, label, text[start:end])]
         last = end
     return Markup("").join([*parts, escape(text[last:])])

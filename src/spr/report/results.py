@@ -7,20 +7,16 @@ again, so that the report and the files cannot disagree.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
 from spr.artifacts import Run
-from spr.evaluation.rows import read_predictions
 from spr.evaluation.tables import PAPER_REC
-from spr.report.pictures import Outline, Series, line_plot, overlay
-from spr.types import Prediction
+from spr.report.pictures import Series, line_plot
 
-LoadImage = Callable[[str], Image.Image]
 FOLDER = "evaluation"
 BEFORE, AFTER = PAPER_REC.values()  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
 ACCURACY = re.compile(r"acc@(\d\.\d+)$")
@@ -28,8 +24,6 @@ OTHERS = ("control", "region", "s3", "s4", "s5", "s6")  # colours of the models 
 SHOWN = re.compile(
     r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate"
 )
-CHANGED_AT = "acc@0.8"  # where boxes are read right and drawn loosely
-CHANGED_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +60,6 @@ class BenchmarkView:
     tables: Sequence[TableView]
     plot: Markup | None = None
     gain_plot: Markup | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One item with its picture."""
-
-    title: str
-    picture: Markup
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Items that became right, or wrong."""
-
-    title: str
-    note: str
-    cards: Sequence[Card]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,30 +191,28 @@ def view(m: Measured) -> BenchmarkView:
     return BenchmarkView(f"{m.name}: {_protocol(m).replace('_', ' ')}", [TableView("", columns, _rows(m, shown(m)))])
 
 
-def changes(run: Run, load_image: LoadImage) -> list[Changes]:
-    """Items of the first referring benchmark that crossed an IoU of 0.8 in either direction, spread over the list."""
-    first = next((m for m in measured(run) if _protocol(m) == "rec" and m.trained in m.comparison.get("models", {})), None)
-    if first is None or first.trained is None:
-        return []
-    trained = first.trained
-    moved = first.comparison["models"][trained]["changed"].get(CHANGED_AT, {"to_right": [], "to_wrong": []})
-    rows = {name: {r.item_id: r for r in read_predictions(run, FOLDER, first.name, name)} for name in ("base", trained)}
-    found = []
-    for key, title in (("to_right", "Became right"), ("to_wrong", "Became wrong")):
-        ids = moved[key][:: max(1, len(moved[key]) // CHANGED_SHOWN)][:CHANGED_SHOWN]
-        note = f"{len(moved[key])} of {len(rows['base'])} items at IoU {CHANGED_AT[4:]}. Gold: truth. Red: base. Green: {trained}."
-        found.append(Changes(f"{title} ({first.name})", note, [_card(rows["base"][i], rows[trained][i], load_image) for i in ids]))
-    return found
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A figure of the first screen."""
+
+    name: str
+    value: str
+    change: str
+    kind: str  # up, down, or "" where the interval of the change holds 0
 
 
-def _card(before: Prediction, after: Prediction, load_image: LoadImage) -> Card:
-    outlines = [Outline(box, kind) for box, kind in ((before.gt, "truth"), (before.box, "base"), (after.box, "tuned")) if box is not None]
+HEADLINE = {"acc@0.5": "IoU 0.5", "acc@0.7": "IoU 0.7", "acc@0.9": "IoU 0.9", "mean_iou": "mean IoU"}
 
-    def shown(r: Prediction) -> str:
-        return "unparsed" if r.iou is None else f"{r.iou:.2f}"
 
-    return Card(
-        before.expression,
-        overlay(load_image(before.image), outlines, f"boxes for {before.expression}"),
-        f"IoU {shown(before)} → {shown(after)}",
-    )
+def headline(run: Run) -> tuple[str, list[Tile]]:
+    """The first referring benchmark in a few figures: what it is, and base -> trained at the loosest, a middle and the strictest threshold."""
+    m = next((m for m in measured(run) if _protocol(m) == "rec" and m.trained is not None), None)
+    if m is None or m.trained is None:
+        return "", []
+    tiles = []
+    for metric, name in HEADLINE.items():
+        change, before, after = m.change(m.trained, metric), m.metrics["base"]["values"].get(metric), m.metrics[m.trained]["values"].get(metric)
+        if change is not None and change["value"] is not None:
+            kind = ("up" if change["value"] > 0 else "down") if change["significant"] else ""
+            tiles.append(Tile(name, f"{_figure(before, metric)} → {_figure(after, metric)}", _interval(change, metric, True), kind))
+    return f"{m.trained} against base, {m.name}: referring expressions, accuracy in percent and change in points with its 95 % interval", tiles

@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_variants(base, variants, BarProgress())
     run = Run(base.run)
     files = answers_of(variants, seeds, run)
-    run.write_json(files, "rows.json")
+    run.write_json([{"row": row, "answers": answers} for row, answers in files.items()], "rows.json")
     found = Measurements(run, base.evaluate, files, pairs_of(variants, seeds))
     text = page(found, seeds, LABEL if args.quick else "")
     print(text)

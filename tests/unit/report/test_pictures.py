@@ -17,7 +17,7 @@ def test_text_of_a_model_never_becomes_markup() -> None:
     image = Image.new("RGB", (20, 10))
     for html in (
         overlay(image, [Outline((1, 2, 3, 4), "chosen", EVIL)], EVIL),
-        marked(f"a {EVIL} b", [(2, 2 + len(EVIL), EVIL)], "chosen"),
+        marked(f"a {EVIL} b", [(2, 2 + len(EVIL), EVIL, "m0")]),
         line_plot(EVIL, [Series(EVIL, "base", [0, 1], [0, 1])], EVIL, EVIL),
         bars([(EVIL, 0.5, None)], ("chosen", "rejected")),
     ):
@@ -32,7 +32,7 @@ def test_overlay_keeps_pixel_coordinates_and_sorts_reversed_boxes() -> None:
 
 
 def test_marks_keep_every_character_of_the_text() -> None:
-    html = marked("a cat [1, 2] and a dog", [(2, 12, "1")], "chosen")
+    html = marked("a cat [1, 2] and a dog", [(2, 12, "1", "m0")])
     assert re.sub(r"<sup>.*?</sup>|<[^>]+>", "", html) == "a cat [1, 2] and a dog"
 
 

@@ -130,7 +130,7 @@ def measured(base: Config) -> Measurements:
                         None if i % 11 == 0 else (0.92 if tight else 0.5) + (0.05 if tight else 0.45) * float(rng.random()) for i in range(ITEMS)
                     ]
                     write_predictions(run, _answers(found), None, [], *where)
-    run.write_json(files, "rows.json")
+    run.write_json([{"row": row, "answers": answers} for row, answers in files.items()], "rows.json")
     return Measurements(run, base.evaluate, files, {row.name: "100" for row in TABLE})
 
 
