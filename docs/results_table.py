@@ -21,12 +21,12 @@ for benchmark in ("test", "shifted"):
     rows = {r["row"]: r["answers"][benchmark] for r in json.loads((RUN / "rows.json").read_text())}
     images = pq.read_table(RUN / rows["base"][0], columns=["image"])["image"].to_pylist()
     number = {image: k for k, image in enumerate(dict.fromkeys(images))}
-    at, n, rng, base = [number[i] for i in images], len(number), np.random.default_rng(0), hits(rows["base"])
+    at, n, rng = [number[i] for i in images], len(number), np.random.default_rng(0)
     drawn = np.array([np.bincount(rng.integers(0, n, size=n), minlength=n) for _ in range(2000)])  # images, with replacement
     for name, files in rows.items():
-        change = hits(files) - base
+        change = hits(files) - hits(rows["base"])
         sums = np.stack([np.bincount(at, weights=c, minlength=n) for c in change.T], axis=1)
         low, high = np.percentile(drawn @ sums / (drawn @ np.bincount(at))[:, None], [2.5, 97.5], axis=0)
-        marks = ["*" if lo > 0 or hi < 0 else "" for lo, hi in zip(low, high, strict=True)]
-        cells = [f"{100 * v:.1f} ({100 * c:+.1f}{m})" for v, c, m in zip(hits(files).mean(0), change.mean(0), marks, strict=True)]
+        found = zip(hits(files).mean(0), change.mean(0), (low > 0) | (high < 0), strict=True)
+        cells = [f"{100 * v:.1f} ({100 * c:+.1f}{'*' * s})" for v, c, s in found]
         print(f"{benchmark:8} {name:20}", "  ".join(cells))

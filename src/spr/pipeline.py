@@ -281,6 +281,11 @@ def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[s
         digests[name] = "" if name == BASE else upstream_digest(run, "train", name)
         for later_name, later in round_runs(config, run, name).items():
             adapters[later_name], digests[later_name] = later.path(FOLDERS["train"], name), upstream_digest(later, "train", name)
+    if config.model.kind == "endpoint" and (named := [name for name, adapter in adapters.items() if adapter is not None]):
+        raise ConfigError(
+            f"model.kind: found 'endpoint' with the adapter {named[0]}, which the server does not have; expected --models base, or 'hf', or a server "
+            "of the weights that `spr train --merge DIR` writes"
+        )
     _need_files(config.evaluate, progress)
     dialect = dialect_of(config)
     makers = {name: partial(build_describer, config, FullPaths(), adapter, journal=_journal(config)) for name, adapter in adapters.items()}

@@ -290,6 +290,12 @@ def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(finished: tupl
     assert "--overwrite describe" in line
 
 
+def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """It would answer with its own weights, and the table would say that training changed nothing."""
+    line = _fails(capsys, "evaluate", str(finished[1]), "--set", "model.kind=endpoint", "--set", "model.url=http://127.0.0.1:9/v1")
+    assert "spr train --merge" in line
+
+
 def test_a_single_stage_before_its_inputs_says_what_to_run(finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = _fails(capsys, "score", str(finished[1]), "--set", f"run={tmp_path / 'empty'}")
     assert "run `spr describe` first" in line

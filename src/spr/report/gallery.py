@@ -88,9 +88,11 @@ def _outlines(g: GroundedText) -> list[Outline]:
     return [Outline(box, f"m{n % COLOURS}", str(n + 1)) for n, m in enumerate(g.mentions) for box in m.boxes]
 
 
-def panel(label: str, kind: str, g: GroundedText, image: str, around: Sequence[Outline], shots: Shots) -> Panel:
+def panel(label: str, kind: str, text: str, image: str, frame: Frame, around: Sequence[Outline], dialect: Dialect, shots: Shots) -> Panel:
     """An answer as a panel; `around` are outlines below those of the answer: the region, the truth."""
-    return Panel(label, kind, shots.overlay(image, [*around, *_outlines(g)], f"boxes of the {label} answer"), marked(g.text, _mark(g)))
+    g = dialect.parse(text, frame)
+    picture = shots.overlay(image, [*around, *_outlines(g)], f"boxes of the {label} answer")
+    return Panel(label, kind, picture, marked(text, _mark(g), dialect.token_pattern))
 
 
 def pair_card(pair: TrainingPair, dialect: Dialect, shots: Shots) -> Card:
@@ -98,8 +100,7 @@ def pair_card(pair: TrainingPair, dialect: Dialect, shots: Shots) -> Card:
     frame = Frame(pair.width, pair.height)
     region = [Outline(pair.region, "region")]
     panels = [
-        panel(label, label, dialect.parse(text, frame), pair.image, region, shots)
-        for label, text in (("rejected", pair.rejected), ("chosen", pair.chosen))
+        panel(label, label, text, pair.image, frame, region, dialect, shots) for label, text in (("rejected", pair.rejected), ("chosen", pair.chosen))
     ]
     a, b = pair.chosen_score, pair.rejected_score
     rows = [
@@ -146,11 +147,11 @@ def item_card(source: str, outcome: str, before: Prediction, after: Prediction, 
     around = [Outline(box, "truth") for box in truth] + ([Outline(before.region, "region")] if before.region is not None else [])
     frame = Frame(before.width, before.height)
     panels = [
-        panel(label, kind, dialect.parse(r.answer, frame), r.image, around, shots)
+        panel(label, kind, r.answer, r.image, frame, around, dialect, shots)
         for label, kind, r in ((BASE, "rejected", before), (trained, "chosen", after))
     ]
     ious = " → ".join("unparsed" if r.iou is None else f"{r.iou:.2f}" for r in (before, after)) if before.gt is not None else ""
-    return Card(before.expression or before.item_id, source, outcome, objects_range(len(truth)), panels, f"IoU {ious}" if ious else "")
+    return Card(before.expression or f"region {before.item_id}", source, outcome, objects_range(len(truth)), panels, f"IoU {ious}" if ious else "")
 
 
 def gallery(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage) -> Gallery:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,11 +195,18 @@ def bars(rows: Sequence[tuple[str, float | None, float | None]], names: tuple[st
     return Markup('<div class="scores">{}</div>').format(Markup("").join(parts))
 
 
-def marked(text: str, spans: Sequence[tuple[int, int, str, str]]) -> Markup:
-    """The text with mentions marked; `spans` = (start, end, label, kind), in order and without overlap."""
-    parts: list[Markup | str] = []
-    last = 0
+def marked(text: str, spans: Sequence[tuple[int, int, str, str]], quiet: re.Pattern[str] | None = None) -> Markup:
+    """The text with mentions marked; `spans` = (start, end, label, kind), in order, without overlap. What `quiet` matches is in small print."""
+
+    def said(part: str) -> Markup:
+        pieces, last = [], 0
+        for m in quiet.finditer(part) if quiet is not None else ():
+            pieces += [escape(part[last : m.start()]), Markup("<i>{}</i>").format(m.group())]
+            last = m.end()
+        return Markup("").join([*pieces, escape(part[last:])])
+
+    parts, last = [], 0
     for start, end, label, kind in spans:
-        parts += [escape(text[last:start]), Markup('<mark class="{}"><sup>{}</sup>{}</mark>').format(kind, label, text[start:end])]
+        parts += [said(text[last:start]), Markup('<mark class="{}"><sup>{}</sup>{}</mark>').format(kind, label, said(text[start:end]))]
         last = end
-    return Markup("").join([*parts, escape(text[last:])])
+    return Markup("").join([*parts, said(text[last:])])

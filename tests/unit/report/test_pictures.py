@@ -32,8 +32,10 @@ def test_overlay_keeps_pixel_coordinates_and_sorts_reversed_boxes() -> None:
 
 
 def test_marks_keep_every_character_of_the_text() -> None:
-    html = marked("a cat [1, 2] and a dog", [(2, 12, "1", "m0")])
-    assert re.sub(r"<sup>.*?</sup>|<[^>]+>", "", html) == "a cat [1, 2] and a dog"
+    for quiet in (None, re.compile(r"\[.*?\]")):
+        html = marked("a cat [1, 2] and a dog", [(2, 12, "1", "m0")], quiet)
+        assert re.sub(r"<sup>.*?</sup>|<[^>]+>", "", html) == "a cat [1, 2] and a dog"
+        assert ("<i>[1, 2]</i>" in html) == (quiet is not None)
 
 
 def test_a_large_image_is_embedded_small_and_a_palette_image_works() -> None:
