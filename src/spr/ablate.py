@@ -40,7 +40,7 @@ class Variant:
 
     name: str
     config: Config
-    run: Run
+    run: SharingRun
 
     @property
     def models(self) -> list[str]:
@@ -115,7 +115,7 @@ class Training:
 
 
 def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) -> None:
-    """Every adapter that is missing: one after the other with all threads, or with several workers, side by side."""
+    """Every adapter that is missing: one after the other with all threads, or with several workers on a CPU, side by side."""
     wanted: dict[str, dict[int, Training]] = {}  # by the first round's folder, which several numbers of rounds share
     for v in variants:
         for name, training in trainings(v.config).items():
@@ -123,7 +123,7 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
             wanted.setdefault(v.run.path(FOLDERS["train"], name), {})[training.rounds] = Training(f"{v.name} {name}", name, alone, v.run)
     groups = [list(group.values()) for group in wanted.values()]
     missing = [group for group in groups if not all(t.finished for t in group)]
-    if base.runtime.workers > 1 and len(missing) > 1:
+    if base.runtime.workers > 1 and len(missing) > 1 and base.model.device == "cpu":  # one accelerator has no room for several
         progress.start("train", len(groups), len(groups) - len(missing))
         with Workers(base.runtime) as workers:
             workers.work(_trainer, dict(enumerate(missing)), lambda k, result: progress.advance(1))
@@ -153,7 +153,7 @@ def run_variants(base: Config, variants: Sequence[Variant], progress: Progress) 
             where = v.run.path(FOLDERS[stage])
             if where not in done:
                 done.add(where)
-                own = where.startswith(v.config.run)
+                own = v.run.owner(FOLDERS[stage]).root == v.run.root
                 pipeline.DO[stage](v.config, v.run, Named(progress, f"{stage} {v.name}") if own else progress)
     _train_all(base, variants, progress)
     with Workers(base.runtime) as workers:

@@ -146,6 +146,23 @@ def test_the_prompt_of_a_pair_is_the_canonical_question() -> None:
     assert [(d.item_id, d.reason) for d in lost] == [("r", "too_few_scored")]
 
 
+def test_other_chosen_answers_are_controls() -> None:
+    """The best answer as it was written, and what an annotator would say; the rejected answer and the regions stay those of the method."""
+    objects = (RegionObject("1", "owl", B), RegionObject("0", "cat", A))
+    region = replace(REGION, objects=objects)
+    rows = [_row(0, 0.1, 0.9), _row(1, 0.2, 0.3)]
+    found = {
+        kind: make_pairs([(region, rows)], FERRET, PairConfig(chosen=kind, min_margin=0.01))[0][0] for kind in ("refined", "original", "annotated")
+    }
+    assert found["refined"].chosen == rows[0].refined_text
+    assert found["original"].chosen == rows[1].text  # the better of the originals
+    assert found["original"].margin == pytest.approx(0.1)
+    assert found["annotated"].chosen == "a cat [0, 0, 100, 100] and an owl [300, 300, 400, 400]."
+    assert found["annotated"].chosen_score.unscored == "annotated"
+    assert {p.rejected for p in found.values()} == {rows[0].text}
+    assert {p.prompt for p in found.values()} == {found["refined"].prompt}
+
+
 def test_difference_is_the_share_of_words_that_are_not_common() -> None:
     assert difference("a cat [1, 2, 3, 4]", "a cat [1, 2, 3, 4]") == 0
     assert difference("a cat", "the dog") == 1
