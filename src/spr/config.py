@@ -50,20 +50,29 @@ def own_key(cls: type, dotted: str) -> str:
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` with `a.b=value` set (the value is read as YAML)."""
-    result: dict[str, Any] = dict(data)
+    """`data` with `a.b=value` set (the value is read as YAML); `a.0.b` is the first of a list. Raises ConfigError."""
+    result: Any = data
     for override in overrides:
         name, sign, text = override.partition("=")
         if not sign or not name.strip():
             raise ConfigError(f"--set {override!r}: expected a.b=value")
-        *parents, last = name.strip().split(".")
-        node = result
-        for parent in parents:
-            child = node.get(parent)
-            node[parent] = dict(child) if isinstance(child, Mapping) else {}
-            node = node[parent]
-        node[last] = yaml.safe_load(text)
-    return result
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"--set {override!r}: found no YAML after the sign ({getattr(e, 'problem', None) or e})") from None
+        result = _with(result, name.strip().split("."), value)
+    return dict(result)
+
+
+def _with(node: object, keys: Sequence[str], value: object) -> object:
+    """A copy of the node with the value under the keys."""
+    if not keys:
+        return value
+    key, *rest = keys
+    if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        return [_with(inner, rest, value) if k == int(key) else inner for k, inner in enumerate(node)]
+    mapping = node if isinstance(node, Mapping) else {}
+    return {**mapping, key: _with(mapping.get(key), rest, value)}
 
 
 def _dataclass_in(annotation: Any) -> tuple[type | None, bool]:

@@ -55,8 +55,11 @@ def test_mistakes_are_one_line(data: dict[str, object], message: str) -> None:
 
 def test_overrides_are_read_as_yaml() -> None:
     assert apply_overrides({"a": {"b": 1}}, ["a.b=2", "c.d=[x, y]", "e=null"]) == {"a": {"b": 2}, "c": {"d": ["x", "y"]}, "e": None}
+    assert apply_overrides({"many": [{"a": 1, "b": 1}, {"a": 2}]}, ["many.0.a=5"]) == {"many": [{"a": 5, "b": 1}, {"a": 2}]}  # one of a list
     with pytest.raises(ConfigError, match=r"expected a\.b=value"):
         apply_overrides({}, ["a.b"])
+    with pytest.raises(ConfigError, match="found no YAML"):
+        apply_overrides({}, ["a.b=[1"])
 
 
 def test_a_broken_file_names_its_place(tmp_path: Path) -> None:
