@@ -172,6 +172,7 @@ def _drawn(series: Sequence[Series], x_label: str, y_label: str, zero: bool, nam
         if s.low and s.high:
             outline = [at(x, y) for x, y in zip(s.x, s.low, strict=True)] + [at(x, y) for x, y in reversed(list(zip(s.x, s.high, strict=True)))]
             parts.append(Markup('<polygon class="band {}" points="{}"/>').format(s.kind, " ".join(outline)))
+    for s in series:  # above all bands
         line = " ".join(at(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y))
         parts.append(Markup('<polyline class="line {}" points="{}"/>').format(s.kind, line))
     parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format((w + left) / 2, h - 6, x_label))
