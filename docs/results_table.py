@@ -28,5 +28,5 @@ for benchmark in ("test", "shifted"):
         sums = np.stack([np.bincount(at, weights=c, minlength=n) for c in change.T], axis=1)
         low, high = np.percentile(drawn @ sums / (drawn @ np.bincount(at))[:, None], [2.5, 97.5], axis=0)
         found = zip(hits(files).mean(0), change.mean(0), (low > 0) | (high < 0), strict=True)
-        cells = [f"{100 * v:.1f} ({100 * c:+.1f}{'*' * s})" for v, c, s in found]
+        cells = [f"{100 * v:.1f} ({100 * c:+.1f}{'*' if s else ''})" for v, c, s in found]
         print(f"{benchmark:8} {name:20}", "  ".join(cells))
