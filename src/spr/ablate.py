@@ -197,9 +197,7 @@ def ablate(path: Path, vary: Sequence[str], overrides: Sequence[str], progress: 
         "table.json": json.dumps(raw, indent=2, sort_keys=True) + "\n",
         "ablation.html": ablation_page(title, points, pairs_line(variants)),
     }.items():
-        where = (ABLATIONS, name, file)
-        if not run.exists(*where) or run.read_bytes(*where) != content.encode():
-            run.write_bytes(content.encode(), *where)
+        run.keep_bytes(content.encode(), ABLATIONS, name, file)
     return f"{text}\n{run.path(ABLATIONS, name, 'ablation.html')}"
 
 

@@ -134,6 +134,11 @@ class Run:
             f.write(data)
         fs.mv(temporary, path)
 
+    def keep_bytes(self, data: bytes, *parts: str) -> None:
+        """Write a file unless it holds these bytes already: a finished run stays as it is."""
+        if not self.exists(*parts) or self.read_bytes(*parts) != data:
+            self.write_bytes(data, *parts)
+
     def read_bytes(self, *parts: str) -> bytes:
         """The bytes of a file of the run."""
         fs, path = self._inner(*parts)

@@ -65,8 +65,7 @@ def open_run(config: Config) -> Run:
         "environment.json": (json.dumps({**versions(), "platform": platform.platform()}, indent=2) + "\n").encode(),
     }
     for name, content in described.items():
-        if not run.exists(name) or run.read_bytes(name) != content:
-            run.write_bytes(content, name)
+        run.keep_bytes(content, name)
     return run
 
 
@@ -300,8 +299,7 @@ def do_report(config: Config, run: Run, progress: Progress) -> None:
 
     progress.start("report", 1)
     page = build_report(run, dialect_of(config), image_store(config).load, FullPaths().load, config.label)
-    if not run.exists(FOLDERS["report"]) or run.read_bytes(FOLDERS["report"]) != page.encode():
-        run.write_bytes(page.encode(), FOLDERS["report"])
+    run.keep_bytes(page.encode(), FOLDERS["report"])
     progress.end(run.path(FOLDERS["report"]))
 
 

@@ -98,9 +98,7 @@ def row_type(columns: Collection[str]) -> FileRow:
 def write_predictions(run: Run, rows: Sequence[Prediction], row: FileRow, correct: Sequence[bool], *where: str) -> None:
     """Write predictions.parquet in the form of its task, unless it is there as it should be: a finished run stays as it is."""
     found = rows if row is None else [file_row(row, p, c) for p, c in zip(rows, correct, strict=True)]
-    data = parquet_bytes(found, row or Prediction)
-    if not run.exists(*where, "predictions.parquet") or run.read_bytes(*where, "predictions.parquet") != data:
-        run.write_bytes(data, *where, "predictions.parquet")
+    run.keep_bytes(parquet_bytes(found, row or Prediction), *where, "predictions.parquet")
 
 
 def read_predictions(run: Run, *where: str) -> list[Prediction]:

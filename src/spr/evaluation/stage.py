@@ -188,8 +188,7 @@ def evaluate_all(
         found = {b.name: run.read_json(folder, b.name, model, "metrics.json") for b in config.benchmarks}
         put_json(run, lmms_results(model, found), folder, f"lmms_eval_{model}_results.json")
     text = "\n\n".join(tables) + "\n"
-    if not run.exists(folder, "tables.md") or run.read_bytes(folder, "tables.md") != text.encode():
-        run.write_bytes(text.encode(), folder, "tables.md")
+    run.keep_bytes(text.encode(), folder, "tables.md")
     return text
 
 
