@@ -8,7 +8,7 @@ phrase stays (paper, section 3.4; one-to-one and the fate of the phrase are ours
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from statistics import median
@@ -46,18 +46,16 @@ def refine(
     frame: Frame,
     iou_threshold: float = 0.5,
     unmatched: Unmatched = "unbox",
-    doubted: Collection[tuple[int, int]] = (),
 ) -> GroundedText:
     """The text with its boxes replaced by the reference boxes (n, 4) they match; `unmatched` says what becomes of the others.
 
     "unbox": the box goes, the phrase stays (default) · "drop_clause": the clause around it goes too, unless another box of it stays ·
-    "keep": the box stays as it was. Boxes (mention, box) in `doubted` match nothing. Raises DialectError when the notation cannot say it.
+    "keep": the box stays as it was. Raises DialectError when the notation cannot say it.
     """
     slots = [(m, b) for m, mention in enumerate(g.mentions) for b in range(len(mention.boxes))]
-    believed = [slot for slot in slots if slot not in doubted]
     references = as_boxes(reference)
-    boxes = sanitize([g.mentions[m].boxes[b] for m, b in believed], frame)
-    matched = {believed[i]: j for i, j in match(boxes, references, iou_threshold)}
+    boxes = sanitize([g.mentions[m].boxes[b] for m, b in slots], frame)
+    matched = {slots[i]: j for i, j in match(boxes, references, iou_threshold)}
     edits: dict[tuple[int, int], Box | None] = {}
     for slot in slots:
         if slot in matched:

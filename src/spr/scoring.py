@@ -40,14 +40,12 @@ class ScoreConfig:
     g_scope: Literal["region", "candidate"] = "region"  # ours: one G per region keeps candidates comparable
     detector_threshold: float = 0.35  # ours (Grounding DINO's own default box threshold)
     detector_nms: float = 0.7  # ours
-    confirm: bool = False  # ours: refinement keeps a box only where the detector finds its phrase there too; the paper looks at boxes alone
     unmatched: Unmatched = "unbox"  # paper: "other boxes are not kept"; the phrase stays (ours)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be together."""
-        if self.detector_side == "none" and (self.confirm or not self.annotated):
-            name = "confirm: true" if self.confirm else "annotated: false"
-            raise ConfigError(f"score: found {name} with detector_side 'none', expected a detector that is used")
+        if self.detector_side == "none" and not self.annotated:
+            raise ConfigError("score: found annotated: false with detector_side 'none', expected a detector that is used")
         if not self.annotated and self.detector_side == "prediction":
             raise ConfigError(
                 "score: found annotated: false with detector_side 'prediction', expected 'reference' or 'both': nothing else gives references"
@@ -173,22 +171,6 @@ def _cosines(region: Region, texts: Sequence[GroundedText], scorer: ImageTextSco
     return {p: (float(c), float(s)) for p, c, s in zip(plain, crop, local, strict=True)}
 
 
-def doubted(g: GroundedText, detections: Mapping[str, Sequence[Detection]], config: ScoreConfig) -> set[tuple[int, int]]:
-    """With `confirm`: the boxes (mention, box) of a text where the detector does not find their phrase. `detections` by phrase, casefolded.
-
-    A box near a reference may still have another thing's name; imitating it would teach that name for it. A box without a phrase is believed.
-    """
-    found: set[tuple[int, int]] = set()
-    for m, mention in enumerate(g.mentions):
-        if not config.confirm or mention.phrase is None or not mention.boxes:
-            continue
-        sure = [d.box for d in detections.get(mention.phrase.casefold(), ()) if d.score >= config.detector_threshold]
-        boxes = sanitize(mention.boxes, g.frame)
-        overlap = iou_matrix(boxes, sure).max(axis=1) if sure else np.zeros(len(boxes))
-        found |= {(m, b) for b in range(len(boxes)) if overlap[b] < config.iou_threshold}
-    return found
-
-
 def score_region(
     region: Region,
     candidates: Sequence[Description],
@@ -207,10 +189,7 @@ def score_region(
         return references_of(region, [d for p in phrases for d in found.get(p.casefold(), [])], config)
 
     per_text = [references(g) for g in texts]
-    refined = [
-        refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched, doubted(g, found, config))
-        for g, r in zip(texts, per_text, strict=True)
-    ]
+    refined = [refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched) for g, r in zip(texts, per_text, strict=True)]
     cosines = _cosines(region, [*texts, *refined], scorer)
     rows = []
     for c, g, better, r in zip(candidates, texts, refined, per_text, strict=True):

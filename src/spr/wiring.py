@@ -107,8 +107,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for name in (*config.describe.templates, config.pair.prompt):
         template_named(name, templates)
     trainings(config)
-    if config.detector is None and (config.score.confirm or not config.score.annotated):
-        raise ConfigError("detector: found none, expected one: score.confirm and score.annotated: false need what it finds")
+    if config.detector is None and not config.score.annotated:
+        raise ConfigError("detector: found none, expected one: score.annotated: false needs what it finds")
     if config.model.dialect is not None:
         dialect_of(config)
     return with_absolute_paths(config, Path(path).absolute().parent)

@@ -196,32 +196,15 @@ def test_one_reference_per_candidate_is_an_option() -> None:
     assert [r.reference for r in rows] == [(A,), (A, B)]
 
 
-def test_a_box_is_refined_only_where_the_detector_finds_its_phrase() -> None:
-    """`confirm`: a box that fits a reference under another thing's name would teach that name for the wrong place."""
-    text = "a cat [0, 0, 100, 80] and a dog [300, 300, 400, 360]."
-    scorer = _Scorer({"a cat and a dog.": (0.2, 0.4)})
-    items = [(_region(A, B), [_candidate(0, text), _candidate(1, text)])]
-    for found, refined in (
-        ({"a cat": [_found(A)], "a dog": [_found(B)]}, "a cat [0, 0, 100, 100] and a dog [300, 300, 400, 400]."),
-        ({"a cat": [_found(A)], "a dog": [_found(A)]}, "a cat [0, 0, 100, 100] and a dog."),  # it is found, but not there
-        ({"a cat": [_found(A, 0.3)], "a dog": [_found(B)]}, "a cat and a dog [300, 300, 400, 400]."),  # too unsure (0.35)
-        ({}, "a cat and a dog."),
-    ):
-        rows, _ = score(items, FERRET, scorer, _Detector(found), ScoreConfig(confirm=True))
-        assert rows[0].refined_text == refined
-        assert rows[0].score.localization == pytest.approx((0.8 + 0.6) / 2, abs=2e-3)  # the original's score is the paper's
-
-
 def test_without_annotations_the_detector_gives_all_references() -> None:
     found = references_of(_region(A), [_found(B), _found((0.0, 0.0, 100.0, 60.0))], ScoreConfig(annotated=False))
     assert found.annotated == ()
     assert found.boxes == (B, (0.0, 0.0, 100.0, 60.0))  # nothing annotated that the second could be
 
 
-@pytest.mark.parametrize("setting", [{"confirm": True}, {"annotated": False}])
-def test_what_needs_a_detector_says_so(setting: dict[str, bool]) -> None:
+def test_what_needs_a_detector_says_so() -> None:
     with pytest.raises(ConfigError, match="expected a detector that is used"):
-        ScoreConfig(detector_side="none", **setting)  # type: ignore[arg-type]
+        ScoreConfig(detector_side="none", annotated=False)
 
 
 def test_without_a_semantic_model_the_row_stays_and_says_why() -> None:
