@@ -1,6 +1,6 @@
 """`spr demo`: the whole loop on the embedded world. The configuration is demo.yaml beside this file; `--quick` takes less of everything and says so.
 
-In: a folder. Out: a run folder with report.html, and the tables of the README. Running it again does nothing; a killed run goes on.
+In: a folder. Out: a run folder with report.html, and its tables. Running it again does nothing; a killed run goes on.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = Measurements(run, base.evaluate, files, pairs_of(variants, seeds))
     text = page(found, seeds, LABEL if args.quick else "")
     print(text)
-    for name, content in {"results.md": text, "results.json": json.dumps(found.everything(), indent=2) + "\n", **plots(found)}.items():
+    for name, content in {"results.md": text, "results.json": json.dumps(found.everything()) + "\n", **plots(found)}.items():
         (docs / name).write_text(content, encoding="utf-8")
 
 

@@ -231,10 +231,10 @@ def of_refinement(m: Measurements) -> Claim:
         median, more = m.more_where(row, f"{row}_original", "test_describe", "objects")
         found[f"{name}, most for several objects"] = (CONTRADICTED, NOT_SEEN, HOLDS)[1 + significant(more[BOXES])]
         parts.append(
-            f"{name} {_row_of(changes)}; box F1 of descriptions at 0.9 {with_interval(described)}, "
-            f"which is {with_interval(more[BOXES])} more in regions of more than {median:.0f} objects than in the others"
+            f"{name} {_row_of(changes)}; box F1 of descriptions at 0.9 {with_interval(described)}; "
+            f"regions of more than {median:.0f} objects gain {with_interval(more[BOXES])} more of it than the others"
         )
-    return Claim("(d) Refinement helps, most for several objects", _together(found), "With minus without: " + ". ".join(parts) + ".")
+    return Claim("(d) Refinement helps, most for several objects", _together(found), "With minus without: " + "; ".join(parts) + ".")
 
 
 def keeps(m: Measurements) -> Claim:
@@ -248,8 +248,8 @@ def keeps(m: Measurements) -> Claim:
         figures = [f"{what} {with_interval(e)}" for what, e in watched.items()]
         for key, what in (("boxes_per_answer", "boxes"), ("words_per_answer", "words")):
             figures.append(f"{described.value(key):.2f} {what} an answer ({described.changes[key].value or 0.0:+.2f})")
-        parts.append(f"{name}: {', '.join(figures)}")
-    text = "Change against the base. " + "; ".join(parts) + ". `exists` says nothing here: the base answers yes to everything."
+        parts.append(f"{name} {', '.join(figures)}")
+    text = "Change against the base: " + "; ".join(parts) + ". `exists` says nothing here: the base answers yes to everything."
     return Claim("(e) Other abilities are kept", _together(found), text)
 
 

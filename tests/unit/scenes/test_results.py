@@ -25,7 +25,8 @@ from spr.types import Prediction
 from spr.wiring import Config, load_config
 
 ITEMS = 120
-RECOMPUTE = Path(__file__).parents[3] / "docs" / "results_table.py"
+ROOT = Path(__file__).parents[3]
+RECOMPUTE = ROOT / "docs" / "results_table.py"
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,15 @@ def test_the_page_holds_every_row_and_claim(measured: Measurements) -> None:
         assert name in text
         assert svg.count("<polyline") == 5
         assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_the_readme_quotes_the_page_that_was_printed() -> None:
+    """A table that is copied by hand goes stale: every line of it stands in docs/results.md as `make results` wrote it."""
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- results:begin -->")[1].split("<!-- results:end -->")[0]
+    lines = [line for line in shown.splitlines() if line.startswith("|")]
+    printed = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 5
+    assert [line for line in lines if line not in printed] == []
 
 
 def test_growth_is_the_gain_at_the_strictest_minus_that_at_the_loosest_threshold(measured: Measurements) -> None:
