@@ -26,7 +26,7 @@ from spr.evaluation.tables import PAPER_REC
 from spr.evaluation.tables import line as _line
 from spr.report.pictures import Series, plot_file
 from spr.scenes.demo import CONFIG, LABEL, QUICK
-from spr.scenes.verdicts import Figures, Measurements, gain_text, verdicts
+from spr.scenes.verdicts import Figures, Measurements, gain_text, verdicts, with_interval
 from spr.wiring import Config, load_config
 
 SEEDS = (7, 8, 9)
@@ -127,6 +127,16 @@ def rec_table(found: Measurements, benchmark: str) -> str:
     return "\n".join(lines)
 
 
+def interval_table(found: Measurements, benchmark: str) -> str:
+    """Every row's change against the base, in points, with its 95 % interval."""
+    lines = [_line(["change at IoU", *(f"{t}" for t in THRESHOLDS)]), _line(["---"] * 6)]
+    for name, label in labels():
+        changes = found.of(name, benchmark).changes
+        if changes:
+            lines.append(_line([label, *(with_interval(changes[f"acc@{t:g}"]) for t in THRESHOLDS)]))
+    return "\n".join(lines)
+
+
 def labels() -> Iterator[tuple[str, str]]:
     """Every row with what the table calls it."""
     yield BASE, "**embedded model, base**"
@@ -182,7 +192,7 @@ def page(found: Measurements, seeds: Sequence[int], label: str) -> str:
     for benchmark, title in TITLES.items():
         parts += ["", f"## {title}", "", f"{found.of(BASE, benchmark).n} referring expressions, {seeded}; change against the base in points,"]
         parts += ["\\* = its 95 % interval (paired bootstrap over images) excludes 0.", "", rec_table(found, benchmark)]
-        parts += ["", f"![gain by threshold](results_{benchmark}.svg)"]
+        parts += ["", f"![gain by threshold](results_{benchmark}.svg)", "", "The changes with their intervals:", "", interval_table(found, benchmark)]
     parts += ["", "## Other abilities", "", ability_table(found), "", "## The claims", ""]
     for claim in verdicts(found):
         parts += [f"### {claim.title}", "", f"**{claim.verdict}.** {claim.text}", ""]

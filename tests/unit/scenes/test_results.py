@@ -164,6 +164,8 @@ def test_the_page_holds_every_row_and_claim(measured: Measurements) -> None:
     for row in TABLE:
         assert row.label in text
     assert text.count("### (") == 6
+    intervals = re.findall(r"[+-]\d+\.\d \[[+-]\d+\.\d, [+-]\d+\.\d\] \|", text)
+    assert len(intervals) == 2 * 5 * len(TABLE)
     assert "nan" not in text
     for name, svg in plots(measured).items():
         assert name in text
