@@ -5,7 +5,7 @@ In: metrics.json and comparison.json as mappings. Out: Markdown. Every table say
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Paper, table of Acc by IoU: mean of the eight splits of RefCOCO, RefCOCO+ and RefCOCOg.
@@ -16,9 +16,10 @@ PAPER_REC: Mapping[str, Mapping[float, float]] = {
 _PLAIN_NUMBERS = ("boxes_per_answer", "objects_per_region", "words_per_answer", "words_outside_per_answer", "cider")
 
 
-def line(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, without a line break at its end."""
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _shown(metric: str, value: float | None, sign: bool = False) -> str:
@@ -44,14 +45,13 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
         parts |= metrics["splits"]
     parts |= metrics["groups"]
     names = list(metrics["values"])
-    rows = [line(["", *parts]), line(["---"] * (len(parts) + 1))]
-    rows.append(line(["n", *(str(p["n"]) for p in parts.values())]))
-    rows.append(line(["unparsed", *(str(p["unparsed"]) for p in parts.values())]))
-    rows += [line([name, *(estimate_text(name, p["values"][name]) for p in parts.values())]) for name in names]
+    rows = [[count, *(str(p[count]) for p in parts.values())] for count in ("n", "unparsed")]
+    rows += [[name, *(estimate_text(name, p["values"][name]) for p in parts.values())] for name in names]
+    text = markdown_table(["", *parts], rows)
     if "mean_over_splits" in metrics:
         means = [f"{name} {estimate_text(name, e)}" for name, e in metrics["mean_over_splits"].items()]
-        rows += ["", "mean over splits: " + " · ".join(means)]
-    return "\n".join(rows)
+        text += "\n\nmean over splits: " + " · ".join(means)
+    return text
 
 
 def _thresholds(metrics: Mapping[str, Any]) -> list[str]:
@@ -63,11 +63,11 @@ def _columns(metrics: Mapping[str, Any]) -> list[str]:
     return _thresholds(metrics) if metrics["protocol"] == "rec" else list(metrics["values"])
 
 
-def _paper_rows(columns: Sequence[str]) -> list[str]:
+def _paper_rows(columns: Sequence[str]) -> list[list[str]]:
     rows = []
     for name, values in PAPER_REC.items():
         cells = [f"{values[t]:.2f}" if c.startswith("acc@") and (t := float(c[4:])) in values else "" for c in columns]
-        rows.append(line([name, *cells, "8 splits", ""]))
+        rows.append([name, *cells, "8 splits", ""])
     return rows
 
 
@@ -79,9 +79,7 @@ def comparison_table(models: Mapping[str, Mapping[str, Any]], comparison: Mappin
     first = next(iter(models.values()))
     columns = columns or _columns(first)
     mean = "mean_over_splits" in first
-    rows = [line([f"{first['protocol']}{', mean over splits' if mean else ''}", *columns, "n", "unparsed"]), line(["---"] * (len(columns) + 3))]
-    if first["protocol"] == "rec":
-        rows += _paper_rows(columns)
+    rows = _paper_rows(columns) if first["protocol"] == "rec" else []
     for model, metrics in models.items():
         values = metrics["mean_over_splits"] if mean else metrics["values"]
         about = comparison["models"].get(model)
@@ -95,5 +93,5 @@ def comparison_table(models: Mapping[str, Mapping[str, Any]], comparison: Mappin
                 else ""
             )
             cells.append(_shown(name, values[name]["value"]) + said)
-        rows.append(line([model, *cells, str(metrics["n"]), str(metrics["unparsed"])]))
-    return "\n".join(rows)
+        rows.append([model, *cells, str(metrics["n"]), str(metrics["unparsed"])])
+    return markdown_table([f"{first['protocol']}{', mean over splits' if mean else ''}", *columns, "n", "unparsed"], rows)

@@ -22,8 +22,7 @@ from spr.depends import FOLDERS
 from spr.errors import DataError
 from spr.evaluation.metrics import THRESHOLDS
 from spr.evaluation.results import BASE
-from spr.evaluation.tables import PAPER_REC
-from spr.evaluation.tables import line as _line
+from spr.evaluation.tables import PAPER_REC, markdown_table
 from spr.report.pictures import Series, plot_file
 from spr.scenes.demo import CONFIG, LABEL, QUICK
 from spr.scenes.verdicts import Figures, Measurements, gain_text, verdicts, with_interval
@@ -118,23 +117,21 @@ def _cell(f: Figures, metric: str) -> str:
 
 def rec_table(found: Measurements, benchmark: str) -> str:
     """The paper's two rows, then ours; * where the 95 % interval of the change excludes 0."""
-    lines = [_line(["accuracy at IoU", *(f"{t}" for t in THRESHOLDS), "pairs"]), _line(["---"] * 7)]
     before, after = PAPER_REC.items()
-    lines.append(_line([before[0], *(f"{before[1][t]:.1f}" for t in THRESHOLDS), ""]))
-    lines.append(_line([after[0], *(f"{after[1][t]:.1f} ({after[1][t] - before[1][t]:+.1f})" for t in THRESHOLDS), "10k images"]))
+    rows = [
+        [before[0], *(f"{before[1][t]:.1f}" for t in THRESHOLDS), ""],
+        [after[0], *(f"{after[1][t]:.1f} ({after[1][t] - before[1][t]:+.1f})" for t in THRESHOLDS), "10k images"],
+    ]
     for name, label in labels():
-        lines.append(_line([label, *(_cell(found.of(name, benchmark), f"acc@{t:g}") for t in THRESHOLDS), found.pairs.get(name, "")]))
-    return "\n".join(lines)
+        rows.append([label, *(_cell(found.of(name, benchmark), f"acc@{t:g}") for t in THRESHOLDS), found.pairs.get(name, "")])
+    return markdown_table(["accuracy at IoU", *(f"{t}" for t in THRESHOLDS), "pairs"], rows)
 
 
 def interval_table(found: Measurements, benchmark: str) -> str:
     """Every row's change against the base, in points, with its 95 % interval."""
-    lines = [_line(["change at IoU", *(f"{t}" for t in THRESHOLDS)]), _line(["---"] * 6)]
-    for name, label in labels():
-        changes = found.of(name, benchmark).changes
-        if changes:
-            lines.append(_line([label, *(with_interval(changes[f"acc@{t:g}"]) for t in THRESHOLDS)]))
-    return "\n".join(lines)
+    changes = [(label, found.of(name, benchmark).changes) for name, label in labels() if name != BASE]
+    rows = [[label, *(with_interval(c[f"acc@{t:g}"]) for t in THRESHOLDS)] for label, c in changes]
+    return markdown_table(["change at IoU", *(f"{t}" for t in THRESHOLDS)], rows)
 
 
 def labels() -> Iterator[tuple[str, str]]:
@@ -153,11 +150,9 @@ ABILITIES = {
 def ability_table(found: Measurements) -> str:
     """Other abilities, over the seeds: one line per model, one column per figure."""
     columns = [(b, figure) for b, figures in ABILITIES.items() for figure in figures]
-    lines = [_line(["", *(f"{b.removeprefix('test_')}: {figure}".replace("_", " ") for b, figure in columns)]), _line(["---"] * (len(columns) + 1))]
-    for name, label in labels():
-        if found.has(name, OTHERS[0]):
-            lines.append(_line([label, *(f"{found.of(name, b).value(figure):.3f}" for b, figure in columns)]))
-    return "\n".join(lines)
+    header = ["", *(f"{b.removeprefix('test_')}: {figure}".replace("_", " ") for b, figure in columns)]
+    asked = [(name, label) for name, label in labels() if found.has(name, OTHERS[0])]
+    return markdown_table(header, [[label, *(f"{found.of(name, b).value(figure):.3f}" for b, figure in columns)] for name, label in asked])
 
 
 PLOTTED = {
