@@ -22,7 +22,7 @@ demo: setup          ## the whole loop on the embedded world -> runs/demo/report
 	@$(PY) -m spr demo $(if $(QUICK),--quick)
 
 results: setup       ## every claim against controls, three seeds: about two hours, resumable -> docs/results.md (QUICK=1: one seed, a tenth of the data)
-	@$(PY) -m spr.scenes.results $(if $(QUICK),--quick)
+	@$(PY) -m spr.lab.results $(if $(QUICK),--quick)
 
 test: setup          ## the default suite: offline, minutes
 	@$(PY) -m pytest -m "not slow"

@@ -22,9 +22,9 @@ from transformers.utils import logging
 
 from spr.models.hf_mllm import HFDescriber
 from spr.models.loading import save_checkpoint
-from spr.prompts import TEMPLATES
-from spr.scenes.architectures import build_mllm
-from spr.scenes.vocabulary import build_tokenizer
+from spr.scenes.recipe.architectures import build_mllm
+from spr.scenes.recipe.vocabulary import build_tokenizer
+from spr.stages.prompts import TEMPLATES
 from spr.types import Query, Sampling
 
 t: Any = transformers  # many of its classes have no types

@@ -55,7 +55,8 @@ def digest_of(images: Iterable[tuple[str, Iterable[tuple[str, float, float, floa
 
 def ours(file: str, folder: str, compare: bool) -> dict[str, Any]:
     """Build the index; optionally hash what is in it."""
-    from spr.data.index import DataConfig, build_index, open_index
+    from spr.data.config import DataConfig
+    from spr.data.index import build_index, open_index
 
     start = _now()
     summary = build_index(DataConfig("coco", file, folder), f"{folder}/index")
@@ -91,7 +92,7 @@ def peer(file: str, folder: str, compare: bool) -> dict[str, Any]:
 def regions(file: str, folder: str, compare: bool) -> dict[str, Any]:
     """Draw `REGIONS` regions from the index."""
     from spr.data.index import open_index
-    from spr.regions import RegionsConfig, draw_regions, select_images
+    from spr.stages.regions import RegionsConfig, draw_regions, select_images
 
     start = _now()
     config = RegionsConfig(max_images=REGIONS)

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from spr.models.clip import DualEncoderScorer
 from spr.models.detector import OpenVocabularyDetector
 from spr.models.loading import load_processor, save_checkpoint
-from spr.scenes.vocabulary import build_text_tokenizer
+from spr.scenes.recipe.vocabulary import build_text_tokenizer
 from spr.types import Box
 
 t: Any = transformers  # many of its classes have no types

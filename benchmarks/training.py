@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from spr.executor import Progress
+from spr.store.progress import Progress
 from spr.types import Score, TrainingPair
 
 SCORE = Score(0.5, 0.3, 0.3, 0.3, 0.7)
@@ -107,7 +107,7 @@ def build(model: Model, case: Case, folder: Path) -> str:
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     from spr.models.loading import save_checkpoint
-    from spr.scenes.vocabulary import build_tokenizer
+    from spr.scenes.recipe.vocabulary import build_tokenizer
 
     side = case.grid * 14
     tokenizer = build_tokenizer()

@@ -18,15 +18,15 @@ from datasets import Dataset, Image
 from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 
-from spr.executor import Progress
+from spr.lab.demo import CONFIG
 from spr.models.loading import load_mllm
-from spr.pipeline import run_pipeline
-from spr.prompts import CANONICAL, question
 from spr.rewards import SpatialReward
-from spr.scenes.demo import CONFIG
+from spr.run.pipeline import run_pipeline
+from spr.run.wiring import build_detector, build_scorer, dialect_of, image_store, load_config
+from spr.stages.prompts import CANONICAL, question
+from spr.store.progress import Progress
 from spr.training.adapter import target_pattern
 from spr.types import Region
-from spr.wiring import build_detector, build_scorer, dialect_of, image_store, load_config
 
 
 def data_of(regions: list[Region], dialect: Any, load_image: Any) -> Dataset:
@@ -53,7 +53,7 @@ def main() -> None:
     store, dialect = image_store(config), dialect_of(config)
     reward = SpatialReward(build_scorer(config, store), build_detector(config, store), dialect, config.pair.lam, config.score)
 
-    model, processor = load_mllm(config.model.folder, config.model.dtype, config.model.device)
+    model, processor = load_mllm(config.model.checkpoint, config.model.device)
     settings = GRPOConfig(
         output_dir=str(args.out / "grpo"),
         max_steps=args.steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,28 +13,37 @@ import pytest
 import spr
 
 ROOT = Path(spr.__file__).parent
-# From the bottom up. A module may import from its own layer and the layers below it.
-LAYERS: list[tuple[str, ...]] = [
+REPO = Path(__file__).parents[1]
+# The way of the data, from the ground up. A module may import from its own room and the rooms before it.
+ROOMS = (
     ("types", "errors"),
     ("boxes",),
-    ("dialects",),
-    ("artifacts", "config", "executor"),
     ("ports",),
-    ("data", "regions", "prompts", "pairing", "describe", "scoring", "evaluation", "rewards", "export"),
-    ("models", "training", "report", "scenes"),
-    ("wiring",),
-    ("rounds", "depends", "pipeline", "ablate", "previews", "doctor"),
-    ("cli", "__main__"),
-]
-# Commands that drive the pipeline from inside the embedded world.
-EXCEPTIONS = {"scenes.demo", "scenes.results", "scenes.measure", "scenes.tune", "scenes.recipe.__main__"}
+    ("store",),
+    ("dialects",),
+    ("models",),
+    ("data",),
+    ("stages",),
+    ("training",),
+    ("evaluation",),
+    ("scenes",),
+    ("report",),
+    ("doctor",),
+    ("run",),
+    ("commands",),
+    ("lab",),
+    ("cli",),
+    (
+        "__main__",
+        "scoring",
+        "pairing",
+        "rewards",
+    ),  # doors: what a user starts or imports, with nothing behind them
+)
+FLOOR = {head: number for number, room in enumerate(ROOMS) for head in room}
 HEAVY = {"torch", "transformers", "peft", "trl", "accelerate", "datasets"}
-HEAVY_ALLOWED = ("models", "training", "scenes")
-HEAVY_LAZY = {"data.hf", "evaluation.readers.hf", "rewards"}  # inside functions only
-
-
-def _modules() -> list[Path]:
-    return sorted(p for p in ROOT.rglob("*.py"))
+HEAVY_ALLOWED = ("models", "training", "scenes.recipe")
+LONGEST_LINE = 110
 
 
 def _name(path: Path) -> str:
@@ -41,44 +51,61 @@ def _name(path: Path) -> str:
     return ".".join(p for p in parts if p != "__init__")
 
 
-def _layer(name: str) -> int:
-    head = name.split(".")[0]
-    for number, layer in enumerate(LAYERS):
-        if head in layer:
-            return number
-    raise AssertionError(f"module {name!r} stands in no layer: add it to LAYERS")
+MODULES = {_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def _imports(tree: ast.AST) -> list[str]:
+    """Every module that is imported anywhere in the tree, under `if TYPE_CHECKING` too; a name is not a module, its module is."""
     found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found += [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "spr" else [node.module]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports name their module whole"
+            below = f"{node.module}.".removeprefix("spr.")
+            modules = [f"{node.module}.{a.name}" for a in node.names if below + a.name in MODULES]
+            found += modules or [node.module]
     return found
 
 
-@pytest.mark.parametrize("path", _modules(), ids=_name)
-def test_imports_go_down(path: Path) -> None:
-    name = _name(path)
-    if not name or name in EXCEPTIONS:
-        return
-    for target in _imports(ast.parse(path.read_text(encoding="utf-8"))):
-        if target.startswith("spr."):
-            below = target.removeprefix("spr.")
-            if below != "__version__":
-                assert _layer(below) <= _layer(name), f"{name} imports {target} from a layer above"
+def _inner(name: str) -> list[str]:
+    """The modules of this package that a module imports."""
+    targets = _imports(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+    return [target.removeprefix("spr.") for target in targets if target.startswith("spr.")]
 
 
-@pytest.mark.parametrize("path", _modules(), ids=_name)
-def test_heavy_libraries_stay_in_models_training_and_the_recipe(path: Path) -> None:
-    name = _name(path)
-    if name.split(".")[0] in HEAVY_ALLOWED:
-        return
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    scope = ast.Module(body=[n for n in tree.body if not isinstance(n, ast.FunctionDef | ast.ClassDef | ast.If)], type_ignores=[])
-    heavy = {t.split(".")[0] for t in _imports(scope if name in HEAVY_LAZY else tree)} & HEAVY
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_imports_go_down(name: str) -> None:
+    head = name.split(".")[0]
+    assert head in FLOOR, f"{name} stands in no room: give it one in ROOMS"
+    for target in _inner(name):
+        assert FLOOR[target.split(".")[0]] <= FLOOR[head], f"{name} imports {target} from a room above"
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Not even inside a room: a circle means that two modules are one."""
+    sorter = graphlib.TopologicalSorter({name: [t for t in _inner(name) if t != name] for name in MODULES})
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize(
+    "path", [p for d in ("src", "tests", "benchmarks", "examples") for p in sorted((REPO / d).rglob("*.py"))]
+)
+def test_lines_are_short_enough_to_stand_beside_each_other(path: Path) -> None:
+    long = [
+        n
+        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > LONGEST_LINE
+    ]
+    assert not long, f"{path.relative_to(REPO)}: lines {long} have more than {LONGEST_LINE} characters"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(HEAVY_ALLOWED)])
+def test_heavy_libraries_stay_where_models_are(name: str) -> None:
+    heavy = {t.split(".")[0] for t in _imports(ast.parse(MODULES[name].read_text(encoding="utf-8")))} & HEAVY
     assert not heavy, f"{name} imports {sorted(heavy)}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 Box: TypeAlias = tuple[float, float, float, float]
 Span: TypeAlias = tuple[int, int]
@@ -295,6 +295,26 @@ class Sampling:
     top_p: float = 1.0
     max_new_tokens: int = 512
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights and how they are loaded: a folder, or a hub name with its `revision` (None: the branch that the hub calls main).
+
+    `attention` None leaves the choice to transformers. `processor`: settings of the image processor that replace the checkpoint's.
+    """
+
+    folder: str
+    revision: str | None = None
+    dtype: str = "float32"  # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
+    attention: str | None = "sdpa"
+    trust_remote_code: bool = False  # never implied
+    processor: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str | Checkpoint) -> Checkpoint:
+        """The checkpoint itself, or the one of a folder or hub name, loaded as is usual here."""
+        return cls(model) if isinstance(model, str) else model
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import torch
 import yaml
 from PIL import Image
 
-from spr.describe import DescribeConfig, describe, queries_of
 from spr.dialects import get_dialect
 from spr.errors import ConfigError
 from spr.models.families import DIALECTS, WHY_REQUIRED, dialect_for_checkpoint, model_type_of
@@ -19,8 +18,9 @@ from spr.models.hf_mllm import HFDescriber
 from spr.models.loading import load_processor
 from spr.models.look import cropping
 from spr.models.scripted import ScriptedDetector, ScriptedScorer
-from spr.scoring import ScoreConfig, score
-from spr.types import Description, Frame, Query, Region, RegionObject, Sampling
+from spr.stages.describe import DescribeConfig, describe, queries_of
+from spr.stages.scoring import ScoreConfig, score
+from spr.types import Checkpoint, Description, Frame, Query, Region, RegionObject, Sampling
 from tests.contract.checkpoints import FAMILIES
 from tests.unit.models.conftest import load_noise
 
@@ -163,7 +163,7 @@ def test_the_fix_for_a_cropping_processor_shows_the_whole_image(checkpoint: Call
     complaint = cropping(load_processor(folder), get_dialect(dialect))
     assert complaint is not None
     fix = yaml.safe_load(complaint.split("set model.processor: ")[1])
-    fixed = load_processor(folder, changes=fix)
+    fixed = load_processor(Checkpoint(folder, processor=fix))
     assert cropping(fixed, get_dialect(dialect)) is None
     pixels = fixed.image_processor(images=[Image.new("RGB", (224, 112), (255, 255, 255))], return_tensors="pt")["pixel_values"][0, 0]
     bright = (pixels > pixels.max() - 0.1).any(1).nonzero()[:, 0]
@@ -175,14 +175,24 @@ def test_the_fix_for_a_cropping_processor_shows_the_whole_image(checkpoint: Call
 
 def test_padding_that_a_processor_does_not_know_is_no_fix(checkpoint: Callable[[str], str]) -> None:
     """CLIP's takes `do_pad` and does nothing with it: what counts is what it makes of a picture."""
-    assert cropping(load_processor(checkpoint("llava"), changes={"do_pad": True}), get_dialect("llava")) is not None
+    assert (
+        cropping(
+            load_processor(Checkpoint(checkpoint("llava"), processor={"do_pad": True})), get_dialect("llava")
+        )
+        is not None
+    )
 
 
 def test_a_setting_that_the_processor_does_not_have_is_one_line(checkpoint: Callable[[str], str]) -> None:
-    with pytest.raises(ConfigError, match=r"model.processor: unknown setting 'do_padd' \(did you mean 'do_pad'\?\)"):
-        load_processor(checkpoint("llava"), changes={"do_padd": True})
-    with pytest.raises(ConfigError, match=r"model.processor.image_processor_type: found 'Llava', expected an image processor of transformers"):
-        load_processor(checkpoint("llava"), changes={"image_processor_type": "Llava"})
+    with pytest.raises(
+        ConfigError, match=r"model.processor: unknown setting 'do_padd' \(did you mean 'do_pad'\?\)"
+    ):
+        load_processor(Checkpoint(checkpoint("llava"), processor={"do_padd": True}))
+    with pytest.raises(
+        ConfigError,
+        match=r"model.processor.image_processor_type: found 'Llava', expected an image processor of transformers",
+    ):
+        load_processor(Checkpoint(checkpoint("llava"), processor={"image_processor_type": "Llava"}))
 
 
 def test_a_folder_without_a_config_is_one_line(tmp_path: Path) -> None:

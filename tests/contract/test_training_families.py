@@ -27,7 +27,7 @@ from spr.training.families import TABLE, family_of
 from spr.training.plan import units_of
 from spr.training.policy import Images, Policy, to_batch
 from spr.training.trainer import train
-from spr.types import Score, TrainingPair
+from spr.types import Checkpoint, Score, TrainingPair
 
 PACKED = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "internvl", "idefics3", "smolvlm", "gemma3", "paligemma")
 PLAIN = ("kosmos2", "florence2")
@@ -64,9 +64,8 @@ def benches(checkpoint: Callable[[str], str]) -> Any:
 
     def get(name: str) -> Bench:
         if name not in made:
-            model, processor = load_mllm(
-                checkpoint(name), dtype="float32" if name == "kosmos2" else "float64"
-            )  # Kosmos-2's own mask overflows in float64
+            dtype = "float32" if name == "kosmos2" else "float64"  # Kosmos-2's own mask overflows in float64
+            model, processor = load_mllm(Checkpoint(checkpoint(name), dtype=dtype))
             with torch.no_grad():
                 for p in model.parameters():
                     p.mul_(3.0 if p.ndim > 1 else 1.0)  # far from the uniform distribution of a fresh model, so that a wrong mask shows

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spr.artifacts import Run
+from spr.store.run import Run
 from spr.types import Dropped, Region
 from tests.e2e.test_photographs import Page, spr
 from tests.unit.data.test_images import BAD

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spr.artifacts import Run
 from spr.cli import run_cli
 from spr.evaluation.metrics import accuracy_at_iou
-from spr.scenes.demo import CONFIG
+from spr.lab.demo import CONFIG
 from spr.scenes.files import SplitFiles, write_split
 from spr.scenes.language import PROMPTS, WHERE
+from spr.store.run import Run
 from spr.types import Description, Prediction, Region, ScoredCandidate, TrainingPair
 from tests.unit.models.fault_server import Script, serve
 

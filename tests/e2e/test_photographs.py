@@ -14,10 +14,10 @@ import skimage
 import sklearn
 from PIL import Image
 
-from spr.artifacts import Run
 from spr.boxes import enclosing, inside, iou
 from spr.cli import run_cli
 from spr.data.index import open_index
+from spr.store.run import Run
 from spr.types import Region
 
 BOXES = Path(__file__).with_name("photographs.json")

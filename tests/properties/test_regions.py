@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spr.artifacts import Run
 from spr.boxes import enclosing, gap, inside, iou
 from spr.data.index import open_index
-from spr.executor import Progress, RuntimeConfig, Stage, run_stage
-from spr.regions import RegionsConfig, draw_regions, grow
+from spr.stages.regions import RegionsConfig, draw_regions, grow
+from spr.store.executor import Stage, run_stage
+from spr.store.progress import Progress
+from spr.store.run import Run
+from spr.store.workers import RuntimeConfig
 from spr.types import Annotation, Box, ImageRecord, Region
 from tests.unit.data.worlds import box as coco_box
 from tests.unit.data.worlds import coco, image, index, regions_work

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spr.artifacts import schema_of
 from spr.data.spool import BOX, NO_KEY, Rows, Spool, column_of, numbers_of, text_column
+from spr.store.tables import schema_of
 from spr.types import Dropped
 
 ROW_GROUP = 16_384  # boxes: about a thousand images, so that a shard of images reads little more than itself

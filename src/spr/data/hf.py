@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spr.boxes import as_boxes, from_cxcywh_unit, from_xywh, from_xyxy_unit
+from spr.data.config import BoxForm, HFColumns
 from spr.data.files import Source
 from spr.data.images import ImageStore, size_of
 from spr.data.rows import image_bytes, image_column
@@ -27,22 +27,18 @@ from spr.data.spool import NO_KEY, NOT_A_BOX, Spool
 from spr.errors import DataError, ImageError
 from spr.types import Box, Dropped, Frame
 
-BoxForm = Literal["xywh", "xyxy", "xyxy_unit", "cxcywh_unit"]
 Row: TypeAlias = dict[str, Any]
 _AT_ONCE = 64  # rows, with their images
 
 
-@dataclass(frozen=True, slots=True)
-class HFColumns:
-    """Where a row keeps its boxes. `objects` "" means that bbox and category are columns of their own."""
-
-    objects: str = "objects"
-    bbox: str = "bbox"
-    category: str = "category"
-    boxes: BoxForm = "xywh"
-
-
-def read_hf(source: Source, columns: HFColumns, names: Sequence[str], spool: Spool, store: ImageStore, progress: Callable[[int], object]) -> None:
+def read_hf(
+    source: Source,
+    columns: HFColumns,
+    names: Sequence[str],
+    spool: Spool,
+    store: ImageStore,
+    progress: Callable[[int], object],
+) -> None:
     """Pour the rows of all files into the spool. Raises DataError when a column is missing."""
     for file in source.files(".parquet", ".arrow", "metadata.jsonl"):
         if posixpath.basename(file).startswith("cache-"):  # what `datasets` leaves beside its files

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from spr.data.coco import read_coco
+from spr.data.config import DataConfig
 from spr.data.files import Source, category_names, category_table, open_source
 from spr.data.hf import read_hf
 from spr.data.images import ImageStore
@@ -15,9 +15,6 @@ from spr.data.visual_genome import read_visual_genome
 from spr.data.voc import read_voc
 from spr.data.yolo import read_yolo
 from spr.errors import DataError
-
-if TYPE_CHECKING:
-    from spr.data.index import DataConfig
 
 
 def read_all(config: DataConfig, store: ImageStore, spool: Spool, progress: Callable[[int], object]) -> None:

@@ -22,8 +22,6 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spr.artifacts import from_table, schema_of
-from spr.config import load
 from spr.dialects import Dialect, get_dialect
 from spr.errors import DataError, DialectError
 from spr.evaluation.items import Item, PhraseTruth
@@ -33,6 +31,8 @@ from spr.evaluation.readers.base import Entry, four, lines, shown, take_int, tak
 from spr.evaluation.results import measure
 from spr.evaluation.rows import judged, row_type
 from spr.evaluation.tables import metrics_table
+from spr.store.config import load
+from spr.store.tables import from_table, schema_of
 from spr.types import Answer, Box, Prediction
 
 _KEYS = {

@@ -14,7 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from spr.artifacts import Run, parquet_bytes
+from spr.store.folders import PREDICTIONS
+from spr.store.run import Run
+from spr.store.tables import parquet_bytes
 from spr.types import Box, Prediction
 
 
@@ -98,12 +100,12 @@ def row_type(columns: Collection[str]) -> FileRow:
 def write_predictions(run: Run, rows: Sequence[Prediction], row: FileRow, correct: Sequence[bool], *where: str) -> None:
     """Write predictions.parquet in the form of its task, unless it is there as it should be: a finished run stays as it is."""
     found = rows if row is None else [file_row(row, p, c) for p, c in zip(rows, correct, strict=True)]
-    run.keep_bytes(parquet_bytes(found, row or Prediction), *where, "predictions.parquet")
+    run.keep_bytes(parquet_bytes(found, row or Prediction), *where, PREDICTIONS)
 
 
 def read_predictions(run: Run, *where: str) -> list[Prediction]:
     """The rows of a predictions.parquet, whatever its task."""
-    row = row_type(run.columns(*where, "predictions.parquet"))
+    row = row_type(run.columns(*where, PREDICTIONS))
     if row is None:
-        return run.read_rows(Prediction, *where, "predictions.parquet")
-    return [judged(r) for r in run.read_rows(row, *where, "predictions.parquet")]
+        return run.read_rows(Prediction, *where, PREDICTIONS)
+    return [judged(r) for r in run.read_rows(row, *where, PREDICTIONS)]

@@ -21,8 +21,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from spr.artifacts import Run
-from spr.config import load
 from spr.data.images import open_store
 from spr.dialects import Dialect, get_dialect
 from spr.errors import ConfigError
@@ -37,8 +35,13 @@ from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
 from spr.evaluation.rows import AnswerRow, read_predictions, write_predictions
 from spr.evaluation.tables import comparison_table
-from spr.executor import Named, Progress, RuntimeConfig, ShardResult, Stage, Workers, run_stage
 from spr.ports import Describer
+from spr.store.config import load
+from spr.store.executor import Stage, run_stage
+from spr.store.folders import COMPARISON, METRICS, PREDICTIONS, TABLES
+from spr.store.progress import Named, Progress
+from spr.store.run import Run
+from spr.store.workers import RuntimeConfig, ShardResult, Workers
 from spr.types import Answer, Prediction, Query, Sampling
 
 Maker = Callable[[], Describer]
@@ -180,23 +183,34 @@ def evaluate_all(
         for model in makers:
             where = (folder, benchmark.name, model)
             rows[model] = collect(run, where, protocol, options)
-            about = {"benchmark": benchmark.name, "model": model, "dialect": dialect.name, "prompt": prompt, "notes": notes}
-            put_json(run, {**about, **measure(rows[model], protocol, options, config.bootstrap, config.seed)}, *where, "metrics.json")
+            about = {
+                "benchmark": benchmark.name,
+                "model": model,
+                "dialect": dialect.name,
+                "prompt": prompt,
+                "notes": notes,
+            }
+            put_json(
+                run,
+                {**about, **measure(rows[model], protocol, options, config.bootstrap, config.seed)},
+                *where,
+                METRICS,
+            )
         _compare_all(run, (folder, benchmark.name), rows, protocol, options, config)
         tables.append(_table(run, folder, benchmark.name))
     for model in makers:
-        found = {b.name: run.read_json(folder, b.name, model, "metrics.json") for b in config.benchmarks}
+        found = {b.name: run.read_json(folder, b.name, model, METRICS) for b in config.benchmarks}
         put_json(run, lmms_results(model, found), folder, f"lmms_eval_{model}_results.json")
     text = "\n\n".join(tables) + "\n"
-    run.keep_bytes(text.encode(), folder, "tables.md")
+    run.keep_bytes(text.encode(), folder, TABLES)
     return text
 
 
 def _table(run: Run, folder: str, benchmark: str) -> str:
     """All measured models on one benchmark, the reference first."""
-    comparison = run.read_json(folder, benchmark, "comparison.json")
+    comparison = run.read_json(folder, benchmark, COMPARISON)
     models = [comparison["reference"], *comparison["models"]]
-    found = {m: run.read_json(folder, benchmark, m, "metrics.json") for m in models}
+    found = {m: run.read_json(folder, benchmark, m, METRICS) for m in models}
     return f"## {benchmark}\n\n{comparison_table(found, comparison)}"
 
 
@@ -204,20 +218,26 @@ def _compare_all(
     run: Run, where: tuple[str, ...], rows: dict[str, list[Prediction]], protocol: Protocol, options: Any, config: EvaluationConfig
 ) -> None:
     """comparison.json of these models and of those that were measured before on the same items (`left_out`: on others)."""
-    earlier = run.read_json(*where, "comparison.json") or {"reference": None, "models": {}}
+    earlier = run.read_json(*where, COMPARISON) or {"reference": None, "models": {}}
     ids = [r.item_id for r in next(iter(rows.values()))]
     left_out = []
     for model in (earlier["reference"], *earlier["models"]):
-        if model is not None and model not in rows and run.exists(*where, model, "predictions.parquet"):
+        if model is not None and model not in rows and run.exists(*where, model, PREDICTIONS):
             theirs = read_predictions(run, *where, model)
             if [r.item_id for r in theirs] == ids:
                 rows[model] = theirs
-                about = run.read_json(*where, model, "metrics.json")  # the options may have changed since
-                put_json(run, {**about, **measure(theirs, protocol, options, config.bootstrap, config.seed)}, *where, model, "metrics.json")
+                about = run.read_json(*where, model, METRICS)  # the options may have changed since
+                put_json(
+                    run,
+                    {**about, **measure(theirs, protocol, options, config.bootstrap, config.seed)},
+                    *where,
+                    model,
+                    METRICS,
+                )
             else:
                 left_out.append(model)
     comparison = compare(rows, protocol, options, config.bootstrap, config.seed)
-    put_json(run, {**comparison, "left_out": left_out}, *where, "comparison.json")
+    put_json(run, {**comparison, "left_out": left_out}, *where, COMPARISON)
 
 
 def check_needs(items: Sequence[Item], protocol: Protocol, benchmark: BenchmarkConfig) -> None:

@@ -24,7 +24,7 @@ from spr.models.loading import load_model, load_processor
 from spr.models.pictures import LoadImage, crop
 from spr.models.towers import patches_inside, tower_of
 from spr.models.windows import embed_in_windows, sentence_windows, unit
-from spr.types import Box
+from spr.types import Box, Checkpoint
 
 LONG_TEXTS = ("windows", "truncate")
 CROPS, TEXTS = 32, 64  # ours: sizes of batches
@@ -38,8 +38,9 @@ class DualEncoderScorer:
     def __init__(self, folder: str, load_image: LoadImage, device: str = "cpu", clip_fit: str = "squash", long_text: str = "windows") -> None:
         if long_text not in LONG_TEXTS:
             raise ConfigError("semantic.long_text: " + unknown_name("way", long_text, LONG_TEXTS))
-        self.model: Any = load_model(AutoModel, folder, torch.float32, device)
-        processor = load_processor(folder)
+        checkpoint = Checkpoint(folder, attention=None)
+        self.model: Any = load_model(AutoModel, checkpoint, device)
+        processor = load_processor(checkpoint)
         self.tower = tower_of(self.model, folder)
         self.fit = Fit(processor.image_processor, self.model.config.vision_config, clip_fit)
         self.tokenizer = processor.tokenizer

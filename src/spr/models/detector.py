@@ -17,7 +17,7 @@ from spr.models.grounding_dino import GroundingDinoEngine
 from spr.models.loading import load_model, load_processor
 from spr.models.owl import OwlEngine
 from spr.models.pictures import LoadImage
-from spr.types import Detection
+from spr.types import Checkpoint, Detection
 
 
 class Engine(Protocol):
@@ -43,12 +43,17 @@ ENGINES: Mapping[str, Callable[[Any, Any], Engine]] = {
 class OpenVocabularyDetector:
     """A checkpoint folder behind the port `Detector`. `threshold` in [0, 1] is the least score of a box that is returned."""
 
-    def __init__(self, folder: str, load_image: LoadImage, device: str = "cpu", threshold: float = 0.35) -> None:
-        model = load_model(AutoModelForZeroShotObjectDetection, folder, torch.float32, device)
+    def __init__(
+        self, folder: str, load_image: LoadImage, device: str = "cpu", threshold: float = 0.35
+    ) -> None:
+        checkpoint = Checkpoint(folder, attention=None)
+        model = load_model(AutoModelForZeroShotObjectDetection, checkpoint, device)
         engine = ENGINES.get(model.config.model_type)
         if engine is None:
-            raise ConfigError(f"detector.folder: found a {model.config.model_type!r} model in {folder!r}, expected one of {', '.join(ENGINES)}")
-        self.engine = engine(model, load_processor(folder))
+            raise ConfigError(
+                f"detector.folder: found a {model.config.model_type!r} model in {folder!r}, expected one of {', '.join(ENGINES)}"
+            )
+        self.engine = engine(model, load_processor(checkpoint))
         self.load_image, self.threshold = load_image, threshold
         self._image: str | None = None
         self._prepared: Any = None

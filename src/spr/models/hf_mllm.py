@@ -9,7 +9,7 @@ are never cut: a prompt that does not fit is a failed answer with its reason.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -22,7 +22,7 @@ from spr.models.generate import GenerateDecoder
 from spr.models.inputs import Ask, Encoder, Row
 from spr.models.loading import context_length, load_mllm, with_adapter
 from spr.models.pictures import LoadImage, crop
-from spr.types import Answer, Query, Sampling
+from spr.types import Answer, Checkpoint, Query, Sampling
 
 log = logging.getLogger(__name__)
 BATCHINGS = ("per_item", "throughput")
@@ -56,25 +56,21 @@ def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 class HFDescriber:
-    """A checkpoint folder (or a name in the local cache) behind the port `Describer`. Raises ConfigError for what cannot be loaded."""
+    """A checkpoint behind the port `Describer`. Raises ConfigError for what cannot be loaded."""
 
     def __init__(
         self,
-        folder: str,
+        model: str | Checkpoint,
         load_image: LoadImage,
         device: str = "cpu",
-        dtype: str = "float32",
         batching: str = "per_item",
-        attention: str = "sdpa",
         adapter: str | None = None,
-        trust_remote_code: bool = False,
-        processor_changes: Mapping[str, Any] | None = None,
         check: Callable[[Any], None] | None = None,
     ) -> None:
         if batching not in BATCHINGS:
             raise ConfigError("model.batching: " + unknown_name("batching", batching, BATCHINGS))
-        model, self.processor = load_mllm(folder, dtype, device, attention, trust_remote_code, processor_changes, check)
-        self.model = with_adapter(model, adapter) if adapter else model
+        base, self.processor = load_mllm(model, device, check)
+        self.model = with_adapter(base, adapter) if adapter else base
         self.load_image, self.batching = load_image, batching
         self.model_type: str = self.model.config.model_type
         self.context = context_length(self.model)

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from transformers.utils.import_utils import is_torchvision_available
 
 from spr.errors import ConfigError, unknown_name
+from spr.types import Checkpoint
 
 hf_logging: Any = logging  # some of its functions have no types
 auto_processor: Any = AutoProcessor
@@ -36,12 +37,21 @@ def dtype_named(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def read_config(folder: str, trust_remote_code: bool = False) -> Any:
+def read_config(checkpoint: Checkpoint) -> Any:
     """The checkpoint's configuration. Raises ConfigError, one line, for a folder that holds none."""
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(checkpoint.folder, **_source(checkpoint))
     except (OSError, ValueError) as e:
-        raise _unreadable(folder, e) from None
+        raise _unreadable(checkpoint.folder, e) from None
+
+
+def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What every `from_pretrained` is told beside the folder."""
+    return {**_revision(checkpoint), "trust_remote_code": checkpoint.trust_remote_code}
+
+
+def _revision(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"revision": checkpoint.revision} if checkpoint.revision else {}
 
 
 def _unreadable(folder: str, error: Exception) -> ConfigError:
@@ -52,19 +62,20 @@ def _unreadable(folder: str, error: Exception) -> ConfigError:
     return ConfigError(f"{folder}: found a {kind} that transformers cannot load as a checkpoint ({first})")
 
 
-def load_model(
-    auto: Any, folder: str, dtype: torch.dtype, device: str, attention: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedModel:
-    """A model through one of transformers' auto classes; `attention` None = its own default.
-
-    Raises ConfigError when it cannot be loaded or when weights are missing.
-    """
+def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
+    """A model through one of transformers' auto classes. Raises ConfigError when it cannot be loaded or when weights are missing."""
+    folder, dtype = checkpoint.folder, dtype_named(checkpoint.dtype)
     device_map = {"device_map": "auto"} if device == "auto" else {}
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
         model, info = auto.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code, output_loading_info=True, **device_map
+            folder,
+            dtype=dtype,
+            attn_implementation=checkpoint.attention,
+            output_loading_info=True,
+            **_source(checkpoint),
+            **device_map,
         )
     except (OSError, ValueError, ImportError) as e:
         raise _unreadable(folder, e) from None
@@ -109,13 +120,13 @@ def without_video(cls: Any) -> Any:
     return WithoutVideo
 
 
-def load_processor(folder: str, trust_remote_code: bool = False, changes: Mapping[str, Any] | None = None) -> Any:
+def load_processor(model: str | Checkpoint) -> Any:
     """The checkpoint's processor: image part and tokenizer; the video part only where torchvision is installed.
 
-    `changes`: settings of the image processor that replace the checkpoint's; `image_processor_type` replaces its class, too.
-    Raises ConfigError for one that it does not have.
+    Of its `processor` settings, `image_processor_type` replaces the class of the image processor, too. Raises ConfigError for an unknown one.
     """
-    processor = _load_processor(folder, trust_remote_code)
+    checkpoint = Checkpoint.of(model)
+    processor, changes = _load_processor(checkpoint), checkpoint.processor
     if changes:
         settings = {**processor.image_processor.to_dict(), **changes}
         images = _image_processor_class(changes["image_processor_type"]) if "image_processor_type" in changes else type(processor.image_processor)
@@ -136,34 +147,33 @@ def _image_processor_class(name: str) -> Any:
     return found
 
 
-def _load_processor(folder: str, trust_remote_code: bool) -> Any:
-    config = read_config(folder, trust_remote_code)
-    cls = None if trust_remote_code and getattr(config, "auto_map", None) else _processor_class(folder, config)
+def _load_processor(checkpoint: Checkpoint) -> Any:
+    config, folder = read_config(checkpoint), checkpoint.folder
+    cls = (
+        None
+        if checkpoint.trust_remote_code and getattr(config, "auto_map", None)
+        else _processor_class(folder, config)
+    )
     try:
         if cls is not None and "video_processor" in cls.get_attributes() and not is_torchvision_available():
-            return without_video(cls).from_pretrained(folder)
-        return auto_processor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            return without_video(cls).from_pretrained(folder, **_revision(checkpoint))
+        return auto_processor.from_pretrained(folder, **_source(checkpoint))
     except (OSError, ValueError, ImportError) as e:
         raise _unreadable(folder, e) from None
 
 
 def load_mllm(
-    folder: str,
-    dtype: str = "float32",
-    device: str = "cpu",
-    attention: str = "sdpa",
-    trust_remote_code: bool = False,
-    processor_changes: Mapping[str, Any] | None = None,
-    check: Callable[[Any], None] | None = None,
+    model: str | Checkpoint, device: str = "cpu", check: Callable[[Any], None] | None = None
 ) -> tuple[PreTrainedModel, Any]:
-    """An image-text-to-text model in evaluation mode, and its processor, with changes of its settings. Raises ConfigError, one line each.
+    """An image-text-to-text model in evaluation mode, and its processor. Raises ConfigError, one line each.
 
     `check` sees the processor before the weights are read, which takes long.
     """
-    processor = load_processor(folder, trust_remote_code, processor_changes)
+    checkpoint = Checkpoint.of(model)
+    processor = load_processor(checkpoint)
     if check is not None:
         check(processor)
-    return load_model(AutoModelForImageTextToText, folder, dtype_named(dtype), device, attention, trust_remote_code), processor
+    return load_model(AutoModelForImageTextToText, checkpoint, device), processor
 
 
 @contextlib.contextmanager

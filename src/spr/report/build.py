@@ -15,12 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from spr.artifacts import Run
 from spr.dialects import Dialect
 from spr.report.gallery import gallery
 from spr.report.loop import answer_figures, stage_rows, trainings
 from spr.report.pictures import STYLE
 from spr.report.results import benchmark_views, headline
+from spr.store.run import Run
 
 LoadImage = Callable[[str], Image.Image]
 SCRIPT = Markup(Path(__file__).with_name("gallery.js").read_text(encoding="utf-8"))

@@ -14,17 +14,17 @@ from typing import TypeVar
 from markupsafe import Markup
 from PIL import Image
 
-from spr.artifacts import Run
 from spr.dialects import Dialect
 from spr.evaluation.results import BASE
 from spr.evaluation.rows import read_predictions
 from spr.report.pictures import Outline, Shots, bars, marked
-from spr.report.results import FOLDER, Measured, measured
+from spr.report.results import Measured, measured
+from spr.store.folders import EVALUATION, PAIRS
+from spr.store.run import Run
 from spr.types import Box, Frame, GroundedText, Prediction, TrainingPair
 
 T = TypeVar("T")
 LoadImage = Callable[[str], Image.Image]
-PAIRS = "pairs"
 SHOWN = 24  # ours: cards of each outcome of a benchmark; a page of a few megabytes
 PAIRS_SHOWN = 40  # ours
 COLOURS = 8  # of mentions, in turn
@@ -133,7 +133,10 @@ def changed_cards(m: Measured, run: Run, dialect: Dialect, shots: Shots) -> list
     if m.trained is None or protocol not in CHANGED_AT or m.trained not in m.comparison.get("models", {}):
         return []
     moved = m.comparison["models"][m.trained]["changed"].get(CHANGED_AT[protocol], {})
-    before, after = ({r.item_id: r for r in read_predictions(run, FOLDER, m.name, model)} for model in (BASE, m.trained))
+    before, after = (
+        {r.item_id: r for r in read_predictions(run, EVALUATION, m.name, model)}
+        for model in (BASE, m.trained)
+    )
     unread = [i for i, r in after.items() if not r.boxes and i not in moved.get("to_wrong", ())]
     ids = {"to_right": moved.get("to_right", []), "to_wrong": moved.get("to_wrong", []), "unparsed": unread}
     return [

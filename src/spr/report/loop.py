@@ -13,18 +13,18 @@ from statistics import fmean
 from markupsafe import Markup
 from PIL import Image
 
-from spr.artifacts import Run
 from spr.report.pictures import Series, line_plot
+from spr.store.folders import ADAPTER, CANDIDATES, PAIRS, REGIONS, SCORES
+from spr.store.run import Run
 from spr.types import ScoredCandidate
 
 LoadImage = Callable[[str], Image.Image]
 STAGES: Mapping[str, tuple[str, str]] = {
-    "regions": ("regions", "region queries"),
-    "candidates": ("describe", "descriptions"),
-    "scores": ("score", "scored descriptions"),
-    "pairs": ("pair", "preference pairs"),
+    REGIONS: ("regions", "region queries"),
+    CANDIDATES: ("describe", "descriptions"),
+    SCORES: ("score", "scored descriptions"),
+    PAIRS: ("pair", "preference pairs"),
 }
-ADAPTERS = "adapter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,13 @@ def stage_rows(run: Run) -> list[StageRow]:
 
 def answer_figures(run: Run) -> list[tuple[str, str, str]]:
     """Figures of the answers before and after refinement: (what, original, refined)."""
-    if run.summary("scores") is None:
+    if run.summary(SCORES) is None:
         return []
-    rows = [r for r in run.iter_stage(ScoredCandidate, "scores") if r.score.unscored is None and r.refined_score.unscored is None]
+    rows = [
+        r
+        for r in run.iter_stage(ScoredCandidate, SCORES)
+        if r.score.unscored is None and r.refined_score.unscored is None
+    ]
     if not rows:
         return []
 
@@ -73,12 +77,20 @@ def answer_figures(run: Run) -> list[tuple[str, str, str]]:
 
 def trainings(run: Run) -> list[tuple[str, list[Markup]]]:
     """Every adapter with its curves."""
-    return [(name, training_plots(run, name)) for name in run.folders(ADAPTERS) if run.exists(ADAPTERS, name, "history.jsonl")]
+    return [
+        (name, training_plots(run, name))
+        for name in run.folders(ADAPTER)
+        if run.exists(ADAPTER, name, "history.jsonl")
+    ]
 
 
 def training_plots(run: Run, name: str) -> list[Markup]:
     """Loss, reward margin with accuracy, and log-probs by step, from the trainer's history."""
-    rows = [json.loads(line) for line in run.read_bytes(ADAPTERS, name, "history.jsonl").decode().splitlines() if line.strip()]
+    rows = [
+        json.loads(line)
+        for line in run.read_bytes(ADAPTER, name, "history.jsonl").decode().splitlines()
+        if line.strip()
+    ]
 
     def series(name: str, key: str, kind: str) -> Series:
         known = [r for r in rows if r.get(key) is not None]

@@ -13,12 +13,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from spr.artifacts import Run
 from spr.evaluation.tables import PAPER_REC
 from spr.report.pictures import Series, line_plot
+from spr.store.folders import COMPARISON, EVALUATION, METRICS
+from spr.store.run import Run
 
-FOLDER = "evaluation"
-BEFORE, AFTER = PAPER_REC.values()  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
+BEFORE, AFTER = (
+    PAPER_REC.values()
+)  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
 ACCURACY = re.compile(r"acc@(\d\.\d+)$")
 OTHERS = ("control", "region", "s3", "s4", "s5", "s6")  # colours of the models that are not compared in detail, in turn
 SHOWN = re.compile(
@@ -92,12 +94,17 @@ class Measured:
 def measured(run: Run) -> list[Measured]:
     """All benchmarks of the run: the referring ones first, then by name."""
     found = []
-    for name in run.folders(FOLDER):
-        models = {m: run.read_json(FOLDER, name, m, "metrics.json") for m in run.folders(FOLDER, name)}
-        known = {m: v for m, v in sorted(models.items(), key=lambda kv: (kv[0] != "base", kv[0])) if v is not None}
+    for name in run.folders(EVALUATION):
+        models = {m: run.read_json(EVALUATION, name, m, METRICS) for m in run.folders(EVALUATION, name)}
+        known = {
+            m: v for m, v in sorted(models.items(), key=lambda kv: (kv[0] != "base", kv[0])) if v is not None
+        }
         if known:
-            found.append(Measured(name, known, run.read_json(FOLDER, name, "comparison.json") or {}))
-    return sorted(found, key=lambda m: (_protocol(m) != "rec", m.name != "test" and not m.name.startswith("test_"), m.name))
+            found.append(Measured(name, known, run.read_json(EVALUATION, name, COMPARISON) or {}))
+    return sorted(
+        found,
+        key=lambda m: (_protocol(m) != "rec", m.name != "test" and not m.name.startswith("test_"), m.name),
+    )
 
 
 def _protocol(m: Measured) -> str:

@@ -14,7 +14,6 @@ A split is written once: a finished one (it holds `done.json` of the same recipe
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from typing import Any
 
 from spr.boxes import to_xywh
 from spr.errors import DataError, unknown_name
-from spr.prompts import with_article
-from spr.regions import RegionsConfig, draw_regions
 from spr.scenes.language import description, expressions, plain
 from spr.scenes.world import NOUNS, SPLITS, Thing, scene_of
+from spr.stages.prompts import with_article
+from spr.stages.regions import RegionsConfig, draw_regions
+from spr.store.files import write_whole
 from spr.types import Annotation, Box, ImageRecord, Region
 
 EXPRESSIONS = 3  # draws per image; equal ones count once
@@ -167,6 +167,4 @@ def region_row(region: Region) -> dict[str, Any]:
 
 
 def _write(path: Path, value: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(value))

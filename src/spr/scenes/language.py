@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from spr.prompts import Template, listed, with_article
 from spr.scenes.world import NOUNS, Thing
+from spr.stages.prompts import Template, listed, with_article
 from spr.types import Box
 
 Part: TypeAlias = str | tuple[str, Box]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from spr.errors import ModelError
-from spr.executor import versions
+from spr.store.identity import versions
 from spr.training.config import TrainConfig
 
 

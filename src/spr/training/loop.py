@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from typing_extensions import override
 
 from spr.errors import ConfigError, UserError
-from spr.executor import Progress
+from spr.store.progress import Progress
 from spr.training.answers import gather, measure
 from spr.training.config import TrainConfig
 from spr.training.families import Family
@@ -71,13 +72,13 @@ class Report(TrainerCallback):
     def __init__(self, progress: Progress, steps: Sequence[Sequence[int]]) -> None:
         self._progress, self._steps = progress, steps
 
+    @override
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar where the checkpoint stands."""
         done = sum(len(s) for s in self._steps[: state.global_step])
         self._progress.start("train", sum(len(s) for s in self._steps), done)
 
+    @override
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The pairs of the step are done."""
         self._progress.advance(len(self._steps[state.global_step - 1]))
 
 
@@ -97,8 +98,8 @@ class PairTrainer(Trainer):
         """Steps in their fixed order; already this process's share, so accelerate must not share them out again."""
         return DataLoader(self.train_dataset, batch_sampler=self._steps, collate_fn=_collate)  # type: ignore[arg-type]
 
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted."""
+    @override
+    def floating_point_ops(self, inputs: Any) -> int:  # for a figure that nobody reads
         return 0
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:

@@ -5,30 +5,31 @@ In: the base's folder and the adapter's. Out: a folder with merged weights in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from spr.errors import DataError
 from spr.models.loading import load_mllm, quiet_peft, read_config, save_checkpoint
+from spr.types import Checkpoint
 
 
-def merge_adapter(
-    model_folder: str, adapter_folder: str, out: str, trust_remote_code: bool = False, processor_changes: Mapping[str, Any] | None = None
-) -> None:
+def merge_adapter(model: str | Checkpoint, adapter_folder: str, out: str) -> None:
     """Write the merged checkpoint to `out`. The sum is made in float32 and rounded once, to the dtype that the base is stored in.
-    `processor_changes`: settings of the image processor that replace the base's, also in the merged checkpoint.
+    Changed settings of the image processor are in the merged checkpoint, too.
 
     Raises DataError when `adapter_folder` holds no adapter.
     """
     from peft import PeftModel
 
     if not (Path(adapter_folder) / "adapter_config.json").is_file():
-        raise DataError(f"{adapter_folder}: found no adapter_config.json, expected a finished PEFT adapter (run `spr train` first)")
-    stored = read_config(model_folder, trust_remote_code).dtype
-    model, processor = load_mllm(model_folder, trust_remote_code=trust_remote_code, processor_changes=processor_changes)
+        raise DataError(
+            f"{adapter_folder}: found no adapter_config.json, expected a finished PEFT adapter (run `spr train` first)"
+        )
+    checkpoint = replace(Checkpoint.of(model), dtype="float32", attention="sdpa")
+    stored = read_config(checkpoint).dtype
+    base, processor = load_mllm(checkpoint)
     with quiet_peft():
-        merged = PeftModel.from_pretrained(model, adapter_folder).merge_and_unload()
+        merged = PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()
     if stored is not None:
         merged = merged.to(stored)
     save_checkpoint(merged, processor, out)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from spr.errors import DataError, StaleRunError
-from spr.executor import Progress, changed_fields
+from spr.store.files import whole, write_whole
+from spr.store.identity import changed_fields
+from spr.store.progress import Progress
 from spr.training.config import TrainConfig
 from spr.training.encode import Answer, Encoded, Encoder
 from spr.training.families import Family
@@ -65,18 +66,12 @@ def check_fresh(folder: Path, made_from: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "reference.json"
     if not path.exists():
-        _write(path, json.dumps(dict(made_from), indent=2, sort_keys=True).encode())
+        write_whole(path, json.dumps(dict(made_from), indent=2, sort_keys=True).encode())
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != made_from:
         fields = ", ".join(changed_fields(before, made_from))
         raise StaleRunError(f"{folder}: the cached reference log-probabilities were made from something else (changed: {fields}); delete the folder")
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 # --- files of a shard ----------------------------------------------------------------------------------------------------------------------
@@ -105,9 +100,8 @@ def _save(path: Path, kept: Sequence[Prepared], dropped: Sequence[Dropped]) -> N
         "dropped": [[d.item_id, d.reason, d.detail] for d in dropped],
     }
     columns["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
-    np.savez(temporary, **columns)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **columns)  # type: ignore[arg-type]
 
 
 def _load(path: Path) -> tuple[list[Prepared], list[Dropped]]:

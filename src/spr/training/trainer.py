@@ -20,8 +20,8 @@ import torch
 from transformers import TrainingArguments
 
 from spr.errors import DataError, UserError
-from spr.executor import Progress
 from spr.models.loading import context_length, load_mllm, quiet_peft
+from spr.store.progress import Progress
 from spr.training.adapter import attach, write_card
 from spr.training.check import check_rows
 from spr.training.config import TrainConfig, TrainResult
@@ -32,7 +32,7 @@ from spr.training.loop import PairTrainer, Report, Steps, arguments, last_checkp
 from spr.training.plan import steps_of
 from spr.training.policy import Images, Policy
 from spr.training.prepare import Prepared, Preparer, check_fresh, folder_digest, pairs_digest, prepare
-from spr.types import Dropped, TrainingPair
+from spr.types import Checkpoint, Dropped, TrainingPair
 
 if TYPE_CHECKING:
     from spr.dialects import Dialect
@@ -44,7 +44,7 @@ REFERENCE = ("share", "tokens", "max_length", "dtype", "autocast", "attention", 
 
 def train(
     pairs: Sequence[TrainingPair],
-    model_folder: str,
+    model_folder: str | Checkpoint,
     out_folder: str,
     config: TrainConfig,
     load_image: Callable[[str], Any],
@@ -53,11 +53,9 @@ def train(
     progress: Progress = NO_PROGRESS,
     seed: int = 0,
     adapter: str | None = None,
-    trust_remote_code: bool = False,
-    processor_changes: Mapping[str, Any] | None = None,
 ) -> TrainResult:
-    """Train a LoRA adapter on pairs and write it to `out_folder`. `adapter`: start from this one, which is then also the reference.
-    `processor_changes`: settings of the image processor that replace the checkpoint's.
+    """Train a LoRA adapter on pairs and write it to `out_folder`. `model_folder`: a folder or hub name, or a `Checkpoint`, whose dtype
+    and attention give way to the configuration's. `adapter`: start from this one, which is then also the reference.
 
     Deterministic on a CPU for a given number of threads. With `resume`, a killed run goes on from its last checkpoint and ends in the same bytes.
     Raises DataError when no pair can be trained on, StaleRunError when the cache in `out_folder` was made from something else.
@@ -69,17 +67,25 @@ def train(
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
     args = arguments(config, state, 1, seed)
+    checkpoint = dataclasses.replace(
+        Checkpoint.of(model_folder), dtype=config.dtype, attention=config.attention
+    )
     with quiet_peft():
-        model, processor = load_mllm(model_folder, config.dtype, str(args.device), config.attention, trust_remote_code, processor_changes)
+        model, processor = load_mllm(checkpoint, str(args.device))
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)
         encoder = Encoder(model, processor, load_image, dialect, config.coordinate_weight, config.rejected_coordinates)
         family = family_of(model)
         images = Images(model, encoder, config.feature_cache_mb)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
-            preparer = Preparer(peft, family, encoder, policy, config, config.max_length or context_length(model))
-            digests = {"model": folder_digest(model_folder), "adapter": folder_digest(adapter) if adapter else None}
-            identity = {**digests, "processor": dict(processor_changes or {}), "layout": family.name}
+            preparer = Preparer(
+                peft, family, encoder, policy, config, config.max_length or context_length(model)
+            )
+            digests = {
+                "model": folder_digest(checkpoint.folder),
+                "adapter": folder_digest(adapter) if adapter else None,
+            }
+            identity = {**digests, "processor": dict(checkpoint.processor), "layout": family.name}
             kept, dropped = _prepared(pairs, peft, preparer, identity, state, config, args, progress)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
             if not kept:
@@ -104,7 +110,7 @@ def train(
         warnings=(*warned, *warnings_of(history, config)),
     )
     if args.process_index == 0:
-        write_card(out, model_folder, config, dataclasses.asdict(result))
+        write_card(out, checkpoint.folder, config, dataclasses.asdict(result))
     progress.end(f"{len(steps)} steps, loss {result.figures.get('loss')}")
     for warning in result.warnings:
         progress.tell(f"warning: {warning}")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 
-from spr.data.index import DataConfig, build_index
+from spr.data.config import DataConfig
+from spr.data.index import build_index
 from spr.errors import DataError
 from tests.unit.data.worlds import CATEGORIES, box, coco, image, index, picture, set_aside
 

@@ -15,9 +15,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from pycocotools.coco import COCO
 
-from spr.data.hf import HFColumns
+from spr.data.config import DataConfig, HFColumns
 from spr.data.images import open_store
-from spr.data.index import DataConfig, Index
+from spr.data.index import Index
 from spr.errors import DataError
 from spr.scenes.files import SplitFiles, write_split
 from spr.types import Annotation, ImageRecord

@@ -10,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from spr.data.index import DataConfig, Index, IndexSummary, build_index, open_index
-from spr.executor import ShardResult
-from spr.regions import RegionsConfig, draw_regions
+from spr.data.config import DataConfig
+from spr.data.index import Index, IndexSummary, build_index, open_index
+from spr.stages.regions import RegionsConfig, draw_regions
+from spr.store.workers import ShardResult
 from spr.types import Dropped, ImageRecord, Region
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from spr.cli.dialects import coloured, dialects, markdown_table
 from spr.dialects import Dialect, Frame, frame_for, get_dialect, known_names, smart_resize
-from spr.dialects.cli import coloured, dialects, markdown_table
 from spr.errors import DataError, DialectError, UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "dialects.json"
@@ -154,7 +154,7 @@ def test_importing_dialects_is_cheap() -> None:
 
 
 def test_the_page_has_every_contract() -> None:
-    """The table of docs/dialects.md is what `python -m spr.dialects.cli` prints from the contracts."""
+    """The table of docs/dialects.md is what `python -m spr.cli.dialects` prints from the contracts."""
     assert markdown_table() in DOCS.read_text(encoding="utf-8")
 
 

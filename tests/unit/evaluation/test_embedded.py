@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from spr.artifacts import Run
 from spr.data.full_paths import FullPaths
 from spr.dialects import get_dialect
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.rows import read_predictions
 from spr.evaluation.stage import evaluate_all
-from spr.executor import Progress, RuntimeConfig
 from spr.models.hf_mllm import HFDescriber
 from spr.scenes.embedded import checkpoint_folder
+from spr.store.progress import Progress
+from spr.store.run import Run
+from spr.store.workers import RuntimeConfig
 from spr.types import Prediction
 
 

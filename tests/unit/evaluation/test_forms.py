@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from spr.artifacts import Run
 from spr.dialects import Dialect, get_dialect
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.items import Item
 from spr.evaluation.readers import FORMATS, read_benchmark
 from spr.evaluation.stage import evaluate_all, size_of
-from spr.executor import Progress, RuntimeConfig
+from spr.store.progress import Progress
+from spr.store.run import Run
+from spr.store.workers import RuntimeConfig
 from spr.types import Box
 from tests.support.benchmark_forms import World, write_refer
 from tests.unit.evaluation.scripted import Scripted

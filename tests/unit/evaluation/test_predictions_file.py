@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from spr.artifacts import Run
 from spr.cli import run_cli
 from spr.errors import ConfigError, DataError, DialectError
 from spr.evaluation.predictions_file import read_lines, score_file
+from spr.store.run import Run
 from spr.types import Prediction
 
 GT = [0, 0, 100, 100]

@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from spr.artifacts import Run
 from spr.dialects import get_dialect
 from spr.errors import DataError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.rows import read_predictions
 from spr.evaluation.stage import evaluate_all
-from spr.executor import Progress, RuntimeConfig
+from spr.store.progress import Progress
+from spr.store.run import Run
+from spr.store.workers import RuntimeConfig
 from spr.types import Prediction
 from tests.unit.evaluation.scripted import Scripted
 

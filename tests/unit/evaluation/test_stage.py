@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from spr.artifacts import Run, shard_name
 from spr.dialects import get_dialect
 from spr.errors import ConfigError, DataError, StaleRunError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.metrics import accuracy_at_iou
 from spr.evaluation.stage import evaluate_all
-from spr.executor import Progress, RuntimeConfig
+from spr.store.progress import Progress
+from spr.store.run import Run, shard_name
+from spr.store.workers import RuntimeConfig
 from spr.types import Answer, Prediction
 from tests.unit.evaluation.scripted import Scripted
 

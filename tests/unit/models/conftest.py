@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from spr.models.loading import save_checkpoint
-from spr.scenes.architectures import build_clip, build_mllm, build_owl
+from spr.scenes.recipe.architectures import build_clip, build_mllm, build_owl
 
 
 def noise(seed: int, size: tuple[int, int] = (224, 224)) -> Image.Image:

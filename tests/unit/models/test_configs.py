@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spr.errors import ConfigError
-from spr.wiring import dialect_of, load_config
+from spr.run.wiring import dialect_of, load_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 READY = sorted(CONFIGS.glob("objects365_*.yaml"))

@@ -11,7 +11,7 @@ import torch
 from spr.errors import ConfigError
 from spr.models.hf_mllm import HFDescriber, in_halves
 from spr.ports import Describer
-from spr.types import Query, Sampling
+from spr.types import Checkpoint, Query, Sampling
 from tests.unit.models.conftest import load_noise, noise
 
 QUESTIONS = ("Where is the dog?", "Where is the leftmost cat next to the tree?", "What is the location of the owl in the image?")
@@ -128,7 +128,6 @@ def test_batches_are_halved_until_they_fit(caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "fp32"}, "model.dtype: unknown dtype 'fp32'"),
         ({"batching": "fast"}, "model.batching: unknown batching 'fast'"),
         ({"adapter": "/nowhere"}, "/nowhere: found no PEFT adapter"),
     ],
@@ -138,6 +137,11 @@ def test_mistakes_are_one_line(checkpoints: Callable[[str], str], options: dict[
         HFDescriber(checkpoints("mllm"), load_image=load_noise, **options)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_dtype_is_one_line(checkpoints: Callable[[str], str]) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.dtype: unknown dtype 'fp32'"):
+        HFDescriber(Checkpoint(checkpoints("mllm"), dtype="fp32"), load_image=load_noise)
 
 
 def test_a_folder_that_is_no_checkpoint_is_one_line(tmp_path: object) -> None:

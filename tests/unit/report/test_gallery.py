@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spr.artifacts import Run
 from spr.dialects import get_dialect
 from spr.evaluation.protocols import protocol_named
 from spr.evaluation.protocols.rec import RecOptions
 from spr.evaluation.results import compare, measure
 from spr.evaluation.rows import write_predictions
-from spr.executor import versions
 from spr.report.build import build_report
+from spr.store.identity import versions
+from spr.store.run import Run
 from spr.types import Frame, Prediction, Score, StageSummary, TrainingPair
 
 EVIL = "</script><script>alert(1)</script>"

@@ -15,14 +15,14 @@ from torch import nn
 from spr.boxes import iou
 from spr.dialects import get_dialect
 from spr.errors import ConfigError
-from spr.scenes.architectures import PIXELS, build_clip, build_mllm, build_owl, load_tower
 from spr.scenes.embedded import CHECKPOINTS, checkpoint_folder
 from spr.scenes.language import PROMPTS, description, names
 from spr.scenes.recipe.__main__ import STAGES, main
+from spr.scenes.recipe.architectures import PIXELS, build_clip, build_mllm, build_owl, load_tower
 from spr.scenes.recipe.loop import Schedule, Workshop, train_stage
 from spr.scenes.recipe.mllm import Rows, loss_of
 from spr.scenes.recipe.questions import loosened, turns
-from spr.scenes.vocabulary import build_tokenizer
+from spr.scenes.recipe.vocabulary import build_tokenizer
 from spr.scenes.world import scene_of
 from spr.types import Frame
 

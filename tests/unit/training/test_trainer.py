@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from spr.dialects import get_dialect
 from spr.errors import ConfigError, DataError, StaleRunError, UserError
-from spr.executor import Progress
+from spr.store.progress import Progress
 from spr.training import trainer
 from spr.training.config import TrainConfig, TrainResult
 from spr.training.figures import warnings_of

@@ -24,7 +24,7 @@ from spr.training.config import TrainConfig
 from spr.training.encode import Encoder
 from spr.training.plan import steps_of
 from spr.training.trainer import train
-from spr.types import TrainingPair
+from spr.types import Checkpoint, TrainingPair
 from tests.contract.checkpoints import build
 from tests.unit.training.data import load_image, made_pairs
 
@@ -64,7 +64,7 @@ def trl(folder: str, pairs: Sequence[TrainingPair], out: Path, config: TrainConf
     from datasets import Dataset, Image
     from trl import DPOConfig, DPOTrainer
 
-    model, processor = load_mllm(folder, dtype="float64")
+    model, processor = load_mllm(Checkpoint(folder, dtype="float64"))
     encoder = Encoder(model, processor, load_image)
     torch.manual_seed(SEED)
     peft = attach(model, config)

@@ -21,7 +21,7 @@ from spr.evaluation.metrics import THRESHOLDS, names, words
 from spr.evaluation.protocols.base import Protocol, column, frame_of, has_box, judge, length_columns
 from spr.evaluation.rows import DescriptionRow
 from spr.evaluation.statistics import Floats, Metric, Sums, Table, divide, over
-from spr.scoring import localization_score
+from spr.stages.scoring import localization_score
 from spr.types import Prediction
 
 

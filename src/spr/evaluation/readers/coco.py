@@ -15,8 +15,19 @@ from typing import Any
 
 from spr.errors import ConfigError
 from spr.evaluation.items import Item
-from spr.evaluation.readers.base import Source, load_json, shown, take, take_int, take_list, take_size, take_text, take_xywh, wrong
-from spr.regions import RegionsConfig, draw_regions
+from spr.evaluation.readers.base import (
+    Source,
+    load_json,
+    shown,
+    take,
+    take_int,
+    take_list,
+    take_size,
+    take_text,
+    take_xywh,
+    wrong,
+)
+from spr.stages.regions import RegionsConfig, draw_regions
 from spr.types import Annotation, Box, ImageRecord
 
 

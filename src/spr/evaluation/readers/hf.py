@@ -17,7 +17,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,19 @@ from PIL import Image, UnidentifiedImageError
 
 from spr.errors import ConfigError, DataError
 from spr.evaluation.items import Item
-from spr.evaluation.readers.base import Source, four, shown, take, take_int, take_list, take_size, take_text, take_xywh, wrong
+from spr.evaluation.readers.base import (
+    Source,
+    four,
+    shown,
+    take,
+    take_int,
+    take_list,
+    take_size,
+    take_text,
+    take_xywh,
+    wrong,
+)
+from spr.store.files import write_whole
 from spr.types import Box
 
 _HF = {
@@ -134,9 +145,7 @@ def _unpacked(source: Source, value: object, name: str, where: str) -> tuple[str
     target = Path(source.images) / Path(name).name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(f"{target.suffix}.{os.getpid()}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
+        write_whole(target, data)
     return str(target), size
 
 

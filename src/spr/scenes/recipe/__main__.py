@@ -1,15 +1,13 @@
 """`python -m spr.scenes.recipe`: train the three embedded checkpoints from nothing. Run it again to go on where a kill left it.
 
 In: nothing. Out, under `--out`: data/ (2.5 GB), a state per stage, recipe.log, curves/, checkpoints/{mllm,mllm_tight,clip,owl} and measures.json: the
-new checkpoints beside the shipped ones on `val` (`spr.scenes.measure`). Nothing is replaced: copy a checkpoint into the package where it is better.
+new checkpoints beside the shipped ones on `val` (`spr.scenes.recipe.measure`). Nothing is replaced: copy a checkpoint into the package where it is better.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +16,16 @@ import torch
 
 from spr.errors import ConfigError
 from spr.models.loading import save_checkpoint
-from spr.scenes.architectures import build_clip, build_mllm, build_owl
 from spr.scenes.embedded import CHECKPOINTS, checkpoint_folder
-from spr.scenes.measure import measure
+from spr.scenes.recipe.architectures import build_clip, build_mllm, build_owl
 from spr.scenes.recipe.clip import train_clip
 from spr.scenes.recipe.data import write_sets
 from spr.scenes.recipe.dense import train_dense
 from spr.scenes.recipe.loop import Workshop, say
+from spr.scenes.recipe.measure import measure
 from spr.scenes.recipe.mllm import train_align, train_answers
 from spr.scenes.recipe.owl import train_owl
+from spr.store.files import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +64,9 @@ def save(shop: Workshop, name: str) -> Path:
     if not folder.exists():
         model, processor = build()
         model.load_state_dict(shop.part(stage))
-        temporary = folder.with_name(f"{name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        save_checkpoint(model.half(), processor, temporary)  # type: ignore[arg-type]
-        os.replace(temporary, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole(folder) as temporary:
+            save_checkpoint(model.half(), processor, temporary)  # type: ignore[arg-type]
     return folder
 
 

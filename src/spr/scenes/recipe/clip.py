@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spr.scenes.architectures import CLIP_LENGTH, build_clip, load_tower
 from spr.scenes.language import names
+from spr.scenes.recipe.architectures import CLIP_LENGTH, build_clip, load_tower
 from spr.scenes.recipe.dense import pixels
 from spr.scenes.recipe.loop import Schedule, Workshop, train_stage
 from spr.scenes.recipe.questions import NOUN_LIST

@@ -6,9 +6,9 @@ and written under a temporary name first: what is there is complete.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
-import os
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,11 +21,12 @@ from PIL import Image
 from rich.progress import track
 
 from spr.boxes import as_boxes
-from spr.regions import grow
 from spr.scenes.world import NOUNS, Thing, scene_of
+from spr.stages.regions import grow
+from spr.store.files import whole, write_whole
 from spr.types import Box, Frame
 
-PIXELS = 112  # as spr.scenes.architectures has it; torch is not imported here, because the drawing processes do not need it
+PIXELS = 112  # as spr.scenes.recipe.architectures has it; torch is not imported here, because the drawing processes do not need it
 CHUNK = 250  # scenes per task of a drawing process
 COUNTS: Mapping[str, int] = {"train": 40_000, "easy": 12_000, "regions": 12_000}  # scenes by split of the world
 NUMBER: Mapping[str, int] = {noun: k for k, noun in enumerate(NOUNS)}
@@ -108,18 +109,17 @@ def write_sets(folder: Path, scale: float, processes: int) -> None:
 
 def _write_set(folder: Path, name: str, count: int, pool: ProcessPoolExecutor) -> None:
     tasks = [(name, at, min(CHUNK, count - at)) for at in range(0, count, CHUNK)]
-    arrays = {part: _array(folder / f"{part}.npy.tmp", count) for part in (name, f"{name}_crop")[: 2 if name == "regions" else 1]}
+    parts = (name, f"{name}_crop") if name == "regions" else (name,)
     seen: list[Seen] = []
-    for drawn, rows in track(pool.map(_draw, tasks), description=f"data: {name}", total=len(tasks)):
-        for array, pictures in zip(arrays.values(), drawn, strict=True):
-            array[len(seen) : len(seen) + len(rows)] = pictures
-        seen += rows
-    for part, array in arrays.items():
-        array.flush()
-        os.replace(folder / f"{part}.npy.tmp", folder / f"{part}.npy")
-    temporary = folder / f"{name}.json.tmp"
-    temporary.write_text(json.dumps([_row(s) for s in seen]), encoding="utf-8")
-    os.replace(temporary, folder / f"{name}.json")
+    with contextlib.ExitStack() as files:
+        arrays = [_array(files.enter_context(whole(folder / f"{part}.npy")), count) for part in parts]
+        for drawn, rows in track(pool.map(_draw, tasks), description=f"data: {name}", total=len(tasks)):
+            for array, pictures in zip(arrays, drawn, strict=True):
+                array[len(seen) : len(seen) + len(rows)] = pictures
+            seen += rows
+        for array in arrays:
+            array.flush()
+    write_whole(folder / f"{name}.json", json.dumps([_row(s) for s in seen]))
 
 
 def _array(path: Path, count: int) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:

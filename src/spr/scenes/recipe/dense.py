@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from spr.scenes.architectures import GRID, VISION, WIDTH
+from spr.scenes.recipe.architectures import GRID, VISION, WIDTH
 from spr.scenes.recipe.data import NUMBER, Pixels, Seen
 from spr.scenes.recipe.loop import Schedule, Workshop, train_stage
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import signal
 import time
 import zlib
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from spr.scenes.recipe.data import TrainingSet, read_set
+from spr.store.files import whole
 
 StepLoss = Callable[[int], tuple[torch.Tensor, Mapping[str, float]]]
 
@@ -100,10 +100,14 @@ class _Stop:
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, step: int) -> None:
-    """Write weights, optimiser and step under a temporary name, then rename."""
-    temporary = path.with_suffix(".tmp")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict() if optimizer else None, "step": step}, temporary)
-    os.replace(temporary, path)
+    """Write weights, optimiser and step, whole or not at all."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict() if optimizer else None,
+        "step": step,
+    }
+    with whole(path) as temporary:
+        torch.save(state, temporary)
 
 
 def train_stage(

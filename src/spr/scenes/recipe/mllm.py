@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from spr.scenes.architectures import PATCHES, WIDTH, build_mllm
+from spr.scenes.recipe.architectures import PATCHES, WIDTH, build_mllm
 from spr.scenes.recipe.data import NUMBER
 from spr.scenes.recipe.dense import NOTHING, owners, pixels
 from spr.scenes.recipe.loop import Schedule, Workshop, train_stage
 from spr.scenes.recipe.questions import Turn, described, loosened, turns
-from spr.scenes.vocabulary import BINS
+from spr.scenes.recipe.vocabulary import BINS
 
 BLUR = 3.0  # bins: standard deviation of the target over location tokens while exact boxes are learnt
 IGNORED = -100

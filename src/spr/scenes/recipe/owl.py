@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import OwlViTForObjectDetection
 
-from spr.prompts import with_article
-from spr.scenes.architectures import GRID, OWL_LENGTH, build_owl, load_tower
+from spr.scenes.recipe.architectures import GRID, OWL_LENGTH, build_owl, load_tower
 from spr.scenes.recipe.data import NUMBER, Seen
 from spr.scenes.recipe.dense import pixels
 from spr.scenes.recipe.loop import Schedule, Workshop, train_stage
+from spr.stages.prompts import with_article
 
 PHRASES = [with_article(noun) for noun in NUMBER]
 

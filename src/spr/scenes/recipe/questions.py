@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from spr.dialects import get_dialect
-from spr.prompts import listed, with_article
 from spr.scenes.language import EXISTS, LOCATE, PROMPTS, WHAT, WHERE, Part, description, expression, names
 from spr.scenes.recipe.data import Seen, region_in
 from spr.scenes.world import NOUNS, Thing
+from spr.stages.prompts import listed, with_article
 from spr.types import Frame
 
 Turn: TypeAlias = tuple[str, str]

@@ -1,0 +1,1 @@
+"""What a command does beside a stage: previews, checks, the doctor, exports."""

@@ -1,0 +1,1 @@
+"""What knows the configuration, the models and the order of the stages."""

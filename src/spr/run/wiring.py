@@ -1,0 +1,248 @@
+"""From the configuration to objects: the one place that knows which class stands behind which port.
+
+In: a `Config` (one YAML file). Out: dialect, image store, describer, scorer, detector. torch and transformers are imported only when a model is
+really built, inside the functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spr.data.config import DataConfig
+from spr.data.full_paths import FullPaths
+from spr.data.images import ImageStore, open_store
+from spr.dialects import Dialect, get_dialect
+from spr.errors import ConfigError, DialectError
+from spr.evaluation.config import EvaluationConfig
+from spr.evaluation.results import BASE
+from spr.stages.describe import DescribeConfig
+from spr.stages.pairing import PairConfig
+from spr.stages.prompts import Template, template_named, templates_with
+from spr.stages.regions import RegionsConfig
+from spr.stages.scoring import ScoreConfig
+from spr.store.config import apply_overrides, load, own_key, own_names, read_yaml, resolve
+from spr.store.workers import RuntimeConfig
+from spr.training.config import TrainConfig
+from spr.types import Checkpoint
+
+if TYPE_CHECKING:
+    from spr.ports import Describer, Detector, ImageTextScorer
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The user's multimodal model, in process (`hf`) or behind an OpenAI-compatible server (`endpoint`)."""
+
+    folder: str  # folder or hub name; for an endpoint the folder of its processor, which says what size the model sees
+    kind: Literal["hf", "endpoint"] = "hf"
+    dialect: str | None = None  # None: from the checkpoint's model_type, where that is verified
+    dialect_options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
+    dtype: str = "float32"  # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
+    batching: Literal["per_item", "throughput"] = "per_item"  # ours: per_item gives the same bytes for any sharding
+    attention: str = "sdpa"
+    trust_remote_code: bool = False  # never implied
+    processor: Mapping[str, Any] = field(default_factory=dict)  # settings of the image processor that replace the checkpoint's
+    adapter: str | None = None  # a PEFT adapter to start from
+    url: str = ""  # endpoint only, e.g. http://localhost:8000/v1
+    served_name: str = ""  # endpoint only: the model's name at the server
+    server: Literal["vllm", "sglang", "transformers", "other"] = "vllm"  # endpoint only: each needs other fields to sample and to keep tags
+    api_key_env: str = ""  # endpoint only: name of the environment variable with the key, never the key
+    concurrency: int = 16  # endpoint only
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What of the section says which weights are loaded, and how."""
+        return Checkpoint(
+            self.folder,
+            dtype=self.dtype,
+            attention=self.attention,
+            trust_remote_code=self.trust_remote_code,
+            processor=self.processor,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SemanticConfig:
+    """The dual encoder behind S_sem (method 2.3)."""
+
+    folder: str
+    clip_fit: Literal["squash", "pad", "center_crop"] = "squash"  # ours: a centre crop would hide regions at the sides
+    long_text: Literal["windows", "truncate"] = "windows"  # ours
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig:
+    """The open-vocabulary detector behind G (method 2.4)."""
+
+    folder: str
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A run: one YAML file. Sections are the stages' own dataclasses."""
+
+    run: str
+    data: DataConfig
+    model: ModelConfig
+    semantic: SemanticConfig | None = None
+    detector: DetectorConfig | None = None
+    seed: int = 0
+    label: str = ""  # stands on top of the report
+    prompts: Mapping[str, Template] = field(default_factory=dict)  # on top of those in spr.stages.prompts
+    regions: RegionsConfig = field(default_factory=RegionsConfig)
+    describe: DescribeConfig = field(default_factory=DescribeConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    pair: PairConfig = field(default_factory=PairConfig, metadata={"also": "pairing"})
+    train: TrainConfig = field(default_factory=TrainConfig)
+    adapters: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {"spr": {}}
+    )  # one training each: a name, and what of `train` it changes
+    evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a YAML file with `a.b=c` overrides, checked as far as it can be without touching a model.
+
+    Relative paths are relative to the file's folder. Raises ConfigError or DialectError, one line each.
+    """
+    overrides_by_name = [own_key(Config, name) + sign + value for name, sign, value in (o.partition("=") for o in overrides)]
+    config = load(Config, apply_overrides(own_names(Config, read_yaml(path)), overrides_by_name))
+    templates = templates_with(config.prompts)
+    for name in (*config.describe.templates, config.pair.prompt):
+        template_named(name, templates)
+    trainings(config)
+    if config.detector is None and not config.score.annotated:
+        raise ConfigError("detector: found none, expected one: score.annotated: false needs what it finds")
+    if config.model.dialect is not None:
+        dialect_of(config)
+    return with_absolute_paths(config, Path(path).absolute().parent)
+
+
+def trainings(config: Config) -> dict[str, TrainConfig]:
+    """The `train` section of every adapter, by name. Raises ConfigError for a name that cannot be a model's, or a change that cannot be."""
+    found = {}
+    for name, changes in config.adapters.items():
+        if name in (BASE, "adapter") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(f"adapters: found the name {name!r}, expected a folder name other than {BASE!r} and 'adapter'")
+        found[name] = load(TrainConfig, {**asdict(config.train), **changes}, f"adapters.{name}")
+    if not found:
+        raise ConfigError("adapters: found none, expected at least one, e.g. {spr: {}}")
+    return found
+
+
+def with_absolute_paths(config: Config, base: Path) -> Config:
+    """Every path of the configuration, resolved against `base`. Hub names (`org/name` that is no folder here) stay; `embedded:` is looked up."""
+
+    def place(path: str) -> str:
+        if path.startswith("embedded:"):
+            from spr.scenes.embedded import resolve_embedded
+
+            return resolve_embedded(path)
+        return resolve(path, base)
+
+    def model(folder: str) -> str:
+        path = place(folder)
+        return path if Path(path).exists() or folder.startswith((".", "/", "~", "embedded:")) else folder
+
+    semantic = replace(config.semantic, folder=model(config.semantic.folder)) if config.semantic else None
+    detector = replace(config.detector, folder=model(config.detector.folder)) if config.detector else None
+    adapter = place(config.model.adapter) if config.model.adapter else None
+    return replace(
+        config,
+        run=resolve(config.run, base),
+        data=config.data.resolved(place),
+        model=replace(config.model, folder=model(config.model.folder), adapter=adapter),
+        semantic=semantic,
+        detector=detector,
+        evaluate=config.evaluate.resolved(place),
+    )
+
+
+def dialect_of(config: Config) -> Dialect:
+    """The dialect that the configuration names, or the one that the checkpoint's `model_type` implies."""
+    name, options = config.model.dialect, dict(config.model.dialect_options)
+    if name is None:
+        from spr.models.families import dialect_for_checkpoint
+
+        name, found = dialect_for_checkpoint(config.model.folder, config.model.processor)
+        options = {**found, **options}
+    try:
+        return get_dialect(name, **options)
+    except DialectError as e:
+        raise DialectError(f"model.dialect: {e}") from None
+    except TypeError as e:
+        raise ConfigError(f"model.dialect_options: {e}") from None
+
+
+def image_store(config: Config) -> ImageStore:
+    """The loader of the data set's images."""
+    return open_store(config.data.images)
+
+
+def build_describer(
+    config: Config, store: ImageStore | FullPaths, adapter: str | None = None, whole_images: bool = True, journal: str | None = None
+) -> Describer:
+    """The user's model. `adapter` is a PEFT folder that goes on top; `journal` a folder where a server's answers are kept as they come.
+
+    Raises ConfigError, also for a processor that crops where `whole_images` are asked for.
+    """
+    m = config.model
+    if m.kind == "endpoint":
+        from spr.models.journal import Journal
+        from spr.models.openai_endpoint import EndpointDescriber
+
+        if not m.url:
+            raise ConfigError("model.url: found nothing, expected the address of an OpenAI-compatible server")
+        return EndpointDescriber(
+            m.url,
+            m.served_name or m.folder,
+            load_image=store.load,
+            api_key_env=m.api_key_env,
+            concurrency=m.concurrency,
+            server=m.server,
+            journal=Journal(journal) if journal else None,
+        )
+    from spr.models.hf_mllm import HFDescriber
+    from spr.models.look import cropping
+
+    def see_all(processor: Any) -> None:
+        if (complaint := cropping(processor, dialect_of(config))) is not None:
+            raise ConfigError(f"{m.folder}: {complaint}")
+
+    check = see_all if whole_images else None
+    return HFDescriber(
+        m.checkpoint,
+        load_image=store.load,
+        device=m.device,
+        batching=m.batching,
+        adapter=adapter or m.adapter,
+        check=check,
+    )
+
+
+def build_scorer(config: Config, store: ImageStore) -> ImageTextScorer | None:
+    """The dual encoder, or None when the configuration names none."""
+    if config.semantic is None:
+        return None
+    from spr.models.clip import DualEncoderScorer
+
+    s = config.semantic
+    return DualEncoderScorer(s.folder, load_image=store.load, device=s.device, clip_fit=s.clip_fit, long_text=s.long_text)
+
+
+def build_detector(config: Config, store: ImageStore) -> Detector | None:
+    """The detector, or None when the configuration names none or does not use it."""
+    if config.detector is None or config.score.detector_side == "none":
+        return None
+    from spr.models.detector import OpenVocabularyDetector
+
+    d = config.detector
+    return OpenVocabularyDetector(d.folder, load_image=store.load, device=d.device, threshold=config.score.detector_threshold)

@@ -1,0 +1,117 @@
+"""Stage `describe` (method 2.2): each region is described K times by the user's model, under several prompts.
+
+In: regions. Out: descriptions, K = templates x samples per region, in a fixed order. An answer that failed, that is empty, or that breaks off at the
+token limit is dropped with its reason, and keeps its number.
+The paper's count of candidates and its sampling are unknown; the defaults are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from spr.dialects import Dialect
+from spr.ports import Describer
+from spr.stages.prompts import TEMPLATES, Template, question, template_named
+from spr.types import Answer, Description, Dropped, Findings, Frame, Query, Region, Sampling
+
+MOSTLY = 0.5  # ours: from this share of equal samples on, a person is told
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeConfig:
+    """How regions are described. K = len(templates) * samples (ours: 4 x 2)."""
+
+    templates: tuple[str, ...] = ("plain", "objects", "crop", "crop_objects")  # ours: the four combinations that the paper names
+    samples: int = 2
+    temperature: float = 1.0  # ours
+    top_p: float = 0.95  # ours
+    max_new_tokens: int = 512  # ours
+
+
+def queries_of(region: Region, config: DescribeConfig, dialect: Dialect, templates: Mapping[str, Template] = TEMPLATES) -> list[Query]:
+    """One query per template. Its id, which seeds the sampling, names region and template only."""
+    return [
+        Query(
+            item_id=f"{region.region_id}/{name}",
+            image=region.image,
+            width=region.width,
+            height=region.height,
+            prompt=question(name, region, dialect, templates),
+            crop=region.box if template_named(name, templates).crop else None,
+            group=region.region_id,
+        )
+        for name in config.templates
+    ]
+
+
+def candidates_of(
+    region: Region, queries: Sequence[Query], answers: Sequence[Sequence[Answer]], config: DescribeConfig
+) -> tuple[list[Description], list[Dropped]]:
+    """The descriptions of one region; failed, empty and cut answers are dropped with a reason."""
+    kept: list[Description] = []
+    dropped: list[Dropped] = []
+    index = 0
+    for name, query, samples in zip(config.templates, queries, answers, strict=True):
+        for answer in samples:
+            candidate_id = f"{region.region_id}/{index}"
+            if answer.failed is not None:
+                dropped.append(Dropped(candidate_id, "answer_failed", answer.failed))
+            elif not answer.text.strip():
+                dropped.append(Dropped(candidate_id, "empty_answer"))
+            elif not answer.stopped:
+                dropped.append(Dropped(candidate_id, "answer_cut", f"no end within {config.max_new_tokens} tokens: …{answer.text[-40:]}"))
+            else:
+                kept.append(Description(candidate_id, region.region_id, index, name, query.prompt, answer.text))
+            index += 1
+    return kept, dropped
+
+
+def describe(
+    regions: Sequence[Region],
+    describer: Describer,
+    dialect: Dialect,
+    config: DescribeConfig,
+    seed: int,
+    templates: Mapping[str, Template] = TEMPLATES,
+) -> tuple[list[Description], list[Dropped]]:
+    """All descriptions of some regions, in order of region, template, sample."""
+    sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens, seed)
+    per_region = [queries_of(region, config, dialect, templates) for region in regions]
+    answers = iter(describer.answer([q for queries in per_region for q in queries], sampling))
+    kept: list[Description] = []
+    dropped: list[Dropped] = []
+    for region, queries in zip(regions, per_region, strict=True):
+        rows, lost = candidates_of(region, queries, [next(answers) for _ in queries], config)
+        kept += rows
+        dropped += lost
+    return kept, dropped
+
+
+def look_at_answers(rows: Iterable[Description], dialect: Dialect, config: DescribeConfig) -> Findings:
+    """Whether samples of one prompt differ, and whether answers still have the tags around their boxes; with the usual cause and its fix.
+
+    Equal samples leave nothing to prefer: a server may ignore the temperature without a word. Stripped tags cost the phrases.
+    """
+    samples: dict[tuple[str, str], list[str]] = {}
+    stripped = 0
+    for row in rows:
+        samples.setdefault((row.region_id, row.template), []).append(row.text)
+        stripped += any(p.kind == "tags_stripped" for p in dialect.parse(row.text, Frame(1000, 1000)).problems)
+    several = [len(set(texts)) == 1 for texts in samples.values() if len(texts) > 1]
+    total = sum(len(texts) for texts in samples.values())
+    figures, warnings = {}, []
+    if several and config.temperature > 0:
+        figures["equal_samples"] = sum(several) / len(several)
+        if figures["equal_samples"] > MOSTLY:
+            warnings.append(
+                f"all samples are equal for {figures['equal_samples']:.0%} of the prompts, at temperature {config.temperature:g}: "
+                "raise describe.temperature; a server may ignore it (model.server says which one it is)"
+            )
+    if stripped:
+        figures["stripped_tags"] = stripped / total
+        warnings.append(
+            f"{stripped} of {total} answers have lost the tags around their boxes, so that phrases are guessed: "
+            "serve with vLLM or SGLang (model.server), which can keep special tokens"
+        )
+    return Findings(figures, tuple(warnings))

@@ -1,0 +1,266 @@
+"""Stage `score` (method 2.3-2.5): a semantic and a localisation score for every candidate and for its refinement.
+
+In: the regions of one image with their candidates. Out: one `ScoredCandidate` per candidate, all components as columns.
+S_loc = 1/n sum_i max_j p[i, j] with p = IoU where IoU >= 0.5, else 0 (paper, section 3.3; which index is which is our reading).
+S = lambda S_sem + (1 - lambda) S_loc, lambda = 0.8 (paper). The totals written here use that lambda; stage `pair` recomputes them from the
+components with its own, so that another lambda never runs a model again.
+G is one set per region (annotations joined with the detector's boxes for the phrases of all K candidates), so that the candidates of a region
+are comparable; the paper's wording also allows one set per candidate (`g_scope: candidate`).
+Known gap: S_loc has no precision term. The report therefore prints boxes and words per answer beside every score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median, pstdev
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from spr.boxes import Boxes, as_boxes, inside, iou_matrix, nms, sanitize
+from spr.dialects import Dialect
+from spr.errors import ConfigError
+from spr.ports import Detector, ImageTextScorer
+from spr.stages.pairing import Unmatched, refine
+from spr.types import (
+    Box,
+    Description,
+    Detection,
+    Dropped,
+    Findings,
+    GroundedText,
+    Region,
+    Score,
+    ScoredCandidate,
+)
+
+PAPER_LAMBDA = 0.8  # paper, section 3.3
+NEARLY_ALONE = 0.9  # ours: a part of the score with more than this share of the weighted spread decides nearly alone
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConfig:
+    """What counts as a reference, and how refinement treats boxes without one."""
+
+    iou_threshold: float = 0.5  # paper, section 3.3
+    annotated: bool = True  # the paper: annotated boxes are references; ours: false leaves those that the detector finds alone
+    detector_side: Literal["reference", "prediction", "both", "none"] = "reference"  # the paper's two readings conflict; ours
+    g_scope: Literal["region", "candidate"] = "region"  # ours: one G per region keeps candidates comparable
+    detector_threshold: float = 0.35  # ours (Grounding DINO's own default box threshold)
+    detector_nms: float = 0.7  # ours
+    unmatched: Unmatched = "unbox"  # paper: "other boxes are not kept"; the phrase stays (ours)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be together."""
+        if self.detector_side == "none" and not self.annotated:
+            raise ConfigError("score: found annotated: false with detector_side 'none', expected a detector that is used")
+        if not self.annotated and self.detector_side == "prediction":
+            raise ConfigError(
+                "score: found annotated: false with detector_side 'prediction', expected 'reference' or 'both': nothing else gives references"
+            )
+
+
+def localization_score(reference: ArrayLike, predicted: ArrayLike, iou_threshold: float = 0.5) -> float | None:
+    """S_loc in [0, 1] of predicted boxes (m, 4) against reference boxes (n, 4), both xyxy pixels.
+
+    None when there is no reference; 0.0 when there is one and nothing is predicted (a real zero). Raises ValueError for other shapes or
+    values that are not finite.
+    """
+    g, b = as_boxes(reference), as_boxes(predicted)
+    if len(g) == 0:
+        return None
+    if len(b) == 0:
+        return 0.0
+    overlap = iou_matrix(g, b)
+    return float(np.where(overlap >= iou_threshold, overlap, 0.0).max(axis=1).mean())
+
+
+def combine(semantic: float | None, localization: float | None, lam: float = PAPER_LAMBDA) -> float | None:
+    """lam * semantic + (1 - lam) * localization; None when either is None. Raises ValueError when lam is not in [0, 1]."""
+    if not 0.0 <= lam <= 1.0:
+        raise ValueError(f"lam: found {lam}, expected a number in [0, 1]")
+    if semantic is None or localization is None:
+        return None
+    return lam * semantic + (1.0 - lam) * localization
+
+
+def join_detections(annotated: Sequence[Box], detections: Sequence[Detection], region: Box, config: ScoreConfig) -> list[Box]:
+    """Detector boxes that are new objects of the region: in it, confident, one per object, none that is an annotated object."""
+    sure = [d for d in detections if d.score >= config.detector_threshold]
+    if not sure:
+        return []
+    boxes = as_boxes([d.box for d in sure])
+    keep = inside(boxes, region)
+    if annotated:
+        keep &= iou_matrix(boxes, list(annotated)).max(axis=1) < config.iou_threshold
+    chosen = [sure[i] for i in np.flatnonzero(keep).tolist()]
+    return [chosen[i].box for i in nms([d.box for d in chosen], [d.score for d in chosen], config.detector_nms)] if chosen else []
+
+
+def phrases_of(texts: Sequence[GroundedText]) -> list[str]:
+    """The distinct phrases of some texts, in order of first appearance, without regard to case."""
+    seen: dict[str, str] = {}
+    for g in texts:
+        for mention in g.mentions:
+            if mention.phrase is not None and mention.boxes:
+                seen.setdefault(mention.phrase.casefold(), mention.phrase)
+    return list(seen.values())
+
+
+def predicted_boxes(g: GroundedText) -> Boxes:
+    """All readable boxes of a text, sorted and clipped to its image. Shape (m, 4)."""
+    return sanitize([box for mention in g.mentions for box in mention.boxes], g.frame)
+
+
+def _why_unscored(g: GroundedText, reference: Sequence[Box]) -> str | None:
+    """The reason why a text has no score: nothing to compare with, nothing said, or nothing readable."""
+    if not reference:
+        return "no_reference"
+    if not g.plain.strip():
+        return "no_text"
+    read = any(mention.boxes for mention in g.mentions)
+    broken = [p.kind for p in g.problems if p.kind not in ("absent_marker", "phrase_guessed", "tags_stripped", "draft_box")]
+    if not read and broken:
+        return f"unparsed:{broken[0]}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The reference boxes of a region: the annotated ones first, then the detector's; and detector boxes that join the predictions."""
+
+    annotated: tuple[Box, ...]
+    detected: tuple[Box, ...]
+    joins_predictions: tuple[Box, ...]
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """G, in order."""
+        return self.annotated + self.detected
+
+
+def references_of(region: Region, detections: Sequence[Detection], config: ScoreConfig) -> References:
+    """G for a region (method 2.4), as `detector_side` has it."""
+    annotated = tuple(o.box for o in region.objects) if config.annotated else ()
+    if config.detector_side == "none":
+        return References(annotated, (), ())
+    found = tuple(join_detections(annotated, detections, region.box, config))
+    on_reference = config.detector_side in ("reference", "both")
+    on_prediction = config.detector_side in ("prediction", "both")
+    return References(annotated, found if on_reference else (), found if on_prediction else ())
+
+
+def score_text(g: GroundedText, references: References, cosines: tuple[float, float] | None, config: ScoreConfig, lam: float = PAPER_LAMBDA) -> Score:
+    """The score of one text, given its cosines (with the crop, with the region embedding), or None when there is no semantic model."""
+    unscored = _why_unscored(g, references.boxes)
+    if cosines is None and unscored is None:
+        unscored = "no_semantic_score"
+    crop, local = cosines if cosines is not None else (None, None)
+    semantic = (crop + local) / 2 if crop is not None and local is not None else None
+    if unscored is not None:
+        return Score(None, semantic, crop, local, None, unscored)
+    predicted = np.concatenate([predicted_boxes(g), as_boxes(references.joins_predictions)])
+    localization = localization_score(references.boxes, predicted, config.iou_threshold)
+    return Score(combine(semantic, localization, lam), semantic, crop, local, localization, None)
+
+
+def _detections(image: str, phrases: Sequence[str], detector: Detector | None, config: ScoreConfig) -> dict[str, list[Detection]]:
+    if detector is None or config.detector_side == "none" or not phrases:
+        return {}
+    return {p.casefold(): found for p, found in zip(phrases, detector.detect(image, phrases), strict=True)}
+
+
+def _cosines(region: Region, texts: Sequence[GroundedText], scorer: ImageTextScorer | None) -> Mapping[str, tuple[float, float]]:
+    """Cosines by plain text; each distinct text is encoded once."""
+    plain = list(dict.fromkeys(g.plain for g in texts if g.plain.strip()))
+    if scorer is None or not plain:
+        return {}
+    crop, local = scorer.similarities(region.image, [region.box], plain, [(0, t) for t in range(len(plain))])
+    return {p: (float(c), float(s)) for p, c, s in zip(plain, crop, local, strict=True)}
+
+
+def score_region(
+    region: Region,
+    candidates: Sequence[Description],
+    dialect: Dialect,
+    scorer: ImageTextScorer | None,
+    detector: Detector | None,
+    config: ScoreConfig,
+) -> list[ScoredCandidate]:
+    """Scores of all candidates of one region and of their refinements."""
+    frame = region.frame
+    texts = [dialect.parse(c.text, frame) for c in candidates]
+    found = _detections(region.image, phrases_of(texts), detector, config)
+
+    def references(g: GroundedText) -> References:
+        phrases = phrases_of([g]) if config.g_scope == "candidate" else phrases_of(texts)
+        return references_of(region, [d for p in phrases for d in found.get(p.casefold(), [])], config)
+
+    per_text = [references(g) for g in texts]
+    refined = [refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched) for g, r in zip(texts, per_text, strict=True)]
+    cosines = _cosines(region, [*texts, *refined], scorer)
+    rows = []
+    for c, g, better, r in zip(candidates, texts, refined, per_text, strict=True):
+        rows.append(
+            ScoredCandidate(
+                candidate_id=c.candidate_id,
+                region_id=region.region_id,
+                index=c.index,
+                text=g.text,
+                score=score_text(g, r, cosines.get(g.plain), config),
+                boxes=len(predicted_boxes(g)),
+                refined_text=better.text,
+                refined_score=score_text(better, r, cosines.get(better.plain), config),
+                refined_boxes=len(predicted_boxes(better)),
+                reference=r.boxes,
+                reference_annotated=len(r.annotated),
+                problems=tuple(p.kind for p in g.problems),
+            )
+        )
+    return rows
+
+
+def score(
+    items: Sequence[tuple[Region, Sequence[Description]]],
+    dialect: Dialect,
+    scorer: ImageTextScorer | None,
+    detector: Detector | None,
+    config: ScoreConfig,
+) -> tuple[list[ScoredCandidate], list[Dropped]]:
+    """Scores of some regions' candidates; an unscored one is also listed as dropped, with its reason (its row stays)."""
+    rows = [row for region, candidates in items for row in score_region(region, candidates, dialect, scorer, detector, config)]
+    return rows, [Dropped(r.candidate_id, "unscored", r.score.unscored) for r in rows if r.score.unscored is not None]
+
+
+def spreads(rows: Iterable[ScoredCandidate], lam: float = PAPER_LAMBDA) -> Findings:
+    """How far the two parts of the score differ within a region: the medians over regions of their standard deviations, raw.
+
+    Lambda balances the parts only where weighted spreads are of one order (method 2.3): warns when one has more than NEARLY_ALONE of their sum,
+    unless lambda itself leaves one part out.
+    """
+    regions: dict[str, list[tuple[float, float]]] = {}
+    for r in rows:
+        if r.score.semantic is not None and r.score.localization is not None:
+            regions.setdefault(r.region_id, []).append((r.score.semantic, r.score.localization))
+    several = [parts for parts in regions.values() if len(parts) > 1]
+    if not several:
+        return Findings({})
+    semantic, localization = (
+        median(pstdev(part) for part in column) for column in zip(*(zip(*parts, strict=True) for parts in several), strict=True)
+    )
+    figures = {"spread_semantic": semantic, "spread_localization": localization}
+    weighted = {"semantic": lam * semantic, "localisation": (1 - lam) * localization}
+    name, most = max(weighted.items(), key=lambda item: item[1])
+    if not 0 < lam < 1 or most <= NEARLY_ALONE * sum(weighted.values()):
+        return Findings(figures)
+    share = most / sum(weighted.values())
+    return Findings(
+        figures,
+        (
+            f"the {name} score decides nearly alone: {share:.0%} of the weighted spread within a region "
+            f"(spreads {semantic:.3f} and {localization:.3f}, "
+            f"lambda {lam:g}); another pair.lam balances the two",
+        ),
+    )

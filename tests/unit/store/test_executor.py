@@ -1,0 +1,197 @@
+"""Sharding, resuming and refusing: the same rows for any number of workers, and nothing done twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from spr.errors import StaleRunError
+from spr.store.executor import Stage, run_stage
+from spr.store.identity import changed_fields, digest_of
+from spr.store.progress import Progress
+from spr.store.run import Run, shard_name
+from spr.store.workers import RuntimeConfig, ShardResult, Workers
+from spr.types import Dropped, Findings, ImageRecord
+
+
+def make_work(log: str | None) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """A stage that keeps even numbers; it appends every shard it works on to `log`, so that tests see what ran."""
+
+    def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
+        if log is not None:
+            with Path(log).open("a") as f:
+                f.write(f"{items[0]}\n")
+        rows = [ImageRecord(str(i), "p", i, i) for i in items if i % 2 == 0]
+        return rows, [Dropped(str(i), "odd") for i in items if i % 2]
+
+    return work
+
+
+def stage(log: str | None = None, config: dict[str, object] | None = None) -> Stage[int, ImageRecord]:
+    return Stage("regions", ("regions",), config or {"a": {"b": 1}}, ImageRecord, partial(make_work, log))
+
+
+def test_rows_do_not_depend_on_workers_or_shards(tmp_path: Path) -> None:
+    """One or two processes write equal bytes; other shard sizes give equal rows."""
+    items = list(range(23))
+    runs = {}
+    for name, runtime in {
+        "one": RuntimeConfig(1, 1, 7),
+        "two": RuntimeConfig(2, 1, 7),
+        "single": RuntimeConfig(1, 1, 1),
+        "all": RuntimeConfig(1, 1, 256),
+    }.items():
+        runs[name] = Run(str(tmp_path / name))
+        summary = run_stage(runs[name], stage(), items, runtime, Progress())
+        assert (summary.rows, summary.dropped) == (12, {"odd": 11})
+    names = runs["one"].shard_names("regions")
+    assert len(names) == 4
+    assert [runs["one"].read_bytes("regions", n) for n in names] == [runs["two"].read_bytes("regions", n) for n in names]
+    rows = {name: run.read_stage(ImageRecord, "regions") for name, run in runs.items()}
+    assert rows["single"] == rows["one"] == rows["all"]
+
+
+def test_resume_does_only_what_is_missing(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run = Run(str(tmp_path / "run"))
+    runtime = RuntimeConfig(1, 1, 5)
+    run_stage(run, stage(str(log)), list(range(20)), runtime, Progress())
+    run.remove("regions", "_stage.json")
+    run.remove("regions", shard_name(2))
+    log.unlink()
+    run_stage(run, stage(str(log)), list(range(20)), runtime, Progress())
+    assert log.read_text() == "10\n"
+    run_stage(run, stage(str(log)), list(range(20)), runtime, Progress())
+    assert log.read_text() == "10\n"
+
+
+def test_another_configuration_is_refused_by_field(tmp_path: Path) -> None:
+    """Also when the first run was stopped in the middle: rows of two configurations never mix."""
+    run = Run(str(tmp_path))
+    run_stage(run, stage(), [0, 1], RuntimeConfig(), Progress())
+    run.remove("regions", "_stage.json")
+    with pytest.raises(StaleRunError, match=r"changed: a\.b.*--overwrite regions"):
+        run_stage(run, stage(config={"a": {"b": 2}}), [0, 1], RuntimeConfig(), Progress())
+
+
+def test_a_failing_worker_stops_the_stage_but_loses_nothing(tmp_path: Path) -> None:
+    """An exception reaches the caller; finished shards stay."""
+    run = Run(str(tmp_path))
+    with pytest.raises(TypeError):
+        run_stage(run, stage(), [0, 2, "x"], RuntimeConfig(1, 1, 2), Progress())
+    assert run.shard_names("regions") == [shard_name(0)]
+
+
+def test_digest_ignores_key_order() -> None:
+    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    assert changed_fields({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 5}, "c": 3}) == ["a.y", "b", "c"]
+
+
+def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
+    """Figures stand in _stage.json, also when the rows were made earlier; warnings reach the listener once."""
+    said: list[str] = []
+
+    class Listener(Progress):
+        def end(self, message: str = "") -> None:
+            said.append(message)
+
+        def tell(self, message: str) -> None:
+            said.append(message)
+
+    run = Run(str(tmp_path))
+    looking = replace(stage(), look=lambda rows: Findings({"mean_width": sum(r.width for r in rows) / 3}, ("small",)))
+    run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
+    run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
+    assert said == ["3 rows, 2 dropped", "regions: mean width 2.000", "regions: warning: small"]
+    summary = run.summary("regions")
+    assert summary is not None
+    assert (summary.figures, summary.warnings) == ({"mean_width": 2.0}, ["small"])
+
+
+def counted_work(log: str, name: str) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """A worker that notes when it is built."""
+    with Path(log).open("a") as f:
+        f.write(f"{name} {os.getpid()}\n")
+    return make_work(None)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_workers_build_once_what_several_stages_share(tmp_path: Path, processes: int) -> None:
+    """A model that answers many benchmarks is loaded once per process, and never beside another one."""
+    run, log = Run(str(tmp_path / "run")), str(tmp_path / "log")
+    runtime = RuntimeConfig(processes, 1, 2)
+    with Workers(runtime) as workers:
+        for model in ("a", "b"):
+            make = partial(counted_work, log, model)
+            for benchmark in ("x", "y"):
+                shared = replace(stage(), folder=(benchmark, model), make_work=make)
+                assert run_stage(run, shared, list(range(8)), runtime, Progress(), workers).rows == 4
+    built = Path(log).read_text().splitlines()
+    assert len(built) == len(set(built)) <= 2 * processes
+    assert len({line.split()[1] for line in built}) <= processes
+
+
+KILLED = """
+import sys, time
+from functools import partial
+from spr.store.run import Run
+from spr.store.executor import run_stage
+from spr.store.progress import Progress
+from spr.store.workers import RuntimeConfig
+from tests.unit.test_executor import sleeping_work, stage
+from dataclasses import replace
+
+if __name__ == "__main__":
+    run_stage(Run(sys.argv[1]), replace(stage(), make_work=partial(sleeping_work, sys.argv[2])), [0, 1], RuntimeConfig(2, 1, 1), Progress())
+"""
+
+
+def sleeping_work(log: str) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """A worker that says its process id and never ends."""
+
+    def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
+        (Path(log) / str(os.getpid())).touch()
+        time.sleep(600)
+        return [], []
+
+    return work
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    """kill -9 of the run must not leave processes that hold a model."""
+    script, log = tmp_path / "killed.py", tmp_path / "log"
+    script.write_text(KILLED)
+    log.mkdir()
+    root = str(Path(__file__).parents[3])
+    parent = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "run"), str(log)], env={**os.environ, "PYTHONPATH": root}
+    )
+    while len(list(log.iterdir())) < 2:
+        assert parent.poll() is None
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    for pid in (int(p.name) for p in log.iterdir()):
+        for _ in range(1000):
+            if not _runs(pid):
+                break
+            time.sleep(0.02)
+        assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and not a zombie that waits for its (dead) parent."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.exists() and status.read_text().rsplit(")", 1)[-1].split()[0] == "Z")
