@@ -9,7 +9,12 @@ from benchmarks import describe, dialects, scoring, training
 
 
 def main() -> None:
-    results = {"dialects": dialects.run(), "training": training.run(), "scoring": scoring.run(), "describe": describe.run()}
+    results = {
+        "dialects": dialects.run(),
+        "training": training.run(),
+        "scoring": scoring.run(),
+        "describe": describe.run(),
+    }
     out = Path(__file__).with_name("results.json")
     out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"written: {out.name}")

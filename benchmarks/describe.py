@@ -1,9 +1,11 @@
-"""Describing: 4 prompts x 2 samples of one region, ours beside transformers' generate() on the same model, in one run.
+"""Describing: 4 prompts x 2 samples of one region, ours beside transformers' generate() on the same model, in
+one run.
 
-Two baselines: one generate() per prompt (num_return_sequences = 2), and one generate() over the left-padded batch of all prompts. Equality first: the
-greedy answers of all three must be the same tokens. Then the median processor time (one thread) of sampling 60 tokens per answer, in turn; stop
-tokens are switched off, so that all three write equally many. Random weights of real classes; sizes are printed. The embedded model is so small that
-most of a step is Python, which all three share.
+Two baselines: one generate() per prompt (num_return_sequences = 2), and one generate() over the left-padded
+batch of all prompts. Equality first: the greedy answers of all three must be the same tokens. Then the median
+processor time (one thread) of sampling 60 tokens per answer, in turn; stop tokens are switched off, so that
+all three write equally many. Random weights of real classes; sizes are printed. The embedded model is so
+small that most of a step is Python, which all three share.
 """
 
 from __future__ import annotations
@@ -40,14 +42,35 @@ def _image(side: int) -> Image.Image:
 def medium() -> tuple[Any, Any]:
     """576 image tokens: vision 12 x 384, language 8 x 512."""
     tokenizer = build_tokenizer()
-    vision = t.CLIPVisionConfig(hidden_size=384, intermediate_size=1536, num_hidden_layers=12, num_attention_heads=6, image_size=336, patch_size=14)
-    ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    size = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 8}
+    vision = t.CLIPVisionConfig(
+        hidden_size=384,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        image_size=336,
+        patch_size=14,
+    )
+    ends = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    size = {
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    }
     text = t.LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=2048, **size, **ends)
     config = t.LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=576,
-        vision_feature_layer=-1, vision_feature_select_strategy="default",
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=576,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    )
     build = t.LlavaProcessor
     images = t.CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     processor = build(
@@ -73,7 +96,9 @@ class Contest:
         self.ours.stops = self.ours._decoder.stops = frozenset()
         region = "[100, 120, 600, 700]"
         prompts = [TEMPLATES[name].text.format(region=region) for name in NAMES]
-        self.queries = [Query(name, "image", 224, 224, p, None, "region") for name, p in zip(NAMES, prompts, strict=True)]
+        self.queries = [
+            Query(name, "image", 224, 224, p, None, "region") for name, p in zip(NAMES, prompts, strict=True)
+        ]
         self.texts = [self.ours.prompt(q) for q in self.queries]
         self.images = [image] * len(NAMES)
         self.model: Any = self.ours.model
@@ -87,15 +112,30 @@ class Contest:
         return [[a.text for a in answers] for answers in self.ours.answer(self.queries, sampling)]
 
     def _generate(self, texts: Sequence[str], images: Sequence[Image.Image], sampling: Sampling) -> list[str]:
-        inputs = self.processor(text=list(texts), images=list(images), return_tensors="pt", padding=True, add_special_tokens=False)
-        drawn = {"do_sample": True, "temperature": 1.0, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {"do_sample": False}
+        inputs = self.processor(
+            text=list(texts), images=list(images), return_tensors="pt", padding=True, add_special_tokens=False
+        )
+        drawn = (
+            {"do_sample": True, "temperature": 1.0, "top_p": sampling.top_p, "top_k": 0}
+            if sampling.temperature
+            else {"do_sample": False}
+        )
         with torch.inference_mode():
             out = self.model.generate(
-                **inputs, max_new_tokens=sampling.max_new_tokens, num_return_sequences=sampling.n, pad_token_id=self.ours.pad, **drawn
+                **inputs,
+                max_new_tokens=sampling.max_new_tokens,
+                num_return_sequences=sampling.n,
+                pad_token_id=self.ours.pad,
+                **drawn,
             )
         new = out[:, inputs["input_ids"].shape[1] :].tolist()
         hidden = {self.ours.pad, self.processor.tokenizer.bos_token_id, self.processor.tokenizer.eos_token_id}
-        return [self.processor.tokenizer.decode([t for t in ids if t not in hidden], skip_special_tokens=False).strip() for ids in new]
+        return [
+            self.processor.tokenizer.decode(
+                [t for t in ids if t not in hidden], skip_special_tokens=False
+            ).strip()
+            for ids in new
+        ]
 
     def one_by_one(self, sampling: Sampling) -> list[list[str]]:
         """generate() per prompt."""
@@ -113,7 +153,11 @@ def _contest(name: str, build: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
     reference = contest.one_by_one(greedy)
     assert contest.describe(greedy) == reference == contest.batched(greedy), f"{name}: greedy answers differ"
     drawn = Sampling(n=2, temperature=1.0, top_p=0.95, max_new_tokens=TOKENS)
-    ways = {"ours": contest.describe, "generate per prompt": contest.one_by_one, "generate, batched": contest.batched}
+    ways = {
+        "ours": contest.describe,
+        "generate per prompt": contest.one_by_one,
+        "generate, batched": contest.batched,
+    }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way, work in ways.items():
@@ -122,13 +166,19 @@ def _contest(name: str, build: Callable[[], tuple[Any, Any]]) -> dict[str, Any]:
             seconds[way].append(time.process_time() - begin)
     medians = {way: statistics.median(values) for way, values in seconds.items()}
     millions = sum(p.numel() for p in contest.model.parameters()) / 1e6
-    row: dict[str, Any] = {"parameters_m": round(millions, 1), "prompt_tokens": len(contest.ours.row(contest.queries[0]).ids), "greedy_equal": True}
+    row: dict[str, Any] = {
+        "parameters_m": round(millions, 1),
+        "prompt_tokens": len(contest.ours.row(contest.queries[0]).ids),
+        "greedy_equal": True,
+    }
     row |= {f"{way}_s": round(value, 3) for way, value in medians.items()}
     row["ratio_per_prompt"] = round(medians["generate per prompt"] / medians["ours"], 2)
     row["ratio_batched"] = round(medians["generate, batched"] / medians["ours"], 2)
     print(
-        f"{name:28} {millions:>7.1f} M {row['prompt_tokens']:>6} {medians['ours']:>9.2f} s {medians['generate per prompt']:>12.2f} s"
-        f" {row['ratio_per_prompt']:>6.2f}x {medians['generate, batched']:>11.2f} s {row['ratio_batched']:>6.2f}x   equal"
+        f"{name:28} {millions:>7.1f} M {row['prompt_tokens']:>6} {medians['ours']:>9.2f} s "
+        f"{medians['generate per prompt']:>12.2f} s"
+        f" {row['ratio_per_prompt']:>6.2f}x {medians['generate, batched']:>11.2f} s "
+        f"{row['ratio_batched']:>6.2f}x   equal"
     )
     return row
 
@@ -138,9 +188,18 @@ def run() -> dict[str, Any]:
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     torch.set_num_threads(1)
-    print("describe a region: 4 prompts x 2 samples x 60 tokens; generate() per prompt, and over all prompts at once")
-    print(f"{'':28} {'size':>9} {'prompt':>6} {'ours':>11} {'per prompt':>14} {'ratio':>7} {'batched':>13} {'ratio':>7}   greedy")
-    return {"embedded": _contest("embedded (64 image tokens)", build_mllm), "medium": _contest("LLaVA (576 image tokens)", medium)}
+    print(
+        "describe a region: 4 prompts x 2 samples x 60 tokens; generate() per prompt, and over all prompts "
+        "at once"
+    )
+    print(
+        f"{'':28} {'size':>9} {'prompt':>6} {'ours':>11} {'per prompt':>14} {'ratio':>7} {'batched':>13} "
+        f"{'ratio':>7}   greedy"
+    )
+    return {
+        "embedded": _contest("embedded (64 image tokens)", build_mllm),
+        "medium": _contest("LLaVA (576 image tokens)", medium),
+    }
 
 
 if __name__ == "__main__":

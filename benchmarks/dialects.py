@@ -1,7 +1,9 @@
-"""Dialects: parse + replace + render beside supervision's readers (which only read), on the same strings, in one run; and seconds per megabyte.
+"""Dialects: parse + replace + render beside supervision's readers (which only read), on the same strings, in
+one run; and seconds per megabyte.
 
-Equality first: the largest difference between supervision's boxes and ours is printed, and a missing box stops the run. What it cannot do (keep the
-text, edit, report problems) has no peer column. supervision comes with the extra `bench`.
+Equality first: the largest difference between supervision's boxes and ours is printed, and a missing box
+stops the run. What it cannot do (keep the text, edit, report problems) has no peer column. supervision comes
+with the extra `bench`.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def answers(d: Dialect, rng: random.Random) -> list[str]:
         for k in range(rng.randint(1, 8)):
             x, y = rng.uniform(0, 500), rng.uniform(0, 400)
             box: Box = (x, y, x + rng.uniform(10, 130), y + rng.uniform(10, 70))
-            parts += [", "] * bool(k) + [(None if d.name == "glm4v" else rng.choice(["a dog", "cat", "red car"]), [box])]
+            parts += [", "] * bool(k) + [
+                (None if d.name == "glm4v" else rng.choice(["a dog", "cat", "red car"]), [box])
+            ]
         texts.append(d.compose(parts, FRAME))
     return texts
 
@@ -83,7 +87,10 @@ def run() -> dict[str, Any]:
     """Print both tables and return their numbers."""
     peers = _peers()
     rows: dict[str, Any] = {}
-    print(f"{'dialect':16} {'parse':>10} {'+ replace + render':>20} {'supervision':>12} {'ratio parse':>12} {'ratio all':>10} {'max difference':>15}")
+    print(
+        f"{'dialect':16} {'parse':>10} {'+ replace + render':>20} {'supervision':>12} {'ratio parse':>12} "
+        f"{'ratio all':>10} {'max difference':>15}"
+    )
     for name in FAMILIES:
         d = get_dialect(name)
         texts = answers(d, random.Random(0))
@@ -103,7 +110,10 @@ def run() -> dict[str, Any]:
             shown += f" {theirs:>9.1f} us {theirs / parse:>11.2f}x {theirs / full:>9.2f}x {worst:>12.2f} px"
         print(shown)
         rows[name] = row
-    print(f"\n{'s / MB':16} {'0.25 MB':>9} {'1 MB':>9} {'4 MB':>9}   (answers of the family, then its worst adversarial unit)")
+    print(
+        f"\n{'s / MB':16} {'0.25 MB':>9} {'1 MB':>9} {'4 MB':>9}   (answers of the family, then its worst "
+        "adversarial unit)"
+    )
     scale: dict[str, Any] = {}
     for name, unit in [
         ("ferret", "a dog [1, 2, 3, 4] "),

@@ -1,9 +1,11 @@
 """`make fuzz`: mutated strings through every dialect, looking for an exception or a lossy round trip.
 
-Corpus: the texts of tests/golden/dialects.json. A string is a corpus text after 1-6 mutations (delete, duplicate, swap, truncate, splice with
-another text, insert a sign or a tag, change a digit). It is read by its own dialect and, every fourth time, by another; one of its boxes is
-replaced and removed. Strings come in numbered blocks, each a function of (seed, block, corpus), and a finished block is a line of
-runs/fuzz/<seed>-<corpus>.jsonl: a run that was stopped goes on where it stood, and a larger --count only adds blocks.
+Corpus: the texts of tests/golden/dialects.json. A string is a corpus text after 1-6 mutations (delete,
+duplicate, swap, truncate, splice with another text, insert a sign or a tag, change a digit). It is read by
+its own dialect and, every fourth time, by another; one of its boxes is replaced and removed. Strings come in
+numbered blocks, each a function of (seed, block, corpus), and a finished block is a line of
+runs/fuzz/<seed>-<corpus>.jsonl: a run that was stopped goes on where it stood, and a larger --count only adds
+blocks.
 
     python benchmarks/fuzz_dialects.py --count 10000000 --seed 0 --processes 2
 """
@@ -33,8 +35,17 @@ CORPUS = Path(__file__).parents[1] / "tests" / "golden" / "dialects.json"
 BLOCK = 5000  # strings
 SHOWN = 5  # failures of a block that are kept
 SIGNS = [*'[]{}()<>,;"\\\n 09-.', "null", "None", "<think>", "</think>", "</s>", "\x00", "é", "漢", "𝟙", "٣"]
-FINDINGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # RecursionError is a RuntimeError
-FRAMES = [Frame(640, 480), Frame(1, 1), Frame(333, 1999), Frame(1000, 1000), Frame(7, 3000), Frame(0, 5), Frame(10**400, 5)]
+# RecursionError is a RuntimeError
+FINDINGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+FRAMES = [
+    Frame(640, 480),
+    Frame(1, 1),
+    Frame(333, 1999),
+    Frame(1000, 1000),
+    Frame(7, 3000),
+    Frame(0, 5),
+    Frame(10**400, 5),
+]
 
 
 def mutate(text: str, corpus: list[str], rng: random.Random) -> str:
@@ -67,15 +78,27 @@ def check(d: Dialect, text: str, frame: Frame, rng: random.Random) -> None:
     """The laws of a dialect on one string. Raises AssertionError."""
     g = d.parse(text, frame)
     assert d.render(g, frame) == text
-    assert all(0 <= start <= end <= len(text) for start, end in [m.span for m in g.mentions] + [p.span for p in g.problems])
+    assert all(
+        0 <= start <= end <= len(text)
+        for start, end in [m.span for m in g.mentions] + [p.span for p in g.problems]
+    )
     assert all(math.isfinite(v) for m in g.mentions for box in m.boxes for v in box), "a box is not finite"
     slots = [(m, b) for m, mention in enumerate(g.mentions) for b in range(len(mention.boxes))]
     if slots:
         slot = rng.choice(slots)
-        box = (rng.uniform(0, frame.width / 2), rng.uniform(0, frame.height / 2), float(frame.width), float(frame.height))
+        box = (
+            rng.uniform(0, frame.width / 2),
+            rng.uniform(0, frame.height / 2),
+            float(frame.width),
+            float(frame.height),
+        )
         once = d.replace_boxes(g, {slot: box}, frame)
-        assert [len(m.boxes) for m in once.mentions] == [len(m.boxes) for m in g.mentions], "an edit changed what is read"
-        assert all(once.mentions[m].boxes[b] == g.mentions[m].boxes[b] for m, b in slots if (m, b) != slot), "an edit moved another box"
+        assert [len(m.boxes) for m in once.mentions] == [len(m.boxes) for m in g.mentions], (
+            "an edit changed what is read"
+        )
+        assert all(once.mentions[m].boxes[b] == g.mentions[m].boxes[b] for m, b in slots if (m, b) != slot), (
+            "an edit moved another box"
+        )
         assert d.replace_boxes(once, {slot: box}, frame).text == once.text, "an edit is not idempotent"
         d.replace_boxes(g, {slot: None}, frame)
 
@@ -96,13 +119,19 @@ def block(number: int, seed: int) -> dict[str, Any]:
         try:
             check(dialects[name], text, frame, rng)
         except FINDINGS:
-            failures.append(f"{name} {frame.width:.0e}x{frame.height} {text!r}\n{traceback.format_exc(limit=3)}")
+            failures.append(
+                f"{name} {frame.width:.0e}x{frame.height} {text!r}\n{traceback.format_exc(limit=3)}"
+            )
     return {"block": number, "strings": done, "failed": len(failures), "failures": failures[:SHOWN]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1_000_000, help="strings in all, with those of earlier runs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--count", type=int, default=1_000_000, help="strings in all, with those of earlier runs"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
@@ -119,7 +148,9 @@ def main() -> None:
     begin = time.monotonic()
     with multiprocessing.Pool(args.processes) as pool, log.open("a", encoding="utf-8") as f:
         results = pool.imap_unordered(functools.partial(block, seed=args.seed), left)
-        for row in track(results, f"fuzz: blocks of {BLOCK:,}", total=len(left), console=Console(stderr=True)):
+        for row in track(
+            results, f"fuzz: blocks of {BLOCK:,}", total=len(left), console=Console(stderr=True)
+        ):
             found[row["block"]] = row
             f.write(json.dumps(row) + "\n")
             f.flush()
@@ -129,7 +160,10 @@ def main() -> None:
     for name, n in sorted(strings.items()):
         print(f"{name:18} {n:>10,}")
     took = time.monotonic() - begin
-    print(f"{'all':18} {strings.total():>10,} strings, {len(left) * BLOCK:,} of them now in {took:.0f} s; seed {args.seed}, corpus {corpus}, {log}")
+    print(
+        f"{'all':18} {strings.total():>10,} strings, {len(left) * BLOCK:,} of them now in {took:.0f} s; "
+        f"seed {args.seed}, corpus {corpus}, {log}"
+    )
     print(f"{failed} failures")
     print("\n".join(failure for row in rows for failure in row["failures"]))
     sys.exit(1 if failed else 0)

@@ -1,8 +1,10 @@
-"""Index: a COCO file of 200 k images and 3 M boxes, read by us and by pycocotools, each in its own process; and 10 k regions drawn from the index.
+"""Index: a COCO file of 200 k images and 3 M boxes, read by us and by pycocotools, each in its own process;
+and 10 k regions drawn from the index.
 
-Equality first: both sides hash every box of the smaller file. Then wall time, processor time and peak memory of each side in turn, medians of
-`ROUNDS`; the same at 50 k images, to see how both grow. Memory is that of the whole process, imports and all; times are without the imports. On a
-busy machine trust the processor times. Files go to a temporary folder of about 1.5 GB.
+Equality first: both sides hash every box of the smaller file. Then wall time, processor time and peak memory
+of each side in turn, medians of `ROUNDS`; the same at 50 k images, to see how both grow. Memory is that of
+the whole process, imports and all; times are without the imports. On a busy machine trust the processor
+times. Files go to a temporary folder of about 1.5 GB.
 """
 
 from __future__ import annotations
@@ -34,15 +36,25 @@ def generate(images: int, file: Path) -> None:
     rng = random.Random(images)
     with file.open("w") as f:
         f.write('{"info": {"year": 2026}, "images": [')
-        rows: Iterable[str] = (f'{{"id": {n}, "file_name": "patch{n % 50}/{n:012d}.jpg", "width": 640, "height": 480}}' for n in range(images))
+        rows: Iterable[str] = (
+            f'{{"id": {n}, "file_name": "patch{n % 50}/{n:012d}.jpg", "width": 640, "height": 480}}'
+            for n in range(images)
+        )
         f.write(", ".join(rows))
         f.write('], "annotations": [')
         for n in range(images * BOXES):
             w, h = rng.uniform(4, 140), rng.uniform(4, 100)
             x, y = rng.uniform(0, 640 - w), rng.uniform(0, 480 - h)
-            head = f'{{"id": {n}, "image_id": {rng.randrange(images)}, "category_id": {rng.randrange(CATEGORIES)}, "iscrowd": 0, "area": {w * h}'
+            head = (
+                f'{{"id": {n}, "image_id": {rng.randrange(images)}, "category_id": '
+                f'{rng.randrange(CATEGORIES)}, "iscrowd": 0, "area": {w * h}'
+            )
             f.write(f'{", " if n else ""}{head}, "bbox": [{x:.4f}, {y:.4f}, {w:.4f}, {h:.4f}]}}')
-        f.write('], "categories": [' + ", ".join(f'{{"id": {n}, "name": "category {n}"}}' for n in range(CATEGORIES)) + "]}")
+        f.write(
+            '], "categories": ['
+            + ", ".join(f'{{"id": {n}, "name": "category {n}"}}' for n in range(CATEGORIES))
+            + "]}"
+        )
 
 
 def digest_of(images: Iterable[tuple[str, Iterable[tuple[str, float, float, float, float]]]]) -> str:
@@ -65,7 +77,9 @@ def ours(file: str, folder: str, compare: bool) -> dict[str, Any]:
         index = open_index(f"{folder}/index")
         ids = [i.image_id for i in index.images()]
         parts = (index.annotations_of(ids[n : n + SHARD]) for n in range(0, len(ids), SHARD))
-        result["digest"] = digest_of((i, [(a.category, *a.box) for a in part[i]]) for part in parts for i in sorted(part))
+        result["digest"] = digest_of(
+            (i, [(a.category, *a.box) for a in part[i]]) for part in parts for i in sorted(part)
+        )
     return result
 
 
@@ -83,7 +97,9 @@ def peer(file: str, folder: str, compare: bool) -> dict[str, Any]:
 
         def boxes(image: int) -> list[tuple[str, float, float, float, float]]:
             found = coco.imgToAnns[image]
-            return [(names[a["category_id"]], x, y, x + w, y + h) for a in found for x, y, w, h in [a["bbox"]]]
+            return [
+                (names[a["category_id"]], x, y, x + w, y + h) for a in found for x, y, w, h in [a["bbox"]]
+            ]
 
         result["digest"] = digest_of((path, boxes(n)) for path, n in rows)
     return result
@@ -122,13 +138,25 @@ _WORK = {"ours": ours, "peer": peer, "regions": regions}
 
 
 def _process(work: str, file: Path, folder: Path, compare: bool = False) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.index", work, str(file), str(folder), *(["compare"] if compare else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.index",
+        work,
+        str(file),
+        str(folder),
+        *(["compare"] if compare else []),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
+    )
     return dict(json.loads(done.stdout))
 
 
 def _median(runs: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: round(statistics.median(r[name] for r in runs), 2) for name in ("seconds", "cpu", "peak_mb")}
+    return {
+        name: round(statistics.median(r[name] for r in runs), 2) for name in ("seconds", "cpu", "peak_mb")
+    }
 
 
 def run() -> dict[str, Any]:
@@ -143,9 +171,18 @@ def run() -> dict[str, Any]:
             if size == SIZES[0]:
                 hashes = {_process(work, file, folder, compare=True)["digest"] for work in ("ours", "peer")}
                 assert len(hashes) == 1, "the two sides read different boxes"
-            runs = [{work: _process(work, file, folder) for work in ("peer", "ours", "regions")} for _ in range(ROUNDS)]
-            assert all(r["peer"]["boxes"] == r["ours"]["boxes"] == size * BOXES and r["regions"]["regions"] == REGIONS for r in runs)
-            result[str(size)] = _report(f"{size:,} images, {size * BOXES:,} boxes", {w: _median([r[w] for r in runs]) for w in _WORK})
+            runs = [
+                {work: _process(work, file, folder) for work in ("peer", "ours", "regions")}
+                for _ in range(ROUNDS)
+            ]
+            assert all(
+                r["peer"]["boxes"] == r["ours"]["boxes"] == size * BOXES
+                and r["regions"]["regions"] == REGIONS
+                for r in runs
+            )
+            result[str(size)] = _report(
+                f"{size:,} images, {size * BOXES:,} boxes", {w: _median([r[w] for r in runs]) for w in _WORK}
+            )
             file.unlink()
     small, large = (result[str(size)] for size in SIZES)
     print(f"{SIZES[0]:,} -> {SIZES[1]:,} images".ljust(38) + "grows by")

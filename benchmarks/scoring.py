@@ -1,10 +1,12 @@
 """Scoring: candidates per second against one call per candidate, with real model sizes and random weights.
 
-2 regions x 8 candidates of one image. CLIP ViT-B/32: the baseline embeds image, crop and text anew for each candidate. OWLv2 ViT-B/16 and Grounding
-DINO Swin-T: the baseline runs the official model once per phrase of each candidate (a query is one phrase on both sides, because joining phrases
-changes boxes); a candidate names 3 of 6 objects. Equality first: cosines, and scores and boxes of every phrase, within 1e-5 (boxes: of the image).
-Grounding DINO fuses text and image in its encoder, so sharing the backbone is bounded: the ceiling 1 / (1 - share) x (asked / distinct phrases) is
-printed beside the ratio. Processor time of one thread; images are smaller than the detectors' own 960 and 800 pixels, so that this takes minutes.
+2 regions x 8 candidates of one image. CLIP ViT-B/32: the baseline embeds image, crop and text anew for each
+candidate. OWLv2 ViT-B/16 and Grounding DINO Swin-T: the baseline runs the official model once per phrase of
+each candidate (a query is one phrase on both sides, because joining phrases changes boxes); a candidate names
+3 of 6 objects. Equality first: cosines, and scores and boxes of every phrase, within 1e-5 (boxes: of the
+image). Grounding DINO fuses text and image in its encoder, so sharing the backbone is bounded: the ceiling 1
+/ (1 - share) x (asked / distinct phrases) is printed beside the ratio. Processor time of one thread; images
+are smaller than the detectors' own 960 and 800 pixels, so that this takes minutes.
 """
 
 from __future__ import annotations
@@ -35,7 +37,13 @@ PHRASES = ("a dog", "the small cat", "an owl", "a large tree", "the leftmost pig
 REGIONS: tuple[Box, ...] = ((20.0, 30.0, 260.0, 200.0), (200.0, 60.0, 380.0, 290.0))
 CANDIDATES = 8
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-TEXT = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8, "vocab_size": 49408}
+TEXT = {
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "vocab_size": 49408,
+}
 
 
 def _image() -> Image.Image:
@@ -61,13 +69,20 @@ def _save(folder: Path, model: Any, processor: Any) -> str:
     return str(folder)
 
 
-# --- CLIP ----------------------------------------------------------------------------------------------------------------------------------
+# --- CLIP -----------------------------------------------------------------------------------------
 
 
 def _clip(folder: Path) -> str:
     tokenizer = build_text_tokenizer(77)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = t.CLIPConfig(text_config={**TEXT, **ends, "max_position_embeddings": 77}, vision_config={**BASE, "image_size": 224, "patch_size": 32})
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = t.CLIPConfig(
+        text_config={**TEXT, **ends, "max_position_embeddings": 77},
+        vision_config={**BASE, "image_size": 224, "patch_size": 32},
+    )
     build: Any = t.CLIPProcessor
     return _save(folder, t.CLIPModel(config), build(t.CLIPImageProcessorPil(), tokenizer))
 
@@ -84,7 +99,10 @@ def clip(folder: Path) -> dict[str, Any]:
 
     def ours() -> np.ndarray[Any, Any]:
         scorer.forget()
-        found = [scorer.similarities("image", [r], ts, [(0, k) for k in range(len(ts))]) for r, ts in zip(REGIONS, texts, strict=True)]
+        found = [
+            scorer.similarities("image", [r], ts, [(0, k) for k in range(len(ts))])
+            for r, ts in zip(REGIONS, texts, strict=True)
+        ]
         return np.concatenate([np.stack(pair) for pair in found], axis=1)
 
     def one_by_one() -> np.ndarray[Any, Any]:
@@ -103,29 +121,45 @@ def clip(folder: Path) -> dict[str, Any]:
     return _row("CLIP ViT-B/32", mine, theirs, worst, len(REGIONS) * CANDIDATES)
 
 
-# --- detectors -----------------------------------------------------------------------------------------------------------------------------
+# --- detectors ------------------------------------------------------------------------------------
 
 
 def _owlv2(folder: Path) -> str:
     tokenizer = build_text_tokenizer(16)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = t.Owlv2Config(text_config={**TEXT, **ends, "max_position_embeddings": 16}, vision_config={**BASE, "image_size": 480, "patch_size": 16})
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = t.Owlv2Config(
+        text_config={**TEXT, **ends, "max_position_embeddings": 16},
+        vision_config={**BASE, "image_size": 480, "patch_size": 16},
+    )
     build: Any = t.Owlv2Processor
     model = t.Owlv2ForObjectDetection(config)
-    for head in (model.class_head, model.box_head):  # transformers starts OWL's heads with deviation 1, where float noise is larger than 1e-5
+    # transformers starts OWL's heads with deviation 1, where float noise is larger than 1e-5
+    for head in (model.class_head, model.box_head):
         for p in head.parameters():
             torch.nn.init.normal_(p, std=0.02)
-    return _save(folder, model, build(t.Owlv2ImageProcessorPil(size={"height": 480, "width": 480}), tokenizer))
+    return _save(
+        folder, model, build(t.Owlv2ImageProcessorPil(size={"height": 480, "width": 480}), tokenizer)
+    )
 
 
 def _bert_tokenizer() -> Any:
-    """Words of the phrases, with BERT's ids of the special tokens and full stop, which the model knows by heart."""
+    """Words of the phrases, with BERT's ids of the special tokens and full stop, which the model knows by
+    heart.
+    """
     ids = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, ".": 1012}
     ids |= {word: 2000 + i for i, word in enumerate(dict.fromkeys(" ".join(PHRASES).split()))}
     raw = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    raw.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 101), ("[SEP]", 102)])
-    return t.PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", model_max_length=512)
+    raw.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 101), ("[SEP]", 102)]
+    )
+    return t.PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", model_max_length=512
+    )
 
 
 def _grounding_dino(folder: Path) -> str:
@@ -143,14 +177,19 @@ def _grounding_dino(folder: Path) -> str:
 def _asked() -> list[list[str]]:
     """The phrases of each candidate."""
     rng = np.random.default_rng(2)
-    return [[PHRASES[i] for i in sorted(rng.permutation(len(PHRASES))[:3])] for _ in range(len(REGIONS) * CANDIDATES)]
+    return [
+        [PHRASES[i] for i in sorted(rng.permutation(len(PHRASES))[:3])]
+        for _ in range(len(REGIONS) * CANDIDATES)
+    ]
 
 
 @torch.inference_mode()
 def _official(model: Any, processor: Any, phrase: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and boxes of one phrase through forward(), sorted by score."""
     if model.config.model_type == "owlv2":
-        inputs = processor(text=[[phrase]], images=[IMAGE], return_tensors="pt", padding="max_length", max_length=16)
+        inputs = processor(
+            text=[[phrase]], images=[IMAGE], return_tensors="pt", padding="max_length", max_length=16
+        )
         out = model(**inputs)
         scores, side = torch.sigmoid(out.logits[0, :, 0]), torch.tensor(max(IMAGE.size))
         size = side.expand(4)
@@ -166,12 +205,17 @@ def _official(model: Any, processor: Any, phrase: str) -> tuple[torch.Tensor, to
 
 
 def _same(mine: Sequence[Any], scores: torch.Tensor, boxes: torch.Tensor) -> float:
-    """Largest difference of scores, and of boxes as a share of the image. Boxes are matched by score where it is unique."""
+    """Largest difference of scores, and of boxes as a share of the image. Boxes are matched by score where it
+    is unique.
+    """
     worst = float((torch.tensor([d.score for d in mine], dtype=torch.float64) - scores).abs().max())
     gaps = (scores[:-1] - scores[1:]).tolist()
     alone = [i for i in range(1, len(scores) - 1) if min(gaps[i - 1], gaps[i]) > 1e-5]
     for i in alone:
-        worst = max(worst, float((torch.tensor(mine[i].box, dtype=torch.float64) - boxes[i]).abs().max()) / max(IMAGE.size))
+        worst = max(
+            worst,
+            float((torch.tensor(mine[i].box, dtype=torch.float64) - boxes[i]).abs().max()) / max(IMAGE.size),
+        )
     return worst
 
 
@@ -191,20 +235,33 @@ def detector(name: str, folder: str, share_of: Callable[[Any], Callable[[], Any]
     mine, found = _timed(shared, 1)
     begin = time.process_time()
     reference = {p: _official(official, processor, p) for p in dict.fromkeys(flat)}
-    theirs = (time.process_time() - begin) / len(reference) * len(flat)  # the same call again and again: each distinct phrase is measured once
+    # the same call again and again: each distinct phrase is measured once
+    theirs = (time.process_time() - begin) / len(reference) * len(flat)
     worst = max(_same(f, *reference[p]) for p, f in zip(flat, found, strict=True))
     assert worst < 1e-5, f"{name}: differs by {worst}"
     row = _row(name, mine, theirs, worst, len(asked))
     share, distinct = backbone / once, len(reference)
     dedup = len(flat) / distinct
-    ceiling = dedup / (1 - share + share / distinct)  # the backbone once, everything else once per distinct phrase
+    # the backbone once, everything else once per distinct phrase
+    ceiling = dedup / (1 - share + share / distinct)
     reached = theirs / mine / ceiling
-    print(f"{'':26} backbone {share:.0%} of a call, {len(flat)} phrases, {distinct} distinct: ceiling {ceiling:.1f}x, reached {reached:.0%}")
-    return row | {"backbone_share": round(share, 3), "asked": len(flat), "distinct": distinct, "ceiling": round(ceiling, 2)}
+    print(
+        f"{'':26} backbone {share:.0%} of a call, {len(flat)} phrases, {distinct} distinct: ceiling "
+        f"{ceiling:.1f}x, reached {reached:.0%}"
+    )
+    return row | {
+        "backbone_share": round(share, 3),
+        "asked": len(flat),
+        "distinct": distinct,
+        "ceiling": round(ceiling, 2),
+    }
 
 
 def _row(name: str, mine: float, theirs: float, worst: float, candidates: int) -> dict[str, Any]:
-    print(f"{name:26} {candidates / mine:>8.2f} /s {candidates / theirs:>15.3f} /s {theirs / mine:>7.1f}x   differs by {worst:.1e}")
+    print(
+        f"{name:26} {candidates / mine:>8.2f} /s {candidates / theirs:>15.3f} /s {theirs / mine:>7.1f}x   "
+        f"differs by {worst:.1e}"
+    )
     return {
         "ours_per_s": round(candidates / mine, 3),
         "one_by_one_per_s": round(candidates / theirs, 4),
@@ -234,7 +291,9 @@ def run() -> dict[str, Any]:
         return {
             "clip": clip(root / "clip"),
             "owlv2": detector("OWLv2 ViT-B/16 (480 px)", _owlv2(root / "owl"), owl_backbone),
-            "grounding_dino": detector("Grounding DINO Swin-T", _grounding_dino(root / "dino"), dino_backbone),
+            "grounding_dino": detector(
+                "Grounding DINO Swin-T", _grounding_dino(root / "dino"), dino_backbone
+            ),
         }
 
 

@@ -1,12 +1,15 @@
 """Preference training: ours against TRL's DPOTrainer, the same pairs, adapter, order, optimiser and schedule.
 
     python -m benchmarks.training            # a model of 12 million parameters, minutes
-    python -m benchmarks.training --large    # the 145 million parameter model of the targets, hours on two cores
+    python -m benchmarks.training --large    # the 145 million parameter model of the targets, hours on two
+                                             cores
 
-Each side runs in a process of its own; losses are compared first. The FLOP ceiling says what sharing can give for this model and layout at best: a
-ratio near it means that nothing is left on the table, a ratio above it that the peer loses time elsewhere (it computes entropies, and its longer rows
-cost caches). Times are CPU seconds of one thread, so that other work on the machine does not count. TRL 1.16 never materialises full logits, but on a
-CPU it computes every position and on Triton devices only the answers': the ceiling is printed both ways.
+Each side runs in a process of its own; losses are compared first. The FLOP ceiling says what sharing can give
+for this model and layout at best: a ratio near it means that nothing is left on the table, a ratio above it
+that the peer loses time elsewhere (it computes entropies, and its longer rows cost caches). Times are CPU
+seconds of one thread, so that other work on the machine does not count. TRL 1.16 never materialises full
+logits, but on a CPU it computes every position and on Triton devices only the answers': the ceiling is
+printed both ways.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ CASES = (
 SWEEP = tuple(Case(f"{g * g} image tokens", grid=g) for g in (8, 12, 16, 20))
 
 
-# --- data ----------------------------------------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def text(rng: np.random.Generator, tokens: int) -> str:
@@ -90,7 +93,22 @@ def pairs_of(case: Case) -> list[TrainingPair]:
     for i in range(case.batch * case.steps):
         prompt = common if case.same_prompt else text(rng, case.prompt)
         answers = (text(rng, case.answer), text(rng, case.answer))
-        pairs.append(TrainingPair(str(i), f"{i // case.per_image}@{case.grid * 14}", 64, 64, (0, 0, 9, 9), prompt, *answers, 0.2, 0, 1, SCORE, SCORE))
+        pairs.append(
+            TrainingPair(
+                str(i),
+                f"{i // case.per_image}@{case.grid * 14}",
+                64,
+                64,
+                (0, 0, 9, 9),
+                prompt,
+                *answers,
+                0.2,
+                0,
+                1,
+                SCORE,
+                SCORE,
+            )
+        )
     return pairs
 
 
@@ -98,13 +116,22 @@ def load_image(path: str) -> Any:
     from PIL import Image
 
     seed, _, side = path.partition("@")
-    return Image.fromarray(np.random.default_rng(int(seed)).integers(0, 255, (int(side), int(side), 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(int(seed)).integers(0, 255, (int(side), int(side), 3), dtype=np.uint8)
+    )
 
 
 def build(model: Model, case: Case, folder: Path) -> str:
     """Write the checkpoint; returns its folder."""
     import torch
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
 
     from spr.models.loading import save_checkpoint
     from spr.scenes.recipe.vocabulary import build_tokenizer
@@ -134,7 +161,9 @@ def build(model: Model, case: Case, folder: Path) -> str:
     )
     torch.manual_seed(0)
     token = tokenizer.get_vocab()["<image>"]
-    config = LlavaConfig(vision_config=vision, text_config=language, image_token_index=token, image_seq_length=case.grid**2)
+    config = LlavaConfig(
+        vision_config=vision, text_config=language, image_token_index=token, image_seq_length=case.grid**2
+    )
     images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     made: Any = LlavaProcessor
     parts = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
@@ -143,7 +172,7 @@ def build(model: Model, case: Case, folder: Path) -> str:
     return str(folder)
 
 
-# --- the two sides, each in its own process ------------------------------------------------------------------------------------------------
+# --- the two sides, each in its own process -------------------------------------------------------
 
 
 def peak_mb() -> float:
@@ -173,7 +202,9 @@ def run_ours(folder: str, case: Case, out: str) -> dict[str, Any]:
     from spr.training.trainer import train
 
     clock = Clock()
-    config = TrainConfig(batch=case.batch, epochs=2, learning_rate=1e-4, warmup=0.0, device="cpu", save_steps=10_000)
+    config = TrainConfig(
+        batch=case.batch, epochs=2, learning_rate=1e-4, warmup=0.0, device="cpu", save_steps=10_000
+    )
     result = train(pairs_of(case), folder, out, config, load_image, progress=clock)
     at = [t for name, t in clock.marks if name == "train"]
     reference = [t for name, t in clock.marks if name.startswith("train: reference")]
@@ -181,12 +212,19 @@ def run_ours(folder: str, case: Case, out: str) -> dict[str, Any]:
     first = (reference[-1] - reference[0]) + (at[case.steps - 1] - begin)
     n = case.batch * case.steps
     losses = [json.loads(line)["loss"] for line in (Path(out) / "history.jsonl").read_text().splitlines()]
-    return {"first": n / first, "later": n / (at[-1] - at[case.steps - 1]), "losses": losses[: case.steps], "peak": peak_mb() - clock.loaded,
-            "shared": result.figures["tokens_shared"]}  # fmt: skip
+    return {
+        "first": n / first,
+        "later": n / (at[-1] - at[case.steps - 1]),
+        "losses": losses[: case.steps],
+        "peak": peak_mb() - clock.loaded,
+        "shared": result.figures["tokens_shared"],
+    }
 
 
 def run_trl(folder: str, case: Case, out: str, defaults: bool) -> dict[str, Any]:
-    """TRL, float32 and without gradient checkpointing like ours, or with its own defaults (bf16, checkpointing)."""
+    """TRL, float32 and without gradient checkpointing like ours, or with its own defaults (bf16,
+    checkpointing).
+    """
     import torch
     from datasets import Dataset, Image
     from transformers import TrainerCallback
@@ -204,19 +242,37 @@ def run_trl(folder: str, case: Case, out: str, defaults: bool) -> dict[str, Any]
     pairs = pairs_of(case)
     order = [i for step in steps_of([encoder.encode(p) for p in pairs], case.batch, 1, 0) for i in step]
     rows = [
-        {"images": [load_image(p.image)], "prompt": encoder.prompt_text(p.prompt), "chosen": encoder.completion_text(p.prompt, p.chosen),
-         "rejected": encoder.completion_text(p.prompt, p.rejected)}
+        {
+            "images": [load_image(p.image)],
+            "prompt": encoder.prompt_text(p.prompt),
+            "chosen": encoder.completion_text(p.prompt, p.chosen),
+            "rejected": encoder.completion_text(p.prompt, p.rejected),
+        }
         for p in (pairs[i] for i in order)
-    ]  # fmt: skip
+    ]
     data = Dataset.from_list(rows).cast_column("images", [Image()])
     torch.manual_seed(0)
     peft = attach(model, TrainConfig())
-    plain: dict[str, Any] = {} if defaults else {"bf16": False, "gradient_checkpointing": False, "disable_dropout": True}
+    plain: dict[str, Any] = (
+        {} if defaults else {"bf16": False, "gradient_checkpointing": False, "disable_dropout": True}
+    )
     total = 2 * case.steps  # the schedule of our two epochs, of which the first is run here
     args = DPOConfig(
-        out, max_length=None, per_device_train_batch_size=case.batch, learning_rate=1e-4, lr_scheduler_type="cosine", max_steps=total, use_cpu=True,
-        report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True, dataloader_pin_memory=False, seed=0, **plain,
-    )  # fmt: skip
+        out,
+        max_length=None,
+        per_device_train_batch_size=case.batch,
+        learning_rate=1e-4,
+        lr_scheduler_type="cosine",
+        max_steps=total,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=0,
+        **plain,
+    )
     times: list[float] = []
 
     class Stop(TrainerCallback):
@@ -229,7 +285,11 @@ def run_trl(folder: str, case: Case, out: str, defaults: bool) -> dict[str, Any]
     loaded, begin = peak_mb(), time.process_time()
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    return {"speed": case.batch * case.steps / (times[-1] - begin), "losses": losses, "peak": peak_mb() - loaded}
+    return {
+        "speed": case.batch * case.steps / (times[-1] - begin),
+        "losses": losses,
+        "peak": peak_mb() - loaded,
+    }
 
 
 def in_process(side: str, folder: str, case: Case) -> dict[str, Any]:
@@ -243,7 +303,7 @@ def in_process(side: str, folder: str, case: Case) -> dict[str, Any]:
     return found
 
 
-# --- what sharing can give -----------------------------------------------------------------------------------------------------------------
+# --- what sharing can give ------------------------------------------------------------------------
 
 
 def body(model: Model, rows: int, length: int) -> float:
@@ -262,17 +322,33 @@ def tower(model: Model, case: Case) -> float:
 
 
 def ceilings(model: Model, case: Case) -> dict[str, float]:
-    """FLOPs of TRL / FLOPs of ours. LoRA: backward = forward. The parts say what each saving is worth of TRL's first-epoch FLOPs."""
+    """FLOPs of TRL / FLOPs of ours. LoRA: backward = forward. The parts say what each saving is worth of
+    TRL's first-epoch FLOPs.
+    """
     k, sequence = case.per_image, case.prefix + case.answer
-    plain_body, plain_head, answers = body(model, 2 * k, sequence), head(model, 2 * k * sequence), head(model, 2 * k * case.answer)
+    plain_body, plain_head, answers = (
+        body(model, 2 * k, sequence),
+        head(model, 2 * k * sequence),
+        head(model, 2 * k * case.answer),
+    )
     prefix = case.prefix if case.same_prompt or k == 1 else case.grid**2 + k * case.prompt
     packed = body(model, 1, prefix + 2 * k * case.answer)
     vision = tower(model, case)
     trl = 3 * plain_body + 3 * plain_head + 4 * k * vision
-    parts = {"vision": (4 * k - 1) * vision, "prompt": 3 * (plain_body - packed), "head": 3 * (plain_head - answers), "reference": packed + answers}
+    parts = {
+        "vision": (4 * k - 1) * vision,
+        "prompt": 3 * (plain_body - packed),
+        "head": 3 * (plain_head - answers),
+        "reference": packed + answers,
+    }
     first, later = 3 * packed + 3 * answers + vision, 2 * packed + 2 * answers
     triton = trl - parts["head"]
-    found = {"first": trl / first, "later": trl / later, "first, answers' head only": triton / first, "later, answers' head only": triton / later}
+    found = {
+        "first": trl / first,
+        "later": trl / later,
+        "first, answers' head only": triton / first,
+        "later, answers' head only": triton / later,
+    }
     return {**found, **{f"saves {name}": value / trl for name, value in parts.items()}}
 
 
@@ -287,21 +363,39 @@ def measure(model: Model, case: Case, defaults: bool = False) -> dict[str, Any]:
         raise RuntimeError(f"{case.name}: losses differ by {worst:.1e}: {ours['losses']}, {trl['losses']}")
     limit = ceilings(model, case)
     return {
-        "case": case.name, "image_tokens": case.grid**2, "ours_first": ours["first"], "ours_later": ours["later"], "peer": trl["speed"],
-        "peer_defaults": by_default, "ratio_first": ours["first"] / trl["speed"], "ratio_later": ours["later"] / trl["speed"],
-        "ceiling_first": limit["first"], "ceiling_later": limit["later"], "memory_ours_mb": ours["peak"], "memory_peer_mb": trl["peak"],
-        "memory_ratio": ours["peak"] / trl["peak"], "largest_loss_difference": worst, "tokens_shared": ours["shared"], "ceilings": limit,
-    }  # fmt: skip
+        "case": case.name,
+        "image_tokens": case.grid**2,
+        "ours_first": ours["first"],
+        "ours_later": ours["later"],
+        "peer": trl["speed"],
+        "peer_defaults": by_default,
+        "ratio_first": ours["first"] / trl["speed"],
+        "ratio_later": ours["later"] / trl["speed"],
+        "ceiling_first": limit["first"],
+        "ceiling_later": limit["later"],
+        "memory_ours_mb": ours["peak"],
+        "memory_peer_mb": trl["peak"],
+        "memory_ratio": ours["peak"] / trl["peak"],
+        "largest_loss_difference": worst,
+        "tokens_shared": ours["shared"],
+        "ceilings": limit,
+    }
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    print(f"{'case':<36}{'TRL':>8}{'first':>8}{'later':>8}{'ratio':>8}{'ceiling':>9}{'ratio':>8}{'ceiling':>9}{'memory':>8}")
+    print(
+        f"{'case':<36}{'TRL':>8}{'first':>8}{'later':>8}{'ratio':>8}{'ceiling':>9}"
+        f"{'ratio':>8}{'ceiling':>9}{'memory':>8}"
+    )
     for r in rows:
         speeds = f"{r['peer']:>8.3f}{r['ours_first']:>8.3f}{r['ours_later']:>8.3f}"
         first = f"{r['ratio_first']:>7.2f}x{r['ceiling_first']:>8.2f}x"
         later = f"{r['ratio_later']:>7.2f}x{r['ceiling_later']:>8.2f}x"
         print(f"{r['case']:<36}{speeds}{first}{later}{r['memory_ratio']:>7.2f}x")
-    print("pairs per CPU second, one thread; ratio and FLOP ceiling of the first epoch, then of later ones; memory: peak over what was loaded")
+    print(
+        "pairs per CPU second, one thread; ratio and FLOP ceiling of the first epoch, then of later ones; "
+        "memory: peak over what was loaded"
+    )
 
 
 def plot(rows: Sequence[dict[str, Any]]) -> str:
@@ -311,21 +405,55 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
     right = max(r["image_tokens"] for r in rows)
 
     def at(tokens: float, value: float) -> str:
-        return f"{left + tokens / right * (width - left - 16):.1f},{height - bottom - value / top * (height - bottom - 12):.1f}"
+        x, y = (
+            left + tokens / right * (width - left - 16),
+            height - bottom - value / top * (height - bottom - 12),
+        )
+        return f"{x:.1f},{y:.1f}"
 
     lines = []
     for k, (key, label) in enumerate((("ratio_first", "first epoch"), ("ratio_later", "later epochs"))):
         colour = ("#4269d0", "#d0663b")[k]
         for name, dash in ((key, ""), (key.replace("ratio", "ceiling"), ' stroke-dasharray="4 4"')):
             points = " ".join(at(r["image_tokens"], r[name]) for r in rows)
-            lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        lines.append(f'<text x="{left + 10}" y="{24 + 16 * k}" fill="{colour}">{label} (dashed: FLOP ceiling)</text>')
-    ticks = [f'<text x="{left - 8}" y="{at(0, v).split(",")[1]}" text-anchor="end">{v}x</text>' for v in range(1, int(top) + 1)]
-    ticks += [f'<text x="{at(r["image_tokens"], 0).split(",")[0]}" y="{height - 18}" text-anchor="middle">{r["image_tokens"]}</text>' for r in rows]
+            lines.append(
+                f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+            )
+        lines.append(
+            f'<text x="{left + 10}" y="{24 + 16 * k}" fill="{colour}">{label} (dashed: FLOP ceiling)</text>'
+        )
+    ticks = [
+        f'<text x="{left - 8}" y="{at(0, v).split(",")[1]}" text-anchor="end">{v}x</text>'
+        for v in range(1, int(top) + 1)
+    ]
+    ticks += [
+        f'<text x="{at(r["image_tokens"], 0).split(",")[0]}" y="{height - 18}" '
+        f'text-anchor="middle">{r["image_tokens"]}</text>'
+        for r in rows
+    ]
     axis = f'<polyline points="{at(0, top)} {at(0, 0)} {at(right, 0)}" fill="none" stroke="#888"/>'
-    title = f'<text x="{width / 2}" y="{height - 3}" text-anchor="middle">image tokens; ours / TRL, pairs per CPU second</text>'
-    head_ = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head_, f'<rect width="{width}" height="{height}" fill="white"/>', axis, *ticks, *lines, title, "</svg>"]) + "\n"
+    title = (
+        f'<text x="{width / 2}" y="{height - 3}" text-anchor="middle">image tokens; ours / TRL, pairs '
+        "per CPU second</text>"
+    )
+    head_ = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="12">'
+    )
+    return (
+        "\n".join(
+            [
+                head_,
+                f'<rect width="{width}" height="{height}" fill="white"/>',
+                axis,
+                *ticks,
+                *lines,
+                title,
+                "</svg>",
+            ]
+        )
+        + "\n"
+    )
 
 
 def run(model: Model = SMALL, sweep: bool = False, defaults: bool = False) -> dict[str, Any]:
@@ -339,10 +467,16 @@ def run(model: Model = SMALL, sweep: bool = False, defaults: bool = False) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--sweep", action="store_true", help="also by number of image tokens")
-    parser.add_argument("--defaults", action="store_true", help="also TRL with its own defaults (bf16, gradient checkpointing)")
+    parser.add_argument(
+        "--defaults",
+        action="store_true",
+        help="also TRL with its own defaults (bf16, gradient checkpointing)",
+    )
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "FOLDER", "CASE"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--plot", type=Path, help="with --sweep: draw it there, as SVG")
@@ -350,7 +484,13 @@ def main() -> None:
     if args.side:
         side, folder, case = args.side[0], args.side[1], Case(**json.loads(args.side[2]))
         with tempfile.TemporaryDirectory() as out:
-            print(json.dumps(run_ours(folder, case, out) if side == "ours" else run_trl(folder, case, out, side == "trl-defaults")))
+            print(
+                json.dumps(
+                    run_ours(folder, case, out)
+                    if side == "ours"
+                    else run_trl(folder, case, out, side == "trl-defaults")
+                )
+            )
         return
     found = run(LARGE if args.large else SMALL, args.sweep, args.defaults)
     if args.plot and found["sweep"]:

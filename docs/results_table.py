@@ -1,4 +1,6 @@
-"""The tables of results.md again, from the answers alone: `python docs/results_table.py [runs/results]`. Needs numpy and pyarrow."""
+"""The tables of results.md again, from the answers alone: `python docs/results_table.py [runs/results]`.
+Needs numpy and pyarrow.
+"""
 
 import json
 import sys
@@ -12,8 +14,13 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def hits(files):
-    """(items, thresholds) share of the seeds whose box reaches the threshold; an answer without a box reaches none."""
-    ious = [[-1.0 if v is None else v for v in pq.read_table(RUN / f, columns=["iou"])["iou"].to_pylist()] for f in files]
+    """(items, thresholds) share of the seeds whose box reaches the threshold; an answer without a box reaches
+    none.
+    """
+    ious = [
+        [-1.0 if v is None else v for v in pq.read_table(RUN / f, columns=["iou"])["iou"].to_pylist()]
+        for f in files
+    ]
     return np.mean([np.greater_equal.outer(np.array(seed), THRESHOLDS) for seed in ious], axis=0)
 
 
@@ -22,7 +29,8 @@ for benchmark in ("test", "shifted"):
     images = pq.read_table(RUN / rows["base"][0], columns=["image"])["image"].to_pylist()
     number = {image: k for k, image in enumerate(dict.fromkeys(images))}
     at, n, rng = [number[i] for i in images], len(number), np.random.default_rng(0)
-    drawn = np.array([np.bincount(rng.integers(0, n, size=n), minlength=n) for _ in range(2000)])  # images, with replacement
+    # images, with replacement
+    drawn = np.array([np.bincount(rng.integers(0, n, size=n), minlength=n) for _ in range(2000)])
     for name, files in rows.items():
         change = hits(files) - hits(rows["base"])
         sums = np.stack([np.bincount(at, weights=c, minlength=n) for c in change.T], axis=1)

@@ -55,13 +55,16 @@ MODULES = {_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
 def _imports(tree: ast.AST) -> list[str]:
-    """Every module that is imported anywhere in the tree, under `if TYPE_CHECKING` too; a name is not a module, its module is."""
+    """Every module that is imported anywhere in the tree, under `if TYPE_CHECKING` too; a name is not a
+    module, its module is.
+    """
     found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module, "imports name their module whole"
+            assert node.level == 0, "imports name their module whole"
+            assert node.module
             below = f"{node.module}.".removeprefix("spr.")
             modules = [f"{node.module}.{a.name}" for a in node.names if below + a.name in MODULES]
             found += modules or [node.module]
@@ -116,11 +119,18 @@ def test_heavy_libraries_stay_where_models_are(name: str) -> None:
         ("import spr.dialects", "torch transformers PIL pyarrow pydantic"),
         ("import spr.scoring, spr.pairing, spr.boxes, spr.evaluation.metrics", "torch transformers"),
         ("import spr.cli", "torch transformers"),
-        ("from spr.cli import app; import contextlib\nwith contextlib.suppress(SystemExit): app(['--help'])", "torch transformers"),
+        (
+            "from spr.cli import app; import contextlib\nwith contextlib.suppress(SystemExit): "
+            "app(['--help'])",
+            "torch transformers",
+        ),
     ],
 )
 def test_import_hygiene(code: str, forbidden: str) -> None:
     """A user who only parses boxes must not pay for torch: checked in a fresh interpreter."""
-    script = f"import sys\n{code}\nfound = [m for m in {forbidden.split()!r} if m in sys.modules]\nsys.exit(', '.join(found) or 0)"
+    script = (
+        f"import sys\n{code}\nfound = [m for m in {forbidden.split()!r} if m in "
+        "sys.modules]\nsys.exit(', '.join(found) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,8 @@
 """Box maths in numpy: the only file (with the dialects) that knows another convention than xyxy pixels.
 
-In: anything of shape (n, 4), or empty. Out: float64 arrays of shape (n, 4). A box is (x1, y1, x2, y2) in pixels, half-open, so its
-width is x2 - x1 without "+1". Other systems are spelled in the name: xywh, xyxy_unit (0-1), cxcywh.
+In: anything of shape (n, 4), or empty. Out: float64 arrays of shape (n, 4). A box is (x1, y1, x2, y2) in
+pixels, half-open, so its width is x2 - x1 without "+1". Other systems are spelled in the name: xywh,
+xyxy_unit (0-1), cxcywh.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ Boxes: TypeAlias = NDArray[np.float64]
 
 
 def as_boxes(boxes: ArrayLike | Sequence[Box]) -> Boxes:
-    """Shape (n, 4) float64 of one box, many boxes or none. Raises ValueError for another shape or a value that is not finite."""
+    """Shape (n, 4) float64 of one box, many boxes or none. Raises ValueError for another shape or a value
+    that is not finite.
+    """
     array = np.asarray(boxes, dtype=np.float64)
     if array.size == 0:
         return np.zeros((0, 4))
@@ -46,7 +49,9 @@ def intersection_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def iou_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """(n, m) float64 intersection over union in [0, 1]; a union of zero area gives 0.0. Boxes are not sorted here (see `sanitize`)."""
+    """(n, m) float64 intersection over union in [0, 1]; a union of zero area gives 0.0. Boxes are not sorted
+    here (see `sanitize`).
+    """
     a, b = as_boxes(a), as_boxes(b)
     inter = intersection_matrix(a, b)
     union = area(a)[:, None] + area(b)[None, :] - inter
@@ -59,7 +64,9 @@ def iou(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def giou_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """(n, m) generalised IoU in [-1, 1] (Rezatofighi et al., CVPR 2019): IoU - (enclosing - union) / enclosing."""
+    """(n, m) generalised IoU in [-1, 1] (Rezatofighi et al., CVPR 2019): IoU - (enclosing - union) /
+    enclosing.
+    """
     a, b = as_boxes(a), as_boxes(b)
     inter = intersection_matrix(a, b)
     union = area(a)[:, None] + area(b)[None, :] - inter
@@ -72,7 +79,9 @@ def giou_matrix(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def sanitize(boxes: ArrayLike | Sequence[Box], frame: Frame) -> Boxes:
-    """Boxes for a metric: each sorted (x1 <= x2, y1 <= y2), then clipped to the image. Same length and order; degenerate ones stay."""
+    """Boxes for a metric: each sorted (x1 <= x2, y1 <= y2), then clipped to the image. Same length and order;
+    degenerate ones stay.
+    """
     b = as_boxes(boxes)
     low, high = np.minimum(b[:, :2], b[:, 2:]), np.maximum(b[:, :2], b[:, 2:])
     limit = np.array([frame.width, frame.height], dtype=np.float64)
@@ -90,7 +99,9 @@ def enclosing(boxes: ArrayLike | Sequence[Box]) -> Box:
 
 
 def gap(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """(n, m) Euclidean distance between the nearest points of two boxes in pixels; 0 when they touch or overlap."""
+    """(n, m) Euclidean distance between the nearest points of two boxes in pixels; 0 when they touch or
+    overlap.
+    """
     a, b = as_boxes(a), as_boxes(b)
     side = np.clip(np.maximum(a[:, None, :2] - b[None, :, 2:], b[None, :, :2] - a[:, None, 2:]), 0, None)
     return np.asarray(np.hypot(side[..., 0], side[..., 1]), dtype=np.float64)
@@ -114,7 +125,9 @@ def inside(boxes: ArrayLike, region: Box) -> NDArray[np.bool_]:
 
 
 def match(a: ArrayLike, b: ArrayLike, threshold: float) -> list[tuple[int, int]]:
-    """One-to-one pairs (i, j) with IoU >= threshold, best IoU first; ties go to the smaller i, then the smaller j."""
+    """One-to-one pairs (i, j) with IoU >= threshold, best IoU first; ties go to the smaller i, then the
+    smaller j.
+    """
     overlap = iou_matrix(a, b)
     rows, columns = np.nonzero(overlap >= threshold)
     order = np.lexsort((columns, rows, -overlap[rows, columns]))
@@ -131,7 +144,9 @@ def match(a: ArrayLike, b: ArrayLike, threshold: float) -> list[tuple[int, int]]
 
 
 def nms(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> list[int]:
-    """Indices kept by greedy non-maximum suppression (IoU > threshold is suppressed), best score first; ties by index."""
+    """Indices kept by greedy non-maximum suppression (IoU > threshold is suppressed), best score first; ties
+    by index.
+    """
     overlap = iou_matrix(boxes, boxes)
     kept: list[int] = []
     for i in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist():

@@ -5,7 +5,8 @@
     │   ├── ConfigError          a key or a value of the configuration
     │   ├── DataError            a file of the user: annotations, images, benchmark, predictions
     │   │   └── ImageError       one image that cannot be used; `reason` is a short identifier
-    │   ├── DialectError         a notation that cannot say what was asked of it, or an unknown name (also a ValueError)
+    │   ├── DialectError         a notation that cannot say what was asked of it, or an unknown name (also a
+        ValueError)
     │   ├── StaleRunError        a finished stage or a cache whose inputs have changed since
     │   └── MissingExtraError    an optional dependency that is not installed (also an ImportError)
     └── ModelError               a model or a server that does not do what its port promises
@@ -24,7 +25,9 @@ class SprError(Exception):
 
 
 class UserError(SprError):
-    """Something the user wrote or named is wrong. The message is one line; the command line exits with code 2."""
+    """Something the user wrote or named is wrong. The message is one line; the command line exits with code
+    2.
+    """
 
 
 class ConfigError(UserError):
@@ -32,7 +35,9 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A file that cannot be read as what it was said to be. Names file, place, what was found and what was expected."""
+    """A file that cannot be read as what it was said to be. Names file, place, what was found and what was
+    expected.
+    """
 
 
 class ImageError(DataError):

@@ -1,6 +1,8 @@
-"""The three Protocols through which models come in. The adapters behind them live in `spr.models`; anything with these methods will do.
+"""The three Protocols through which models come in. The adapters behind them live in `spr.models`; anything
+with these methods will do.
 
-Every method takes and returns plain records; images are named by fsspec path and loaded by the adapter through `spr.data.images`.
+Every method takes and returns plain records; images are named by fsspec path and loaded by the adapter
+through `spr.data.images`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ class Describer(Protocol):
     """A multimodal language model that answers questions about an image."""
 
     def answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
-        """`sampling.n` answers per query, in order. A query that fails gives answers whose `failed` says why."""
+        """`sampling.n` answers per query, in order. A query that fails gives answers whose `failed`
+        says why.
+        """
         ...
 
 
@@ -30,7 +34,9 @@ class ImageTextScorer(Protocol):
     def similarities(
         self, image: str, regions: Sequence[Box], texts: Sequence[str], pairs: Sequence[tuple[int, int]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Cosines in [-1, 1] of `pairs` = (region index, text index): (of the crop, of the region embedding), each of shape (len(pairs),)."""
+        """Cosines in [-1, 1] of `pairs` = (region index, text index): (of the crop, of the region embedding),
+        each of shape (len(pairs),).
+        """
         ...
 
 

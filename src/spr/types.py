@@ -1,8 +1,8 @@
 """Every record that crosses a stage, in the order of the pipeline. Frozen, and nothing but data.
 
-Unless a name says otherwise a box is (x1, y1, x2, y2): float pixels of the *original* image (the stored pixels, no EXIF
-rotation), origin top-left, half-open. Sizes are (width, height). Scores are plain floats; None means "there is none", and a
-field beside it says why.
+Unless a name says otherwise a box is (x1, y1, x2, y2): float pixels of the *original* image (the stored
+pixels, no EXIF rotation), origin top-left, half-open. Sizes are (width, height). Scores are plain floats;
+None means "there is none", and a field beside it says why.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ ProblemKind: TypeAlias = Literal[
 
 
 class Frame(NamedTuple):
-    """(width, height) of the original image in pixels. Any integers: a size that a model cannot see is a Problem, not an exception."""
+    """(width, height) of the original image in pixels. Any integers: a size that a model cannot see is a
+    Problem, not an exception.
+    """
 
     width: int
     height: int
@@ -48,9 +50,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A phrase with its boxes. `boxes` exactly as decoded (never swapped, clipped, guessed); () = said to be absent.
+    """A phrase with its boxes. `boxes` exactly as decoded (never swapped, clipped, guessed); () = said to be
+    absent.
 
-    `phrase` is stripped and never empty; None = the notation gave none. `span` covers phrase, markup and boxes.
+    `phrase` is stripped and never empty; None = the notation gave none. `span` covers phrase, markup and
+    boxes.
     """
 
     phrase: str | None
@@ -103,7 +107,9 @@ class RegionObject:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A region query (method 2.1): the enclosing box of a seed object and its merged neighbours, with all objects in it."""
+    """A region query (method 2.1): the enclosing box of a seed object and its merged neighbours, with all
+    objects in it.
+    """
 
     region_id: str  # "<image_id>#<index>"
     image_id: str
@@ -137,7 +143,8 @@ class Description:
 class Score:
     """The score of one answer (method 2.3-2.5). `unscored` is the reason when `total` is None.
 
-    `semantic` in [-1, 1] is the mean of its two parts; `localization` in [0, 1]; `total` = lam * semantic + (1 - lam) * localization.
+    `semantic` in [-1, 1] is the mean of its two parts; `localization` in [0, 1]; `total` = lam * semantic +
+    (1 - lam) * localization.
     """
 
     total: float | None
@@ -150,7 +157,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ScoredCandidate:
-    """A description, its refinement (method 2.5), and the score of each. `boxes` counts the readable boxes of each text."""
+    """A description, its refinement (method 2.5), and the score of each. `boxes` counts the readable boxes of
+    each text.
+    """
 
     candidate_id: str
     region_id: str
@@ -168,7 +177,9 @@ class ScoredCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What choosing a pair needs to know of a description: its text, its refinement, and the score of each."""
+    """What choosing a pair needs to know of a description: its text, its refinement, and the score of
+    each.
+    """
 
     index: int
     text: str
@@ -179,7 +190,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Chosen (best refined) against rejected (worst original) answer to one prompt (method 2.5), with the indices of their candidates."""
+    """Chosen (best refined) against rejected (worst original) answer to one prompt (method 2.5), with the
+    indices of their candidates.
+    """
 
     chosen: str
     rejected: str
@@ -189,7 +202,9 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPair:
-    """A pair with all that a trainer needs: the canonical prompt (one image) and the two answers in the model's notation."""
+    """A pair with all that a trainer needs: the canonical prompt (one image) and the two answers in the
+    model's notation.
+    """
 
     pair_id: str  # the region_id
     image: str
@@ -214,7 +229,9 @@ class TrainingPair:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """An item that a stage left out, with a reason that is counted. `reason` is a short identifier, `detail` for people."""
+    """An item that a stage left out, with a reason that is counted. `reason` is a short identifier, `detail`
+    for people.
+    """
 
     item_id: str
     reason: str
@@ -223,9 +240,11 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer to one benchmark item. `box` as parsed and unsanitised (None = unparsed); `iou` None = unparsed.
+    """One answer to one benchmark item. `box` as parsed and unsanitised (None = unparsed); `iou` None =
+    unparsed.
 
-    The fields after `problems` carry what protocols beside REC need, so that every metric can be computed again from the rows alone.
+    The fields after `problems` carry what protocols beside REC need, so that every metric can be computed
+    again from the rows alone.
     """
 
     item_id: str
@@ -243,12 +262,14 @@ class Prediction:
     group: str = ""  # a kind within the split: phrase type, size bucket, subset
     region: Box | None = None  # the box in the question
     gt_boxes: tuple[Box, ...] = ()  # the truth, where it is several boxes
-    truth: tuple[str, ...] = ()  # the truth in words: categories of gt_boxes, names and synonyms, references, "yes" | "no"
+    # the truth in words: categories of gt_boxes, names and synonyms, references, "yes" | "no"
+    truth: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()  # all readable boxes of the answer, as parsed
     phrases: tuple[str, ...] = ()  # the phrase of each of them ("" = none)
     plain: str = ""  # the answer without markup
     question: str = ""  # as it was put to the model, before its chat template
-    gt_phrases: tuple[str, ...] = ()  # of gt_boxes, as an annotator would say it; () where the benchmark does not
+    # of gt_boxes, as an annotator would say it; () where the benchmark does not
+    gt_phrases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,10 +283,11 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question about one image for a Describer. `item_id` seeds the sampling noise: same id, same samples.
+    """One question about one image for a Describer. `item_id` seeds the sampling noise: same id, same
+    samples.
 
-    Queries of the same non-empty `group` may share one forward pass under `batching: per_item`, so a group must never be cut by a shard;
-    the empty group means "alone".
+    Queries of the same non-empty `group` may share one forward pass under `batching: per_item`, so a group
+    must never be cut by a shard; the empty group means "alone".
     """
 
     item_id: str
@@ -279,7 +301,9 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One sampled answer. `stopped` is False when it was cut by the token limit; `failed` is the reason when there is none."""
+    """One sampled answer. `stopped` is False when it was cut by the token limit; `failed` is the reason when
+    there is none.
+    """
 
     text: str
     stopped: bool = True
@@ -299,14 +323,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights and how they are loaded: a folder, or a hub name with its `revision` (None: the branch that the hub calls main).
+    """Weights and how they are loaded: a folder, or a hub name with its `revision` (None: the branch that the
+    hub calls main).
 
-    `attention` None leaves the choice to transformers. `processor`: settings of the image processor that replace the checkpoint's.
+    `attention` None leaves the choice to transformers. `processor`: settings of the image processor that
+    replace the checkpoint's.
     """
 
     folder: str
     revision: str | None = None
-    dtype: str = "float32"  # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
+    # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
+    dtype: str = "float32"
     attention: str | None = "sdpa"
     trust_remote_code: bool = False  # never implied
     processor: Mapping[str, Any] = field(default_factory=dict)
@@ -319,7 +346,9 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a look at all rows of a stage shows: figures by name, and what a person should know before going on."""
+    """What a look at all rows of a stage shows: figures by name, and what a person should know before going
+    on.
+    """
 
     figures: Mapping[str, float]
     warnings: tuple[str, ...] = ()

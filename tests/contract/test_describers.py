@@ -1,4 +1,6 @@
-"""One suite over all families: a config is enough to describe with any of them, and what is fast is also what transformers itself answers."""
+"""One suite over all families: a config is enough to describe with any of them, and what is fast is also what
+transformers itself answers.
+"""
 
 from __future__ import annotations
 
@@ -44,16 +46,22 @@ def queries(name: str, group: str = "g", image: str = "1@70x56") -> list[Query]:
 
 @families
 def test_greedy_answers_are_those_of_generate(load: Callable[[str], HFDescriber], name: str) -> None:
-    """The group runs as one batch (shared image prefix, left padding, own cache); generate() runs each prompt alone from the processor's tensors."""
+    """The group runs as one batch (shared image prefix, left padding, own cache); generate() runs each prompt
+    alone from the processor's tensors.
+    """
     describer = load(name)
     for query, answers in zip(queries(name), describer.answer(queries(name), GREEDY), strict=True):
         raw = describer.encoder.processed(describer.prompt(query), describer.images(query))
-        out = describer.model.generate(**raw, do_sample=False, num_beams=1, max_new_tokens=8, pad_token_id=describer.pad)
+        out = describer.model.generate(
+            **raw, do_sample=False, num_beams=1, max_new_tokens=8, pad_token_id=describer.pad
+        )
         start = 1 if describer.model.config.is_encoder_decoder else raw["input_ids"].shape[1]
         ids = out[0, start:].tolist()
         end = next((i for i, t in enumerate(ids) if t in describer.stops), len(ids))
         hidden = {describer.pad, describer.processor.tokenizer.bos_token_id}
-        expected = describer.processor.tokenizer.decode([t for t in ids[:end] if t not in hidden], skip_special_tokens=False)
+        expected = describer.processor.tokenizer.decode(
+            [t for t in ids[:end] if t not in hidden], skip_special_tokens=False
+        )
         assert answers[0].text == expected.strip()
         assert answers[0].stopped == (end < len(ids))
 
@@ -63,7 +71,9 @@ def test_no_token_of_the_prompt_is_lost(load: Callable[[str], HFDescriber], name
     """Putting a picture's image tokens into another question by hand must give what the processor gives."""
     describer = load(name)
     for query in queries(name):
-        expected = describer.encoder.processed(describer.prompt(query), describer.images(query))["input_ids"][0].tolist()
+        expected = describer.encoder.processed(describer.prompt(query), describer.images(query))["input_ids"][
+            0
+        ].tolist()
         assert list(describer.row(query).ids) == expected
 
 
@@ -72,7 +82,11 @@ def test_the_image_is_seen(load: Callable[[str], HFDescriber], name: str) -> Non
     describer = load(name)
     rows = [describer.row(queries(name, image=image)[0]) for image in ("1@70x56", "2@70x56")]
     if name in GENERATE:
-        start = {"decoder_input_ids": torch.tensor([[describer.model.config.text_config.decoder_start_token_id]])} if name == "florence2" else {}
+        start = (
+            {"decoder_input_ids": torch.tensor([[describer.model.config.text_config.decoder_start_token_id]])}
+            if name == "florence2"
+            else {}
+        )
         a, b = (describer.model(**row.raw, **start).logits[0, -1] for row in rows)  # type: ignore[arg-type]
     else:
         with torch.inference_mode():
@@ -83,7 +97,13 @@ def test_the_image_is_seen(load: Callable[[str], HFDescriber], name: str) -> Non
 @families
 def test_samples_depend_on_their_group_alone(load: Callable[[str], HFDescriber], name: str) -> None:
     describer = load(name)
-    two = [*queries(name, "a"), *(Query(f"b{q.item_id}", q.image, 70, 56, q.prompt, None, "b") for q in queries(name, image="2@56x70"))]
+    two = [
+        *queries(name, "a"),
+        *(
+            Query(f"b{q.item_id}", q.image, 70, 56, q.prompt, None, "b")
+            for q in queries(name, image="2@56x70")
+        ),
+    ]
     together = describer.answer(two, DRAWN)
     assert describer.answer(two[3:], DRAWN) == together[3:]
     assert describer.answer(two[:3], DRAWN) == together[:3]
@@ -93,7 +113,9 @@ def test_samples_depend_on_their_group_alone(load: Callable[[str], HFDescriber],
 @families
 def test_a_crop_goes_along_or_is_refused(load: Callable[[str], HFDescriber], name: str) -> None:
     describer = load(name)
-    answer = describer.answer([Query("c", "1@70x56", 70, 56, QUESTIONS[0], (5.0, 5.0, 40.0, 50.0))], GREEDY)[0][0]
+    answer = describer.answer([Query("c", "1@70x56", 70, 56, QUESTIONS[0], (5.0, 5.0, 40.0, 50.0))], GREEDY)[
+        0
+    ][0]
     if name in GENERATE:
         assert answer.failed is not None
         assert answer.failed.startswith("one_image: ")
@@ -102,17 +124,27 @@ def test_a_crop_goes_along_or_is_refused(load: Callable[[str], HFDescriber], nam
 
 
 @families
-def test_descriptions_are_scored(load: Callable[[str], HFDescriber], checkpoint: Callable[[str], str], name: str) -> None:
-    """Random weights say nothing readable and rarely end: no answer is lost, and whatever was said is scored, or unscored with a reason."""
+def test_descriptions_are_scored(
+    load: Callable[[str], HFDescriber], checkpoint: Callable[[str], str], name: str
+) -> None:
+    """Random weights say nothing readable and rarely end: no answer is lost, and whatever was said is scored,
+    or unscored with a reason.
+    """
     dialect = get_dialect(*_dialect(checkpoint(name)))
-    objects = (RegionObject("0", "dog", (5.0, 5.0, 30.0, 30.0)), RegionObject("1", "cat", (20.0, 20.0, 40.0, 50.0)))
+    objects = (
+        RegionObject("0", "dog", (5.0, 5.0, 30.0, 30.0)),
+        RegionObject("1", "cat", (20.0, 20.0, 40.0, 50.0)),
+    )
     region = Region("r", "1@70x56", "1@70x56", 70, 56, 0, (5.0, 5.0, 40.0, 50.0), "0", objects)
     config = DescribeConfig(templates=("plain", "list"), samples=2, max_new_tokens=8)
     kept, dropped = describe([region], load(name), dialect, config, seed=0)
     assert len(kept) + len(dropped) == 4
     assert {d.reason for d in dropped} <= {"empty_answer", "answer_cut"}
     answers = load(name).answer(queries_of(region, config, dialect), Sampling(n=2, max_new_tokens=8))
-    said = [Description(f"r/{k}", "r", k, "plain", "?", a.text) for k, a in enumerate(a for found in answers for a in found)]
+    said = [
+        Description(f"r/{k}", "r", k, "plain", "?", a.text)
+        for k, a in enumerate(a for found in answers for a in found)
+    ]
     scorer = ScriptedScorer(lambda image, box, text: (0.2, 0.4))
     rows, _ = score([(region, said)], dialect, scorer, ScriptedDetector({}), ScoreConfig())
     assert len(rows) == 4
@@ -135,17 +167,27 @@ def test_the_family_names_its_dialect_or_asks_for_it(checkpoint: Callable[[str],
         assert found == DIALECTS[model_type]
         assert get_dialect(found, **options).contract.verified
     else:
-        with pytest.raises(ConfigError, match=rf"model.dialect: found nothing for model_type '{model_type}': {WHY_REQUIRED[model_type][:10]}"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"model.dialect: found nothing for model_type '{model_type}': "
+            rf"{WHY_REQUIRED[model_type][:10]}",
+        ):
             dialect_for_checkpoint(folder)
 
 
 def test_the_resized_frame_comes_from_the_processor(checkpoint: Callable[[str], str]) -> None:
-    """Qwen2.5-VL's coordinates are pixels of the resized image, so the checkpoint's own limits are part of the contract (16 x 28 x 28 here)."""
+    """Qwen2.5-VL's coordinates are pixels of the resized image, so the checkpoint's own limits are part of
+    the contract (16 x 28 x 28 here).
+    """
     folder = checkpoint("qwen2_5_vl")
     _, options = dialect_for_checkpoint(folder)
     assert options == {"min_pixels": 784, "max_pixels": 12544, "factor": 28}
     seen = get_dialect("qwen2_5_vl", **options).model_size(Frame(640, 480))
-    grid = load_processor(folder).image_processor(images=[load_noise("1@640x480")], return_tensors="pt")["image_grid_thw"][0].tolist()
+    grid = (
+        load_processor(folder)
+        .image_processor(images=[load_noise("1@640x480")], return_tensors="pt")["image_grid_thw"][0]
+        .tolist()
+    )
     assert seen == (grid[2] * 14, grid[1] * 14)
 
 
@@ -157,15 +199,21 @@ def test_no_processor_hides_a_part_of_the_image(load: Callable[[str], HFDescribe
 
 
 @pytest.mark.parametrize("dialect", ["llava", "ferret"])
-def test_the_fix_for_a_cropping_processor_shows_the_whole_image(checkpoint: Callable[[str], str], dialect: str) -> None:
-    """The fix that the error names, taken at its word: the top of a wide white picture is at the top (squashed) or at a quarter (padded)."""
+def test_the_fix_for_a_cropping_processor_shows_the_whole_image(
+    checkpoint: Callable[[str], str], dialect: str
+) -> None:
+    """The fix that the error names, taken at its word: the top of a wide white picture is at the top
+    (squashed) or at a quarter (padded).
+    """
     folder = checkpoint("llava")
     complaint = cropping(load_processor(folder), get_dialect(dialect))
     assert complaint is not None
     fix = yaml.safe_load(complaint.split("set model.processor: ")[1])
     fixed = load_processor(Checkpoint(folder, processor=fix))
     assert cropping(fixed, get_dialect(dialect)) is None
-    pixels = fixed.image_processor(images=[Image.new("RGB", (224, 112), (255, 255, 255))], return_tensors="pt")["pixel_values"][0, 0]
+    pixels = fixed.image_processor(
+        images=[Image.new("RGB", (224, 112), (255, 255, 255))], return_tensors="pt"
+    )["pixel_values"][0, 0]
     bright = (pixels > pixels.max() - 0.1).any(1).nonzero()[:, 0]
     top, bottom = (14, 42) if dialect == "llava" else (0, 56)
     assert pixels.shape == (56, 56)
@@ -190,7 +238,8 @@ def test_a_setting_that_the_processor_does_not_have_is_one_line(checkpoint: Call
         load_processor(Checkpoint(checkpoint("llava"), processor={"do_padd": True}))
     with pytest.raises(
         ConfigError,
-        match=r"model.processor.image_processor_type: found 'Llava', expected an image processor of transformers",
+        match=r"model.processor.image_processor_type: found 'Llava', expected an image processor of "
+        r"transformers",
     ):
         load_processor(Checkpoint(checkpoint("llava"), processor={"image_processor_type": "Llava"}))
 
@@ -202,5 +251,9 @@ def test_a_folder_without_a_config_is_one_line(tmp_path: Path) -> None:
 
 def test_an_unknown_model_type_asks_for_a_dialect(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "newvl"}')
-    with pytest.raises(ConfigError, match="model_type 'newvl': no verified notation of boxes is known for it; expected one of asmv2, cogvlm, "):
+    with pytest.raises(
+        ConfigError,
+        match="model_type 'newvl': no verified notation of boxes is known for it; expected one of asmv2, "
+        "cogvlm, ",
+    ):
         dialect_for_checkpoint(str(tmp_path))

@@ -1,4 +1,6 @@
-"""Detectors of every kind: one caption of one phrase through the official model and its own post-processing is the reference."""
+"""Detectors of every kind: one caption of one phrase through the official model and its own post-processing
+is the reference.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ detectors = pytest.mark.parametrize("name", DETECTORS)
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[OpenVocabularyDetector, Any, Any]]:
+def load(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[OpenVocabularyDetector, Any, Any]]:
     """Our detector, and the official model and processor loaded a second time."""
     import transformers
 
@@ -29,26 +33,41 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Open
 
     def pair(name: str) -> tuple[OpenVocabularyDetector, Any, Any]:
         folder = str(towers.build(name, root))
-        model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=torch.float32).eval()
-        return OpenVocabularyDetector(folder, load_image=load_noise, threshold=0.0), model, load_processor(folder)
+        model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
+        return (
+            OpenVocabularyDetector(folder, load_image=load_noise, threshold=0.0),
+            model,
+            load_processor(folder),
+        )
 
     return functools.cache(pair)
 
 
 @torch.inference_mode()
-def official(name: str, model: Any, processor: Any, path: str, phrase: str) -> tuple[list[float], list[list[float]]]:
+def official(
+    name: str, model: Any, processor: Any, path: str, phrase: str
+) -> tuple[list[float], list[list[float]]]:
     """Scores and boxes, best first, of one phrase."""
     image = load_noise(path)
     target = [(image.height, image.width)]
     if "dino" in name:
         inputs = processor(text=f"{phrase.lower()}.", images=image, return_tensors="pt")
         out = model(**inputs)
-        # post_process takes the largest probability over all tokens; ours over the phrase's own, so the others are silenced
+        # post_process takes the largest probability over all tokens; ours over the phrase's own, so the
+        # others are silenced
         out.logits[..., 0] = out.logits[..., inputs["input_ids"].shape[1] - 2 :] = -torch.inf
-        found = processor.post_process_grounded_object_detection(out, threshold=0.0, text_threshold=0.0, target_sizes=target)[0]
+        found = processor.post_process_grounded_object_detection(
+            out, threshold=0.0, text_threshold=0.0, target_sizes=target
+        )[0]
     else:
-        inputs = processor(text=[[phrase]], images=[image], return_tensors="pt", padding="max_length", max_length=16)
-        found = processor.post_process_grounded_object_detection(model(**inputs), threshold=0.0, target_sizes=target)[0]
+        inputs = processor(
+            text=[[phrase]], images=[image], return_tensors="pt", padding="max_length", max_length=16
+        )
+        found = processor.post_process_grounded_object_detection(
+            model(**inputs), threshold=0.0, target_sizes=target
+        )[0]
     order = found["scores"].argsort(descending=True, stable=True)
     return found["scores"][order].tolist(), found["boxes"][order].tolist()
 
@@ -64,7 +83,11 @@ def test_boxes_and_scores_are_the_official_ones(
         scores, boxes = official(name, model, processor, path, phrase)
         assert [d.score for d in mine] == pytest.approx(scores, abs=1e-5)
         assert {d.phrase for d in mine} == {phrase}
-        by_score = {round(s, 4): b for s, b in zip(scores, boxes, strict=True) if [round(x, 4) for x in scores].count(round(s, 4)) == 1}
+        by_score = {
+            round(s, 4): b
+            for s, b in zip(scores, boxes, strict=True)
+            if [round(x, 4) for x in scores].count(round(s, 4)) == 1
+        }
         compared = [(d.box, by_score[round(d.score, 4)]) for d in mine if round(d.score, 4) in by_score]
         assert compared
         for found, expected in compared:
@@ -72,7 +95,9 @@ def test_boxes_and_scores_are_the_official_ones(
 
 
 @detectors
-def test_the_backbone_runs_once_per_image(load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]], name: str) -> None:
+def test_the_backbone_runs_once_per_image(
+    load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]], name: str
+) -> None:
     detector, *_ = load(name)
     engine: Any = detector.engine
     module = engine.backbone.inner if "dino" in name else engine.inner.vision_model
@@ -84,23 +109,35 @@ def test_the_backbone_runs_once_per_image(load: Callable[[str], tuple[OpenVocabu
     assert len(passes) == 1
 
 
-def test_a_phrase_beyond_the_text_limit_is_asked_in_pieces(load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]]) -> None:
-    """max_text_len is 12 here: [CLS] + 9 words + full stop + [SEP]. 11 words become pieces of 9 and 2; their boxes are joined, best first."""
+def test_a_phrase_beyond_the_text_limit_is_asked_in_pieces(
+    load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]],
+) -> None:
+    """max_text_len is 12 here: [CLS] + 9 words + full stop + [SEP]. 11 words become pieces of 9 and 2; their
+    boxes are joined, best first.
+    """
     detector, *_ = load("grounding_dino")
     long = "a dog and a cat and a tree next to a"
     first, second = detector.detect("1@90x60", ["a dog and a cat and a tree next", "to a"])
     joined = detector.detect("1@90x60", [long])[0]
-    assert sorted(d.score for d in joined) == pytest.approx(sorted(d.score for d in [*first, *second]), abs=1e-5)
+    assert sorted(d.score for d in joined) == pytest.approx(
+        sorted(d.score for d in [*first, *second]), abs=1e-5
+    )
     assert [d.score for d in joined] == sorted((d.score for d in joined), reverse=True)
 
 
-def test_a_full_stop_inside_a_phrase_does_not_split_it(load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]]) -> None:
-    """To the model a full stop ends a phrase. Two rows of a batch may round differently, so equal means to 1e-5."""
+def test_a_full_stop_inside_a_phrase_does_not_split_it(
+    load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]],
+) -> None:
+    """To the model a full stop ends a phrase. Two rows of a batch may round differently, so equal means to
+    1e-5.
+    """
     detector, *_ = load("grounding_dino")
     dotted, plain = detector.detect("1@90x60", ["a. dog", "a dog"])
     assert [d.score for d in dotted] == pytest.approx([d.score for d in plain], abs=1e-5)
 
 
-def test_a_phrase_of_signs_alone_finds_nothing(load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]]) -> None:
+def test_a_phrase_of_signs_alone_finds_nothing(
+    load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]],
+) -> None:
     detector, *_ = load("grounding_dino")
     assert detector.detect("1@90x60", ["..."]) == [[]]

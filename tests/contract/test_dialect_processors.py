@@ -1,6 +1,8 @@
-"""Our pixels against those of the processors that transformers ships: Kosmos-2 and Florence-2, built offline with tokenizers trained on the spot.
+"""Our pixels against those of the processors that transformers ships: Kosmos-2 and Florence-2, built offline
+with tokenizers trained on the spot.
 
-The texts go the way of a real answer: written by us, through the processor's tokenizer and back, then read by its post-processing and by ours.
+The texts go the way of a real answer: written by us, through the processor's tokenizer and back, then read by
+its post-processing and by ours.
 """
 
 from __future__ import annotations
@@ -25,11 +27,21 @@ def _tokenizer(**special: Any) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(PHRASES, trainer)
     fast: Any = PreTrainedTokenizerFast
-    return fast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", **special)
+    return fast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        **special,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,44 +80,76 @@ def _parts(rng: random.Random, frame: Frame) -> list[str | tuple[str, list[Box]]
 
 
 def test_kosmos2_writes_and_reads_the_same_boxes(kosmos2: Any) -> None:
-    """The same cells as the processor writes for a box, and the same pixels as it reads, on 1,000 random answers."""
+    """The same cells as the processor writes for a box, and the same pixels as it reads, on 1,000 random
+    answers.
+    """
     d, rng = get_dialect("kosmos2"), random.Random(0)
     for _ in range(1000):
         frame = Frame(rng.randint(1, 2000), rng.randint(1, 2000))
         parts = _parts(rng, frame)
         mentions = [part for part in parts if not isinstance(part, str)]
         text = "<grounding>" + d.compose(parts, frame)
-        unit = [[(x1 / frame.width, y1 / frame.height, x2 / frame.width, y2 / frame.height) for x1, y1, x2, y2 in boxes] for _, boxes in mentions]
-        prompt = kosmos2.preprocess_examples("<grounding>" + ",".join(f"<phrase> {phrase}</phrase>" for phrase, _ in mentions) + ",", bboxes=unit)
+        unit = [
+            [
+                (x1 / frame.width, y1 / frame.height, x2 / frame.width, y2 / frame.height)
+                for x1, y1, x2, y2 in boxes
+            ]
+            for _, boxes in mentions
+        ]
+        prompt = kosmos2.preprocess_examples(
+            "<grounding>" + ",".join(f"<phrase> {phrase}</phrase>" for phrase, _ in mentions) + ",",
+            bboxes=unit,
+        )
         ids = kosmos2.tokenizer(text)["input_ids"]
-        assert ids == kosmos2.tokenizer(prompt)["input_ids"]  # the tokens swallow the blanks that the processor writes
+        # the tokens swallow the blanks that the processor writes
+        assert ids == kosmos2.tokenizer(prompt)["input_ids"]
         written = kosmos2.tokenizer.decode(ids)
         _, entities = kosmos2.post_process_generation(written)
         theirs = [
-            (phrase, [(a * frame.width, b * frame.height, c * frame.width, e * frame.height) for a, b, c, e in boxes])
+            (
+                phrase,
+                [
+                    (a * frame.width, b * frame.height, c * frame.width, e * frame.height)
+                    for a, b, c, e in boxes
+                ],
+            )
             for phrase, _, boxes in entities
         ]
         for answer in (written, text, prompt):
             ours = d.parse(answer, frame).mentions
-            assert [m.phrase for m in ours] == [phrase for phrase, _ in theirs] == [phrase for phrase, _ in mentions]
-            assert [box for m in ours for box in m.boxes] == [pytest.approx(box, abs=1e-9) for _, boxes in theirs for box in boxes]
+            assert (
+                [m.phrase for m in ours]
+                == [phrase for phrase, _ in theirs]
+                == [phrase for phrase, _ in mentions]
+            )
+            assert [box for m in ours for box in m.boxes] == [
+                pytest.approx(box, abs=1e-9) for _, boxes in theirs for box in boxes
+            ]
 
 
 def test_florence2_reads_the_same_boxes(florence2: Any) -> None:
-    """`florence2:int` gives the whole pixels of the processor, `florence2:float` lies within one pixel above them, on 1,000 random answers."""
+    """`florence2:int` gives the whole pixels of the processor, `florence2:float` lies within one pixel above
+    them, on 1,000 random answers.
+    """
     whole, exact, rng = get_dialect("florence2:int"), get_dialect("florence2:float"), random.Random(0)
     for _ in range(1000):
         size = (rng.randint(1, 3000), rng.randint(1, 3000))
         frame = Frame(*size)
         text = "<s>" + exact.compose([part for part in _parts(rng, frame) if part != ","], frame) + "</s>"
-        written = florence2.tokenizer.decode(florence2.tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False)
+        written = florence2.tokenizer.decode(
+            florence2.tokenizer(text, add_special_tokens=False)["input_ids"], skip_special_tokens=False
+        )
         assert written == text
         for task in ("<CAPTION_TO_PHRASE_GROUNDING>", "<OD>"):
             theirs = florence2.post_process_generation(written, task=task, image_size=size)[task]
             ours = whole.parse(written, frame).mentions
             assert [list(box) for m in ours for box in m.boxes] == theirs["bboxes"]
             assert [m.phrase for m in ours for _ in m.boxes] == theirs["labels"]
-        for box, pixels in zip([box for m in exact.parse(written, frame).mentions for box in m.boxes], theirs["bboxes"], strict=True):
+        for box, pixels in zip(
+            [box for m in exact.parse(written, frame).mentions for box in m.boxes],
+            theirs["bboxes"],
+            strict=True,
+        ):
             assert all(-1e-3 <= a - b < 1.001 for a, b in zip(box, pixels, strict=True))
 
 
@@ -117,21 +161,38 @@ def test_florence2_writes_the_same_tokens(florence2: Any) -> None:
     for _ in range(500):
         frame = Frame(rng.randint(1, 3000), rng.randint(1, 3000))
         box = _box(rng, frame)
-        theirs = florence2.post_processor.quantize(torch.tensor([box], dtype=torch.float64), (frame.width, frame.height))[0].tolist()
+        theirs = florence2.post_processor.quantize(
+            torch.tensor([box], dtype=torch.float64), (frame.width, frame.height)
+        )[0].tolist()
         assert d.box_text(box, frame) == "".join(f"<loc_{v}>" for v in theirs)
 
 
 def test_qwen_frame_is_the_size_that_the_processor_shows() -> None:
-    """`frame_for` reads a live processor's `size`, its dictionary and the released form of its file, and gives the size of its patches' grid."""
+    """`frame_for` reads a live processor's `size`, its dictionary and the released form of its file, and
+    gives the size of its patches' grid.
+    """
     from PIL import Image
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    processor: Any = Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 20})
+    processor: Any = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 20}
+    )
     for width, height in itertools.product((14, 30, 77, 123, 200, 300), repeat=2):
-        _, rows, columns = processor(images=Image.new("RGB", (width, height)), return_tensors="np")["image_grid_thw"][0].tolist()
+        _, rows, columns = processor(images=Image.new("RGB", (width, height)), return_tensors="np")[
+            "image_grid_thw"
+        ][0].tolist()
         shown = Frame(columns * processor.patch_size, rows * processor.patch_size)
-        for config in (processor, processor.size, processor.to_dict(), {"min_pixels": 28 * 28 * 4, "max_pixels": 28 * 28 * 20}):
-            assert frame_for(config, Frame(width, height)) == get_dialect("qwen2_5_vl").frame_for(config, Frame(width, height)) == shown
+        for config in (
+            processor,
+            processor.size,
+            processor.to_dict(),
+            {"min_pixels": 28 * 28 * 4, "max_pixels": 28 * 28 * 20},
+        ):
+            assert (
+                frame_for(config, Frame(width, height))
+                == get_dialect("qwen2_5_vl").frame_for(config, Frame(width, height))
+                == shown
+            )
         d = get_dialect("qwen2_5_vl", min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 20)
         assert d.model_size(Frame(width, height)) == (shown.width, shown.height)
 

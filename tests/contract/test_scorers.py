@@ -1,4 +1,6 @@
-"""Dual encoders of every kind: cosines of one text and one region at a time through the official model are the reference."""
+"""Dual encoders of every kind: cosines of one text and one region at a time through the official model are
+the reference.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ scorers = pytest.mark.parametrize("name", SCORERS)
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DualEncoderScorer]:
     root = tmp_path_factory.mktemp("towers")
-    return functools.cache(lambda name: DualEncoderScorer(str(towers.build(name, root)), load_image=load_noise))
+    return functools.cache(
+        lambda name: DualEncoderScorer(str(towers.build(name, root)), load_image=load_noise)
+    )
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
@@ -43,7 +47,9 @@ def official_image(scorer: DualEncoderScorer, image: Image.Image) -> torch.Tenso
 
 @scorers
 @torch.inference_mode()
-def test_crops_and_texts_are_the_official_embeddings(load: Callable[[str], DualEncoderScorer], name: str) -> None:
+def test_crops_and_texts_are_the_official_embeddings(
+    load: Callable[[str], DualEncoderScorer], name: str
+) -> None:
     scorer = load(name)
     pairs = [(r, t) for r in range(len(REGIONS)) for t in range(len(TEXTS))]
     found, _ = scorer.similarities(IMAGE, REGIONS, TEXTS, pairs)
@@ -51,24 +57,33 @@ def test_crops_and_texts_are_the_official_embeddings(load: Callable[[str], DualE
     for (r, t), cosine in zip(pairs, found, strict=True):
         tokens = scorer.tokenizer(TEXTS[t], padding=padding, max_length=16, return_tensors="pt")
         text = unit(scorer.model.get_text_features(**tokens).pooler_output)[0]
-        assert cosine == pytest.approx((official_image(scorer, crop(load_noise(IMAGE), REGIONS[r])) @ text).item(), abs=1e-5)
+        assert cosine == pytest.approx(
+            (official_image(scorer, crop(load_noise(IMAGE), REGIONS[r])) @ text).item(), abs=1e-5
+        )
 
 
 @scorers
 @torch.inference_mode()
-def test_the_whole_image_as_a_region_equals_the_image(load: Callable[[str], DualEncoderScorer], name: str) -> None:
+def test_the_whole_image_as_a_region_equals_the_image(
+    load: Callable[[str], DualEncoderScorer], name: str
+) -> None:
     scorer = load(name)
-    assert torch.allclose(scorer.regions(IMAGE, [WHOLE])[0], official_image(scorer, load_noise(IMAGE)), atol=1e-5)
+    assert torch.allclose(
+        scorer.regions(IMAGE, [WHOLE])[0], official_image(scorer, load_noise(IMAGE)), atol=1e-5
+    )
 
 
 @scorers
 @torch.inference_mode()
 def test_a_region_looks_only_at_its_patches(load: Callable[[str], DualEncoderScorer], name: str) -> None:
-    """Changing what the tower says about patches outside the region must not move it, and changing one inside must."""
+    """Changing what the tower says about patches outside the region must not move it, and changing one inside
+    must.
+    """
     scorer = load(name)
     _, states, centres = scorer._states(IMAGE)
     inside = torch.from_numpy(patches_inside(centres, REGIONS[1]))[None]
-    first = int(states.shape[1] - inside.shape[1]) if "siglip" not in name else 0  # the class token stands before the patches
+    # the class token stands before the patches
+    first = int(states.shape[1] - inside.shape[1]) if "siglip" not in name else 0
     before = scorer.tower.regions(states, inside)
     for patch in range(inside.shape[1]):
         changed = states.clone()
@@ -78,7 +93,9 @@ def test_a_region_looks_only_at_its_patches(load: Callable[[str], DualEncoderSco
 
 
 @scorers
-def test_one_full_pass_serves_all_regions_and_calls(load: Callable[[str], DualEncoderScorer], name: str) -> None:
+def test_one_full_pass_serves_all_regions_and_calls(
+    load: Callable[[str], DualEncoderScorer], name: str
+) -> None:
     scorer = load(name)
     scorer.forget()
     passes: list[int] = []
@@ -90,8 +107,9 @@ def test_one_full_pass_serves_all_regions_and_calls(load: Callable[[str], DualEn
 
 
 def two_colour_clip(folder: Path) -> str:
-    """A CLIP built by hand. A patch's state is (red, green, 0, …); the class token is empty and copies the mean of what it attends to; the text
-    encoder says (1, 0) for "dog" and (0, 1) for "cat". So "dog" means red and "cat" means green.
+    """A CLIP built by hand. A patch's state is (red, green, 0, …); the class token is empty and copies the
+    mean of what it attends to; the text encoder says (1, 0) for "dog" and (0, 1) for "cat". So "dog" means
+    red and "cat" means green.
     """
     model, processor = towers.clip()
     vision, text = model.vision_model, model.text_model
@@ -103,11 +121,14 @@ def two_colour_clip(folder: Path) -> str:
         vision.embeddings.patch_embedding.weight[0, 0] = 1.0  # red -> first axis
         vision.embeddings.patch_embedding.weight[1, 1] = 1.0  # green -> second axis
         last = vision.encoder.layers[-1].self_attn
-        last.v_proj.weight.copy_(torch.eye(32))  # queries and keys are zero: equal attention to every visible token
+        # queries and keys are zero: equal attention to every visible token
+        last.v_proj.weight.copy_(torch.eye(32))
         last.out_proj.weight.copy_(torch.eye(32))
         model.visual_projection.weight[0, 0] = model.visual_projection.weight[1, 1] = 1.0
         for axis, word in enumerate(("dog", "cat")):
-            text.embeddings.token_embedding.weight[processor.tokenizer.convert_tokens_to_ids(word), axis] = 10.0
+            text.embeddings.token_embedding.weight[processor.tokenizer.convert_tokens_to_ids(word), axis] = (
+                10.0
+            )
         first = text.encoder.layers[0].self_attn
         first.v_proj.weight.copy_(torch.eye(32))
         first.out_proj.weight.copy_(torch.eye(32))
@@ -117,7 +138,8 @@ def two_colour_clip(folder: Path) -> str:
 
 
 def test_a_region_prefers_the_text_of_the_object_inside(tmp_path: Path) -> None:
-    """A red object on the left and a green one on the right of a black image; the model is built by hand so that "dog" means red, "cat" green.
+    """A red object on the left and a green one on the right of a black image; the model is built by hand so
+    that "dog" means red, "cat" green.
 
     The whole image likes both equally; each half must like its own object better, by far.
     """
@@ -131,4 +153,5 @@ def test_a_region_prefers_the_text_of_the_object_inside(tmp_path: Path) -> None:
     (left_dog, left_cat), (right_dog, right_cat), (whole_dog, whole_cat) = np.reshape(local, (3, 2))
     assert left_dog > left_cat + 0.2
     assert right_cat > right_dog + 0.2
-    assert whole_dog == pytest.approx(whole_cat, abs=0.05)  # the processor's means of red and green differ a little
+    # the processor's means of red and green differ a little
+    assert whole_dog == pytest.approx(whole_cat, abs=0.05)

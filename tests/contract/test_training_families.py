@@ -1,7 +1,8 @@
 """Packed = plain, with images, in float64: the one property that training on shared rows rests on.
 
-Every family is a tiny random checkpoint of its official class. The plain log-probability of an answer is computed the ordinary way: the model's own
-forward on prompt + answer with pixel values, without mask, positions or features of ours; log-softmax; gather.
+Every family is a tiny random checkpoint of its official class. The plain log-probability of an answer is
+computed the ordinary way: the model's own forward on prompt + answer with pixel values, without mask,
+positions or features of ours; log-softmax; gather.
 """
 
 from __future__ import annotations
@@ -29,13 +30,34 @@ from spr.training.policy import Images, Policy, to_batch
 from spr.training.trainer import train
 from spr.types import Checkpoint, Score, TrainingPair
 
-PACKED = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v", "internvl", "idefics3", "smolvlm", "gemma3", "paligemma")
+PACKED = (
+    "llava",
+    "llava_onevision",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "glm4v",
+    "internvl",
+    "idefics3",
+    "smolvlm",
+    "gemma3",
+    "paligemma",
+)
 PLAIN = ("kosmos2", "florence2")
 SCORE = Score(0.5, 0.3, 0.3, 0.3, 0.7)
-QUESTIONS = ("Describe the objects in the region [100, 200, 700, 800] in detail.", "What is in the region [0, 0, 500, 500]?")
+QUESTIONS = (
+    "Describe the objects in the region [100, 200, 700, 800] in detail.",
+    "What is in the region [0, 0, 500, 500]?",
+)
 ANSWERS = (
-    ("a cat [120, 250, 300, 420] and a dog [400, 410, 600, 700] and a tree.", "a cat [121, 250, 300, 420] and a car."),
-    ("a dog [1, 2, 3, 4].", "a tree [9, 9, 9, 9] next to a small car, a small cat and a large dog, and a bus on top of the tree."),
+    (
+        "a cat [120, 250, 300, 420] and a dog [400, 410, 600, 700] and a tree.",
+        "a cat [121, 250, 300, 420] and a car.",
+    ),
+    (
+        "a dog [1, 2, 3, 4].",
+        "a tree [9, 9, 9, 9] next to a small car, a small cat and a large dog, and a bus on top of the tree.",
+    ),
 )
 
 
@@ -45,12 +67,16 @@ def load_image(path: str) -> Image.Image:
 
 
 def pair(image: str, k: int) -> TrainingPair:
-    return TrainingPair(f"{image}{k}", image, 80, 60, (0, 0, 1, 1), QUESTIONS[k], *ANSWERS[k], 0.2, 0, 1, SCORE, SCORE)
+    return TrainingPair(
+        f"{image}{k}", image, 80, 60, (0, 0, 1, 1), QUESTIONS[k], *ANSWERS[k], 0.2, 0, 1, SCORE, SCORE
+    )
 
 
 @dataclass
 class Bench:
-    """A family with its encoder and policy, and six answers about two images: two prompts on one, one on the other."""
+    """A family with its encoder and policy, and six answers about two images: two prompts on one, one on the
+    other.
+    """
 
     model: Any
     encoder: Encoder
@@ -68,10 +94,16 @@ def benches(checkpoint: Callable[[str], str]) -> Any:
             model, processor = load_mllm(Checkpoint(checkpoint(name), dtype=dtype))
             with torch.no_grad():
                 for p in model.parameters():
-                    p.mul_(3.0 if p.ndim > 1 else 1.0)  # far from the uniform distribution of a fresh model, so that a wrong mask shows
+                    # far from the uniform distribution of a fresh model, so that a wrong mask shows
+                    p.mul_(3.0 if p.ndim > 1 else 1.0)
             encoder = Encoder(model, processor, load_image)
             policy = Policy(model, family_of(model), encoder, Images(model, encoder, 64))
-            made[name] = Bench(model, encoder, policy, [encoder.encode(p) for p in (pair("a", 0), pair("a", 1), pair("b", 1))])
+            made[name] = Bench(
+                model,
+                encoder,
+                policy,
+                [encoder.encode(p) for p in (pair("a", 0), pair("a", 1), pair("b", 1))],
+            )
         return made[name]
 
     return get
@@ -90,7 +122,8 @@ def plain(bench: Bench, encoded: Encoded, answer: Sequence[int]) -> torch.Tensor
     prompt = inputs.pop("input_ids")
     del inputs["attention_mask"]
     ids = torch.cat([prompt, torch.tensor([answer])], dim=1)
-    after = 1 if bench.model.config.model_type == "paligemma" else 0  # PaliGemma types its prefix 0 and its suffix 1
+    # PaliGemma types its prefix 0 and its suffix 1
+    after = 1 if bench.model.config.model_type == "paligemma" else 0
     for name, value in inputs.items():
         if value.shape == prompt.shape and not value.is_floating_point():
             inputs[name] = torch.nn.functional.pad(value, (0, len(answer)), value=after)
@@ -112,7 +145,10 @@ def compare(bench: Bench, share: str, budget: int = 10_000) -> int:
     for (i, chosen), values in zip(answers, found, strict=True):
         answer = bench.pairs[i].chosen if chosen else bench.pairs[i].rejected
         torch.testing.assert_close(
-            values, plain(bench, bench.pairs[i], answer.ids.tolist()), rtol=0, atol=1e-9 if values.dtype == torch.float64 else 1e-4
+            values,
+            plain(bench, bench.pairs[i], answer.ids.tolist()),
+            rtol=0,
+            atol=1e-9 if values.dtype == torch.float64 else 1e-4,
         )
     return sum(len(row) for unit in units for row in unit.rows)
 
@@ -137,16 +173,28 @@ def test_plain_rows_are_plain(benches: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*PACKED, *PLAIN])
 def test_thirty_steps_raise_the_margin(checkpoint: Callable[[str], str], tmp_path: Path, name: str) -> None:
-    """4 pairs, 30 steps: from ln 2, also where the family has dropout, to a margin; nothing is trained but linears of the language model."""
-    config = TrainConfig(lora_r=8, lora_alpha=16, learning_rate=5e-3, epochs=30, batch=4, device="cpu", save_steps=1000)
-    result = train([pair("a", 0), pair("a", 1), pair("b", 0), pair("b", 1)], checkpoint(name), str(tmp_path), config, load_image)
+    """4 pairs, 30 steps: from ln 2, also where the family has dropout, to a margin; nothing is trained but
+    linears of the language model.
+    """
+    config = TrainConfig(
+        lora_r=8, lora_alpha=16, learning_rate=5e-3, epochs=30, batch=4, device="cpu", save_steps=1000
+    )
+    result = train(
+        [pair("a", 0), pair("a", 1), pair("b", 0), pair("b", 1)],
+        checkpoint(name),
+        str(tmp_path),
+        config,
+        load_image,
+    )
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert result.steps == len(history) == 30
     assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert history[-1]["margin"] > history[0]["margin"] + 0.3
     trained = {key.split(".lora_")[0] for key in load_file(tmp_path / "adapter_model.safetensors")}
     assert trained
-    assert not [key for key in trained if re.search(r"vision|visual|image|projector|connector|lm_head|embed", key)]
+    assert not [
+        key for key in trained if re.search(r"vision|visual|image|projector|connector|lm_head|embed", key)
+    ]
 
 
 def test_the_row_of_gemma3_is_longer_than_its_window(benches: Any) -> None:
@@ -157,7 +205,9 @@ def test_the_row_of_gemma3_is_longer_than_its_window(benches: Any) -> None:
 
 @pytest.mark.parametrize("name", PACKED)
 def test_rejected_never_influences_chosen(benches: Any, name: str) -> None:
-    """The gradient of the chosen answer's log-probability at the embeddings of rejected tokens is exactly zero, and the other way round."""
+    """The gradient of the chosen answer's log-probability at the embeddings of rejected tokens is exactly
+    zero, and the other way round.
+    """
     bench = benches(name)
     family = family_of(bench.model)
     units = units_of(bench.pairs[:1], family, "pair", 10_000)
@@ -171,7 +221,10 @@ def test_rejected_never_influences_chosen(benches: Any, name: str) -> None:
     hook = bench.model.get_input_embeddings().register_forward_hook(keep)
     chosen, rejected = bench.policy.log_probs(bench.model, units)
     hook.remove()
-    only = {True: set(row.paths[0].tolist()) - set(row.paths[1].tolist()), False: set(row.paths[1].tolist()) - set(row.paths[0].tolist())}
+    only = {
+        True: set(row.paths[0].tolist()) - set(row.paths[1].tolist()),
+        False: set(row.paths[1].tolist()) - set(row.paths[0].tolist()),
+    }
     for loss, mine in ((chosen.sum(), True), (rejected.sum(), False)):
         (gradient,) = torch.autograd.grad(loss, kept[-1], retain_graph=True)
         assert (gradient[0, sorted(only[not mine])] == 0).all()
@@ -179,7 +232,9 @@ def test_rejected_never_influences_chosen(benches: Any, name: str) -> None:
 
 
 def test_qwen_positions_go_on_after_the_image(benches: Any) -> None:
-    """Three axes; an answer's positions are equal on all and go on after the largest one of the prompt, which is smaller than the token count."""
+    """Three axes; an answer's positions are equal on all and go on after the largest one of the prompt, which
+    is smaller than the token count.
+    """
     bench = benches("qwen2_5_vl")
     (unit,) = units_of(bench.pairs[:1], family_of(bench.model), "pair", 10_000)
     row = unit.rows[0]
@@ -221,7 +276,9 @@ def test_every_packed_family_of_the_table_is_tested() -> None:
 
 
 def test_padding_sees_itself_only(benches: Any) -> None:
-    """A query that sees nothing would give NaN, and one that sees a row would cost nothing but hide mistakes."""
+    """A query that sees nothing would give NaN, and one that sees a row would cost nothing but hide
+    mistakes.
+    """
     bench = benches("llava")
     family = family_of(bench.model)
     rows = [row for unit in units_of(bench.pairs, family, "pair", 10_000) for row in unit.rows]

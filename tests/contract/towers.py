@@ -1,4 +1,6 @@
-"""Tiny random dual encoders and detectors: official configs, models and processors, word tokenizers made on the spot."""
+"""Tiny random dual encoders and detectors: official configs, models and processors, word tokenizers made on
+the spot.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,21 @@ WORDS = [
     "?",
     "!",
 ]
-TINY: Mapping[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 _FAST: Any = t.PreTrainedTokenizerFast
 
 
-def words(start: str, end: str, ids: Mapping[str, int] | None = None, length: int = 16, names: tuple[str, ...] = ()) -> Any:
-    """A lower-case word tokenizer `start … end`. `ids` fixes some ids; OWL and CLIP pool at the largest id, so `end` is last without it."""
+def words(
+    start: str, end: str, ids: Mapping[str, int] | None = None, length: int = 16, names: tuple[str, ...] = ()
+) -> Any:
+    """A lower-case word tokenizer `start … end`. `ids` fixes some ids; OWL and CLIP pool at the largest id,
+    so `end` is last without it.
+    """
     tokens = ["<pad>", "<unk>", start, *WORDS, end]
     vocabulary = dict(ids or {})
     free = (i for i in range(10_000) if i not in vocabulary.values())
@@ -53,8 +64,17 @@ def words(start: str, end: str, ids: Mapping[str, int] | None = None, length: in
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = TemplateProcessing(single=f"{start} $A {end}", special_tokens=[(s, vocabulary[s]) for s in (start, end)])
-    fast = _FAST(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", bos_token=start, eos_token=end, model_max_length=length)
+    raw.post_processor = TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(s, vocabulary[s]) for s in (start, end)]
+    )
+    fast = _FAST(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token=start,
+        eos_token=end,
+        model_max_length=length,
+    )
     if names:
         fast.model_input_names = list(names)
     return fast
@@ -63,20 +83,28 @@ def words(start: str, end: str, ids: Mapping[str, int] | None = None, length: in
 def _new(cls: Any, config: Any) -> Any:
     torch.manual_seed(3)
     model = cls(config).float()
-    with torch.no_grad():  # dual encoders start so small that all texts look alike, OWL's heads so large that all scores are 0 or 1
+    # dual encoders start so small that all texts look alike, OWL's heads so large that all scores are 0 or 1
+    with torch.no_grad():
         for name, p in model.named_parameters():
             p.mul_(0.1 if "_head" in name and "head.probe" not in name else 3.0 if p.ndim > 1 else 1.0)
     return model
 
 
 def _text(tok: Any) -> dict[str, Any]:
-    ends = {"vocab_size": 64, "pad_token_id": tok.pad_token_id, "bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id}
+    ends = {
+        "vocab_size": 64,
+        "pad_token_id": tok.pad_token_id,
+        "bos_token_id": tok.bos_token_id,
+        "eos_token_id": tok.eos_token_id,
+    }
     return {**TINY, **ends, "max_position_embeddings": 16}
 
 
 def clip() -> tuple[Any, Any]:
     tok = words("<s>", "</s>")
-    config = t.CLIPConfig(text_config=_text(tok), vision_config={**TINY, "image_size": 56, "patch_size": 14}, projection_dim=16)
+    config = t.CLIPConfig(
+        text_config=_text(tok), vision_config={**TINY, "image_size": 56, "patch_size": 14}, projection_dim=16
+    )
     images: Any = t.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     processor: Any = t.CLIPProcessor
     return _new(t.CLIPModel, config), processor(images, tok)
@@ -84,7 +112,9 @@ def clip() -> tuple[Any, Any]:
 
 def metaclip_2() -> tuple[Any, Any]:
     tok = words("<s>", "</s>")
-    config = t.MetaClip2Config(text_config=_text(tok), vision_config={**TINY, "image_size": 56, "patch_size": 14}, projection_dim=16)
+    config = t.MetaClip2Config(
+        text_config=_text(tok), vision_config={**TINY, "image_size": 56, "patch_size": 14}, projection_dim=16
+    )
     images: Any = t.CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     processor: Any = t.CLIPProcessor
     return _new(t.MetaClip2Model, config), processor(images, tok)
@@ -128,7 +158,8 @@ def owlv2() -> tuple[Any, Any]:
 
 
 def _dino(config_class: Any, model_class: Any) -> tuple[Any, Any]:
-    tok = words("[CLS]", "[SEP]", {"[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}, length=512)  # BERT's ids, which the model knows by heart
+    # BERT's ids, which the model knows by heart
+    tok = words("[CLS]", "[SEP]", {"[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}, length=512)
     text = t.BertConfig(**TINY, vocab_size=1100, max_position_embeddings=64, pad_token_id=tok.pad_token_id)
     vision = t.SwinConfig(
         embed_dim=16,
@@ -140,10 +171,21 @@ def _dino(config_class: Any, model_class: Any) -> tuple[Any, Any]:
         out_features=["stage2", "stage3", "stage4"],
     )
     config = config_class(
-        backbone_config=vision, text_config=text, d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
-        encoder_attention_heads=2, decoder_attention_heads=2, num_queries=12, num_feature_levels=4, max_text_len=12, fusion_dropout=0.0,
+        backbone_config=vision,
+        text_config=text,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        num_queries=12,
+        num_feature_levels=4,
+        max_text_len=12,
+        fusion_dropout=0.0,
         fusion_droppath=0.0,
-    )  # fmt: skip
+    )
     images: Any = t.GroundingDinoImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96})
     processor: Any = t.GroundingDinoProcessor
     torch.manual_seed(3)
@@ -158,7 +200,12 @@ def mm_grounding_dino() -> tuple[Any, Any]:
     return _dino(t.MMGroundingDinoConfig, t.MMGroundingDinoForObjectDetection)
 
 
-SCORERS: Mapping[str, Callable[[], tuple[Any, Any]]] = {"clip": clip, "metaclip_2": metaclip_2, "siglip": siglip, "siglip2": siglip2}
+SCORERS: Mapping[str, Callable[[], tuple[Any, Any]]] = {
+    "clip": clip,
+    "metaclip_2": metaclip_2,
+    "siglip": siglip,
+    "siglip2": siglip2,
+}
 DETECTORS: Mapping[str, Callable[[], tuple[Any, Any]]] = {
     "owlvit": owlvit,
     "owlv2": owlv2,

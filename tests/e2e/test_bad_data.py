@@ -1,4 +1,6 @@
-"""A data set with one of every broken thing: the commands end with exit code 0 and the counts; with nothing else in it, with one line and exit code 2."""
+"""A data set with one of every broken thing: the commands end with exit code 0 and the counts; with nothing
+else in it, with one line and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,26 @@ BAD_BOXES = {
 NASTY = '<script>alert("&amp;")</script>'
 
 
-def write(folder: Path, images: list[tuple[str, tuple[int, int]]], boxes: list[list[float]], extra: list[dict[str, object]]) -> None:
-    rows = [{"id": n, "file_name": name, "width": size[0], "height": size[1]} for n, (name, size) in enumerate(images)]
-    annotations = [{"id": 100 * n + k, "image_id": n, "category_id": 1, "bbox": box} for n in range(len(images)) for k, box in enumerate(boxes)]
-    content = {"images": rows, "annotations": [*annotations, *extra], "categories": [{"id": 1, "name": NASTY}]}
+def write(
+    folder: Path,
+    images: list[tuple[str, tuple[int, int]]],
+    boxes: list[list[float]],
+    extra: list[dict[str, object]],
+) -> None:
+    rows = [
+        {"id": n, "file_name": name, "width": size[0], "height": size[1]}
+        for n, (name, size) in enumerate(images)
+    ]
+    annotations = [
+        {"id": 100 * n + k, "image_id": n, "category_id": 1, "bbox": box}
+        for n in range(len(images))
+        for k, box in enumerate(boxes)
+    ]
+    content = {
+        "images": rows,
+        "annotations": [*annotations, *extra],
+        "categories": [{"id": 1, "name": NASTY}],
+    }
     (folder / "boxes.json").write_text(json.dumps(content))
     (folder / "config.yaml").write_text(CONFIG)
 
@@ -44,20 +62,29 @@ def folder(tmp_path: Path) -> Path:
     picture(tmp_path / "images" / "good.png")
     for name, make, _, _ in BAD:
         make(tmp_path / "images" / name)
-    extra: list[dict[str, object]] = [{"id": 9000 + n, "image_id": 0, "category_id": 1, "bbox": box} for n, box in enumerate(BAD_BOXES.values())]
+    extra: list[dict[str, object]] = [
+        {"id": 9000 + n, "image_id": 0, "category_id": 1, "bbox": box}
+        for n, box in enumerate(BAD_BOXES.values())
+    ]
     extra += [
         {"id": 9100, "image_id": 777, "category_id": 1, "bbox": WHOLE[0]},
         {"id": 9101, "image_id": 0, "category_id": 777, "bbox": WHOLE[0]},
         {"id": 0, "image_id": 0, "category_id": 1, "bbox": WHOLE[0]},
         {"id": 9102, "image_id": len(BAD) + 1, "category_id": 1, "bbox": WHOLE[0]},
     ]
-    images = [("good.png", (64, 48)), *((name, size) for name, _, size, _ in BAD), ("../outside.png", (64, 48))]
+    images = [
+        ("good.png", (64, 48)),
+        *((name, size) for name, _, size, _ in BAD),
+        ("../outside.png", (64, 48)),
+    ]
     write(tmp_path, images, WHOLE, extra)  # type: ignore[arg-type]
     return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_everything_broken_is_counted_and_nothing_stops(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_broken_is_counted_and_nothing_stops(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = str(folder / "config.yaml")
     assert spr("index", config, "--check") == 0
     summary = capsys.readouterr().out
@@ -76,7 +103,10 @@ def test_everything_broken_is_counted_and_nothing_stops(folder: Path, capsys: py
     }
     stage = json.loads((folder / "run" / "index" / "_stage.json").read_text())
     assert stage["rejected"] == at_index
-    assert "turned.jpg: stored 64 x 48, annotated 48 x 64: the EXIF rotation (orientation 6) explains it" in summary
+    assert (
+        "turned.jpg: stored 64 x 48, annotated 48 x 64: the EXIF rotation (orientation 6) explains it"
+        in summary
+    )
 
     assert spr("regions", config, "--preview", str(folder / "page.html")) == 0
     run = Run(str(folder / "run"))
@@ -102,7 +132,10 @@ def test_when_nothing_is_left_there_is_one_line(tmp_path: Path, capsys: pytest.C
     write(tmp_path, images, list(BAD_BOXES.values())[:3], [])
     assert spr("index", config) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("spr:")]
-    assert "found 14 usable images and 0 usable boxes, expected some (box_empty: 14, box_negative: 14, box_not_finite: 14)" in line
+    assert (
+        "found 14 usable images and 0 usable boxes, expected some (box_empty: 14, box_negative: 14, "
+        "box_not_finite: 14)" in line
+    )
     write(tmp_path, images, [[0.0, 0.0, 5.0, 5.0], [6.0, 6.0, 5.0, 5.0]], [])
     for command in (["index", config, "--check", "--overwrite", "index"], ["regions", config]):
         assert spr(*command) == 2

@@ -1,4 +1,6 @@
-"""The whole loop on a handful of scenes with the shipped checkpoints: every stage on real components, resumable, the same rows however it is cut."""
+"""The whole loop on a handful of scenes with the shipped checkpoints: every stage on real components,
+resumable, the same rows however it is cut.
+"""
 
 from __future__ import annotations
 
@@ -68,11 +70,20 @@ def _config(world: dict[str, SplitFiles], run: Path) -> Path:
 
 
 def test_a_server_describes(world: dict[str, SplitFiles], tmp_path: Path) -> None:
-    """Every sample is asked for once, a finished run asks for nothing, and the stage says that its samples cannot be drawn again."""
+    """Every sample is asked for once, a finished run asks for nothing, and the stage says that its samples
+    cannot be drawn again.
+    """
     path = _config(world, tmp_path / "run")
     answers = Script(reply=lambda prompt, k: f"a cat<loc_{k}><loc_2><loc_700><loc_800>.")
     with serve(answers) as url:
-        changes = ["--set", "model.kind=endpoint", "--set", f"model.url={url}", "--set", "model.served_name=m"]
+        changes = [
+            "--set",
+            "model.kind=endpoint",
+            "--set",
+            f"model.url={url}",
+            "--set",
+            "model.served_name=m",
+        ]
         _spr("run", str(path), "--until", "describe", *changes)
         stage = json.loads((tmp_path / "run" / "candidates" / "_stage.json").read_text())
         asked = sum(answers.seen.values())
@@ -102,7 +113,11 @@ def finished(world: dict[str, SplitFiles], tmp_path_factory: pytest.TempPathFact
 
 def _bytes(run: Run, folders: Sequence[str] = STEPS) -> dict[str, bytes]:
     root = Path(run.root)
-    return {str(p.relative_to(root)): p.read_bytes() for f in folders for p in sorted((root / f).rglob("part-*.parquet"))}
+    return {
+        str(p.relative_to(root)): p.read_bytes()
+        for f in folders
+        for p in sorted((root / f).rglob("part-*.parquet"))
+    }
 
 
 def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
@@ -123,9 +138,16 @@ def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
 
 
 def test_the_demo_describes_and_scores_twenty_images(tmp_path: Path) -> None:
-    """configs/demo.yaml itself, on fewer scenes: eight candidates per region, all of them with both scores."""
+    """configs/demo.yaml itself, on fewer scenes: eight candidates per region, all of them with both
+    scores.
+    """
     files = write_split(tmp_path, "pair", 20)
-    data = (f"data.annotations={files.coco}", f"data.images={files.images}", f"run={tmp_path / 'run'}", "runtime.workers=1")
+    data = (
+        f"data.annotations={files.coco}",
+        f"data.images={files.images}",
+        f"run={tmp_path / 'run'}",
+        "runtime.workers=1",
+    )
     _spr("run", str(CONFIG), "--until", "score", *(word for override in data for word in ("--set", override)))
     run = Run(str(tmp_path / "run"))
     summary = run.summary("scores")
@@ -137,7 +159,9 @@ def test_the_demo_describes_and_scores_twenty_images(tmp_path: Path) -> None:
 
 
 def test_refinement_raises_the_localisation_score(finished: tuple[Run, Path]) -> None:
-    """The point of refining: boxes that match a reference become that reference, up to the rounding of the notation."""
+    """The point of refining: boxes that match a reference become that reference, up to the rounding of the
+    notation.
+    """
     run, _ = finished
     for c in run.read_stage(ScoredCandidate, "scores"):
         if c.score.localization is not None and c.refined_score.localization is not None:
@@ -165,14 +189,20 @@ def test_the_report_is_one_file_that_loads_nothing(finished: tuple[Run, Path]) -
 
 def test_running_again_does_nothing(finished: tuple[Run, Path]) -> None:
     run, config = finished
-    before = {p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"}
+    before = {
+        p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"
+    }
     _spr("run", str(config))
-    after = {p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"}
+    after = {
+        p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"
+    }
     assert after == before
 
 
 def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    """A kill leaves finished shards and perhaps a temporary file; nothing else. The rest is done again, byte for byte."""
+    """A kill leaves finished shards and perhaps a temporary file; nothing else. The rest is done again, byte
+    for byte.
+    """
     run, config = finished
     copy = tmp_path / "killed"
     shutil.copytree(run.root, copy, ignore=shutil.ignore_patterns("adapter", "evaluation", "report.html"))
@@ -185,13 +215,17 @@ def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_p
     assert _bytes(Run(str(copy))) == _bytes(run)
 
 
-def test_a_run_killed_with_sigkill_ends_in_the_same_tables(finished: tuple[Run, Path], tmp_path: Path) -> None:
+def test_a_run_killed_with_sigkill_ends_in_the_same_tables(
+    finished: tuple[Run, Path], tmp_path: Path
+) -> None:
     """A real process, really killed, while it describes and while it trains. Then it is simply run again."""
     run, config = finished
     other = tmp_path / "killed"
     for moment in ("candidates/part-00000.parquet", "adapter/spr/state/checkpoint-2"):
         process = subprocess.Popen(
-            [sys.executable, "-m", "spr", "run", str(config), "--set", f"run={other}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "spr", "run", str(config), "--set", f"run={other}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while not (other / moment).exists():
             assert process.poll() is None, f"the run ended before {moment} was there"
@@ -201,37 +235,88 @@ def test_a_run_killed_with_sigkill_ends_in_the_same_tables(finished: tuple[Run, 
         assert not (other / "evaluation" / "tables.md").exists()
     _spr("run", str(config), "--set", f"run={other}")
     assert _bytes(Run(str(other))) == _bytes(run)
-    for name in ("adapter/spr_paper/adapter_model.safetensors", "adapter/spr/adapter_model.safetensors", "evaluation/tables.md"):
+    for name in (
+        "adapter/spr_paper/adapter_model.safetensors",
+        "adapter/spr/adapter_model.safetensors",
+        "evaluation/tables.md",
+    ):
         assert (other / name).read_bytes() == (Path(run.root) / name).read_bytes(), name
 
 
 def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: Path) -> None:
     run, config = finished
-    _spr("run", str(config), "--until", "pair", "--set", f"run={tmp_path / 'two'}", "--set", "runtime.workers=2")
+    _spr(
+        "run",
+        str(config),
+        "--until",
+        "pair",
+        "--set",
+        f"run={tmp_path / 'two'}",
+        "--set",
+        "runtime.workers=2",
+    )
     assert _bytes(Run(str(tmp_path / "two"))) == _bytes(run)
 
 
 @pytest.mark.parametrize("size", [1, 7, 256])
-def test_shards_of_any_size_hold_the_same_texts(finished: tuple[Run, Path], tmp_path: Path, size: int) -> None:
+def test_shards_of_any_size_hold_the_same_texts(
+    finished: tuple[Run, Path], tmp_path: Path, size: int
+) -> None:
     run, config = finished
     other = Run(str(tmp_path / "other"))
-    _spr("run", str(config), "--until", "pair", "--set", f"run={other.root}", "--set", f"runtime.shard_size={size}")
-    assert [c.text for c in other.iter_stage(Description, "candidates")] == [c.text for c in run.iter_stage(Description, "candidates")]
+    _spr(
+        "run",
+        str(config),
+        "--until",
+        "pair",
+        "--set",
+        f"run={other.root}",
+        "--set",
+        f"runtime.shard_size={size}",
+    )
+    assert [c.text for c in other.iter_stage(Description, "candidates")] == [
+        c.text for c in run.iter_stage(Description, "candidates")
+    ]
     assert other.read_stage(TrainingPair, "pairs") == run.read_stage(TrainingPair, "pairs")
 
 
-def test_an_ablation_shares_what_does_not_depend_on_the_value(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    """Another lambda needs no description, no score and no base answer again; the value that the run has needs nothing; running again does nothing."""
+def test_an_ablation_shares_what_does_not_depend_on_the_value(
+    finished: tuple[Run, Path], tmp_path: Path
+) -> None:
+    """Another lambda needs no description, no score and no base answer again; the value that the run has
+    needs nothing; running again does nothing.
+    """
     run, config = finished
     copy = tmp_path / "copy"
     shutil.copytree(run.root, copy)
     spr = json.dumps({"spr": {"sft_weight": 1.0, "rejected_coordinates": "none"}})
-    command = ("ablate", str(config), "--vary", "pairing.lambda=0.8,0.5", "--set", f"run={copy}", "--set", f"adapters={spr}")
+    command = (
+        "ablate",
+        str(config),
+        "--vary",
+        "pairing.lambda=0.8,0.5",
+        "--set",
+        f"run={copy}",
+        "--set",
+        f"adapters={spr}",
+    )
     _spr(*command)
     found = copy / "ablations" / "pairing.lambda"
-    assert [p.name for p in sorted((found / "0.8").iterdir())] == ["config.yaml", "environment.json", "evaluation", "report.html"]
-    assert [p.name for p in sorted((found / "0.5").iterdir()) if p.is_dir()] == ["adapter", "evaluation", "pairs"]
-    assert [p.name for p in sorted((found / "0.5" / "evaluation" / "test").iterdir())] == ["comparison.json", "spr"]
+    assert [p.name for p in sorted((found / "0.8").iterdir())] == [
+        "config.yaml",
+        "environment.json",
+        "evaluation",
+        "report.html",
+    ]
+    assert [p.name for p in sorted((found / "0.5").iterdir()) if p.is_dir()] == [
+        "adapter",
+        "evaluation",
+        "pairs",
+    ]
+    assert [p.name for p in sorted((found / "0.5" / "evaluation" / "test").iterdir())] == [
+        "comparison.json",
+        "spr",
+    ]
 
     pairs = Run(str(found / "0.5")).read_stage(TrainingPair, "pairs")
     assert pairs
@@ -277,25 +362,43 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: tuple[str, ...]
+    finished: tuple[Run, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    words: tuple[str, ...],
 ) -> None:
     line = _fails(capsys, "run", str(finished[1]), "--set", f"run={tmp_path / 'r'}", "--set", override)
     for word in words:
         assert word in line
 
 
-def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(
+    finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     line = _fails(capsys, "describe", str(finished[1]), "--set", "describe.temperature=0.5")
     assert "describe.temperature" in line
     assert "--overwrite describe" in line
 
 
-def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(
+    finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     """It would answer with its own weights, and the table would say that training changed nothing."""
-    line = _fails(capsys, "evaluate", str(finished[1]), "--set", "model.kind=endpoint", "--set", "model.url=http://127.0.0.1:9/v1")
+    line = _fails(
+        capsys,
+        "evaluate",
+        str(finished[1]),
+        "--set",
+        "model.kind=endpoint",
+        "--set",
+        "model.url=http://127.0.0.1:9/v1",
+    )
     assert "spr train --merge" in line
 
 
-def test_a_single_stage_before_its_inputs_says_what_to_run(finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_stage_before_its_inputs_says_what_to_run(
+    finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = _fails(capsys, "score", str(finished[1]), "--set", f"run={tmp_path / 'empty'}")
     assert "run `spr describe` first" in line

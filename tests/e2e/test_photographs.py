@@ -1,4 +1,6 @@
-"""Real photographs, boxes drawn by hand, from annotations to the picture of the regions: real JPEGs, real aspect ratios, a grey PNG."""
+"""Real photographs, boxes drawn by hand, from annotations to the picture of the regions: real JPEGs, real
+aspect ratios, a grey PNG.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,10 @@ def test_the_index_holds_every_box(folder: Path) -> None:
         "rocket.jpg": (640, 427, 13),
     }
     assert index.rejected() == {}
-    assert [i.image_id for i in index.images("objects > 10 AND NOT list_contains(categories, 'coin')")] == ["motorcycle_left.png", "rocket.jpg"]
+    assert [i.image_id for i in index.images("objects > 10 AND NOT list_contains(categories, 'coin')")] == [
+        "motorcycle_left.png",
+        "rocket.jpg",
+    ]
 
 
 def test_the_check_finds_nothing(folder: Path) -> None:
@@ -96,13 +101,23 @@ def test_the_check_finds_nothing(folder: Path) -> None:
 
 
 def test_the_regions_are_sound(folder: Path) -> None:
-    """The flower has four objects, and four are too few; the motorcycle fills its picture, so that every region is like the first."""
+    """The flower has four objects, and four are too few; the motorcycle fills its picture, so that every
+    region is like the first.
+    """
     run = Run(str(folder / "run"))
     regions = run.read_stage(Region, "regions")
     summary = run.summary("regions")
     assert summary is not None
     assert summary.dropped == {"no_new_region": 1, "too_few_objects": 1}
-    drawn = ["china.jpg#0", "china.jpg#1", "coins.png#0", "coins.png#1", "motorcycle_left.png#0", "rocket.jpg#0", "rocket.jpg#1"]
+    drawn = [
+        "china.jpg#0",
+        "china.jpg#1",
+        "coins.png#0",
+        "coins.png#1",
+        "motorcycle_left.png#0",
+        "rocket.jpg#0",
+        "rocket.jpg#1",
+    ]
     assert [r.region_id for r in regions] == drawn
     for region in regions:
         assert len(region.objects) >= 5
@@ -113,7 +128,9 @@ def test_the_regions_are_sound(folder: Path) -> None:
 
 
 def test_the_picture_is_complete_in_itself(folder: Path) -> None:
-    """One file: every picture is embedded, in its own aspect ratio; objects are labelled; the drop reasons are counted."""
+    """One file: every picture is embedded, in its own aspect ratio; objects are labelled; the drop reasons
+    are counted.
+    """
     text = (folder / "regions.html").read_text(encoding="utf-8")
     page = Page(text)
     assert len(page.links) == 7
@@ -126,6 +143,7 @@ def test_the_picture_is_complete_in_itself(folder: Path) -> None:
         picture = Image.open(io.BytesIO(base64.b64decode(data)))
         picture.load()
         sizes.add((picture.mode, picture.size))
-    assert sizes == {("RGB", (640, 427)), ("RGB", (384, 303)), ("RGB", (640, 432))}  # 741 x 500 is shown with 640 pixels
+    # 741 x 500 is shown with 640 pixels
+    assert sizes == {("RGB", (640, 427)), ("RGB", (384, 303)), ("RGB", (640, 432))}
     assert {"coin", "rocket", "too_few_objects"} <= set(page.words)
     assert page.tags.count("article") == 7

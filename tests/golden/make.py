@@ -1,4 +1,6 @@
-"""Write tests/golden/dialects.json from the rows of the reading and writing tests: `python -m tests.golden.make`. Look at the diff before committing it."""
+"""Write tests/golden/dialects.json from the rows of the reading and writing tests: `python -m
+tests.golden.make`. Look at the diff before committing it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SIZE = (640, 480)
 
 def rows() -> list[dict[str, object]]:
     edits = {(name, text): edit for name, text, edit, _ in EDITS if len(edit) == 1}
-    texts = dict.fromkeys([(name, text) for name, text, *_ in EDITS] + [(name, text) for name, text, *_ in ROWS])
+    texts = dict.fromkeys(
+        [(name, text) for name, text, *_ in EDITS] + [(name, text) for name, text, *_ in ROWS]
+    )
     found: list[dict[str, object]] = []
     for name, text in texts:
         d, frame = get_dialect(name), Frame(*SIZE)
@@ -40,4 +44,6 @@ def rows() -> list[dict[str, object]]:
 
 if __name__ == "__main__":
     out = Path(__file__).with_name("dialects.json")
-    out.write_text("[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in rows()) + "\n]\n", encoding="utf-8")
+    out.write_text(
+        "[\n" + ",\n".join(json.dumps(r, ensure_ascii=False) for r in rows()) + "\n]\n", encoding="utf-8"
+    )

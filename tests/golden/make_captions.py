@@ -1,7 +1,8 @@
-"""Compute the golden tokens and CIDEr scores again with pycocoevalcap: `python -m tests.golden.make_captions`. Look at the diff before committing it.
+"""Compute the golden tokens and CIDEr scores again with pycocoevalcap: `python -m
+tests.golden.make_captions`. Look at the diff before committing it.
 
-Needs Java and `pip install pycocoevalcap` (in another environment if you like: it brings 100 MB). The captions stay; they were drawn once from a random
-grammar with typing errors.
+Needs Java and `pip install pycocoevalcap` (in another environment if you like: it brings 100 MB). The
+captions stay; they were drawn once from a random grammar with typing errors.
 """
 
 from __future__ import annotations

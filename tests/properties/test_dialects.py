@@ -1,4 +1,6 @@
-"""Laws that hold for every dialect and every string: total, lossless, linear; edits do what they say and nothing else; tokens round-trip."""
+"""Laws that hold for every dialect and every string: total, lossless, linear; edits do what they say and
+nothing else; tokens round-trip.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,19 @@ from spr.errors import DialectError
 from spr.types import Box
 
 NAMES = known_names()
-LOSSLESS = tuple(n for n in NAMES if n != "florence2:int")  # decodes to whole pixels, as transformers does: marked lossy
+# decodes to whole pixels, as transformers does: marked lossy
+LOSSLESS = tuple(n for n in NAMES if n != "florence2:int")
 PIECES = [
-    "[", "]", "[[", "]]", "(", ")", "{", "}", "<", ">", ",", ";", " ", "\n", ".", "-", '"', "'", "\\", ":", "0", "12", "345", "1000", "99999", "0.25", "1.02", "and", "with",
-    "a dog", "None", "none", "null", "ü漢", "<think>", "</think>", "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<p>", "</p>", "<delim>", "<12>", "<999>",
-    "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|begin_of_box|>", "<|end_of_box|>",
-    "<phrase>", "</phrase>", "<object>", "</object>", "<patch_index_0044>", "<patch_index_0863>", "</delimiter_of_multi_objects/>", "<grounding>", "<loc0010>", "<loc1023>",
-    "<seg001>", "<loc_1>", "<loc_999>", "```json", "```", '{"bbox_2d": [', '{"box_2d": [', '], "label": "', '"}', "1, 2, 3, 4", "(1,2),(3,4)", "[10, 20, 30, 40]",
-    '<point_box mention="x">', "</point_box>", "<collection>", "</collection>", "<point>", "</point>",
+    "[", "]", "[[", "]]", "(", ")", "{", "}", "<", ">", ",", ";", " ", "\n", ".", "-", '"', "'", "\\", ":",
+    "0", "12", "345", "1000", "99999", "0.25", "1.02", "and", "with", "a dog", "None", "none", "null", "ü漢",
+    "<think>", "</think>", "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<p>", "</p>",
+    "<delim>", "<12>", "<999>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
+    "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|begin_of_box|>", "<|end_of_box|>", "<phrase>",
+    "</phrase>", "<object>", "</object>", "<patch_index_0044>", "<patch_index_0863>",
+    "</delimiter_of_multi_objects/>", "<grounding>", "<loc0010>", "<loc1023>", "<seg001>", "<loc_1>",
+    "<loc_999>", "```json", "```", '{"bbox_2d": [', '{"box_2d": [', '], "label": "', '"}', "1, 2, 3, 4",
+    "(1,2),(3,4)", "[10, 20, 30, 40]", '<point_box mention="x">', "</point_box>", "<collection>",
+    "</collection>", "<point>", "</point>",
 ]  # fmt: skip
 texts = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=24).map("".join))
 frames = st.builds(Frame, st.integers(-1, 4000), st.integers(-1, 4000))
@@ -31,11 +38,15 @@ frames = st.builds(Frame, st.integers(-1, 4000), st.integers(-1, 4000))
 @settings(max_examples=60)
 @given(text=texts, frame=frames)
 def test_reading_is_total_and_lossless(name: str, text: str, frame: Frame) -> None:
-    """Any string gives a grounded text, whose text is the string, whose spans lie in it, and whose plain form is tidy."""
+    """Any string gives a grounded text, whose text is the string, whose spans lie in it, and whose plain form
+    is tidy.
+    """
     d = get_dialect(name)
     g = d.parse(text, frame)
     assert d.render(g, frame) == text == g.text
-    assert all(0 <= s <= e <= len(text) for s, e in [m.span for m in g.mentions] + [p.span for p in g.problems])
+    assert all(
+        0 <= s <= e <= len(text) for s, e in [m.span for m in g.mentions] + [p.span for p in g.problems]
+    )
     assert all(m.phrase is None or (m.phrase and m.phrase == m.phrase.strip()) for m in g.mentions)
     assert [m.span[0] for m in g.mentions] == sorted(m.span[0] for m in g.mentions)
     assert g.plain == " ".join(g.plain.split())
@@ -52,7 +63,9 @@ def _outside(d: Dialect, text: str, slot: tuple[int, int]) -> list[str]:
 @settings(max_examples=40)
 @given(text=texts, data=st.data())
 def test_edits_are_exact_and_idempotent(name: str, text: str, data: st.DataObject) -> None:
-    """A replaced box changes no byte outside its numbers; doing it again changes nothing; all other boxes stay as they were."""
+    """A replaced box changes no byte outside its numbers; doing it again changes nothing; all other boxes
+    stay as they were.
+    """
     d, frame = get_dialect(name), Frame(640, 480)
     g = d.parse(text, frame)
     slots = [(m, b) for m, mention in enumerate(g.mentions) for b in range(len(mention.boxes))]
@@ -72,21 +85,38 @@ def test_edits_are_exact_and_idempotent(name: str, text: str, data: st.DataObjec
     assert sum(len(m.boxes) for m in removed.mentions) <= len(slots) - 1
 
 
-GUESSED = {"ferret", "shikra", "llava", "llava:original", "cogvlm", "florence2", "florence2:float", "florence2:int"}  # phrases are not bound there
+# phrases are not bound there
+GUESSED = {
+    "ferret",
+    "shikra",
+    "llava",
+    "llava:original",
+    "cogvlm",
+    "florence2",
+    "florence2:float",
+    "florence2:int",
+}
 JSON = {"qwen2_5_vl", "qwen3_vl", "gemini"}
 ONE_BOX = JSON | {n for n in NAMES if n.startswith("paligemma")}
 NO_PHRASE = {"glm4v"}
-phrases = st.one_of(st.text(min_size=1, max_size=20), st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)).filter(str.strip)
+phrases = st.one_of(
+    st.text(min_size=1, max_size=20), st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)
+).filter(str.strip)
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
 @settings(max_examples=60)
 @given(phrase=phrases, data=st.data())
 def test_what_is_composed_is_read_or_refused(name: str, phrase: str, data: st.DataObject) -> None:
-    """Whatever a phrase holds, the same phrase and the same tokens come back, or the writer has refused it: never other boxes."""
+    """Whatever a phrase holds, the same phrase and the same tokens come back, or the writer has refused it:
+    never other boxes.
+    """
     d, frame = get_dialect(name), Frame(640, 480)
     corner = st.tuples(st.floats(0, 600), st.floats(0, 440))
-    boxes = [(x, y, x + 32.0, y + 32.0) for x, y in data.draw(st.lists(corner, min_size=1, max_size=1 if name in ONE_BOX else 3))]
+    boxes = [
+        (x, y, x + 32.0, y + 32.0)
+        for x, y in data.draw(st.lists(corner, min_size=1, max_size=1 if name in ONE_BOX else 3))
+    ]
     try:
         text = d.compose([(None if name in NO_PHRASE else phrase, boxes)], frame)
     except DialectError:
@@ -97,20 +127,30 @@ def test_what_is_composed_is_read_or_refused(name: str, phrase: str, data: st.Da
     assert len(g.mentions) == 1
     if name not in GUESSED:
         assert g.mentions[0].phrase == (None if name in NO_PHRASE else phrase.strip())
-        assert {p.kind for p in g.problems} <= {"reversed"}  # Kosmos-2: a box thinner than a cell may come back so
+        # Kosmos-2: a box thinner than a cell may come back so
+        assert {p.kind for p in g.problems} <= {"reversed"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=40)
 @given(data=st.data())
-def test_a_composed_answer_is_read_and_a_removal_takes_one_box_and_no_word(name: str, data: st.DataObject) -> None:
-    """In an answer as the family writes it: phrases and boxes come back; without one box every word and every other box stays."""
+def test_a_composed_answer_is_read_and_a_removal_takes_one_box_and_no_word(
+    name: str, data: st.DataObject
+) -> None:
+    """In an answer as the family writes it: phrases and boxes come back; without one box every word and every
+    other box stays.
+    """
     d, frame = get_dialect(name), Frame(640, 480)
     corner = st.tuples(st.integers(0, 600), st.integers(0, 440))
     parts: list[Part] = []
     for k in range(data.draw(st.integers(1, 3))):
-        boxes = [(x, y, x + 32.0, y + 32.0) for x, y in data.draw(st.lists(corner, min_size=1, max_size=1 if name in ONE_BOX else 3))]
-        parts += [" ; " if name.startswith("paligemma") else ", "] * bool(k) + [(None if name in NO_PHRASE else f"{k} dogs", boxes)]
+        boxes = [
+            (x, y, x + 32.0, y + 32.0)
+            for x, y in data.draw(st.lists(corner, min_size=1, max_size=1 if name in ONE_BOX else 3))
+        ]
+        parts += [" ; " if name.startswith("paligemma") else ", "] * bool(k) + [
+            (None if name in NO_PHRASE else f"{k} dogs", boxes)
+        ]
     text = d.compose(parts, frame)
     g = d.parse(text, frame)
     said = [part for part in parts if not isinstance(part, str)]
@@ -122,7 +162,9 @@ def test_a_composed_answer_is_read_and_a_removal_takes_one_box_and_no_word(name:
     m = data.draw(st.integers(0, len(g.mentions) - 1))
     b = data.draw(st.integers(0, len(g.mentions[m].boxes) - 1))
     removed = d.replace_boxes(g, {(m, b): None}, frame)
-    left = [box for k, mention in enumerate(g.mentions) for j, box in enumerate(mention.boxes) if (k, j) != (m, b)]
+    left = [
+        box for k, mention in enumerate(g.mentions) for j, box in enumerate(mention.boxes) if (k, j) != (m, b)
+    ]
     assert [box for mention in removed.mentions for box in mention.boxes] == left
     assert removed.plain == g.plain
     assert len(removed.text) < len(text)
@@ -136,15 +178,24 @@ def _values(limit: int) -> list[tuple[int, int, int, int]]:
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_every_token_survives_decode_and_encode(name: str) -> None:
-    """encode(decode(v)) == v for every representable value, at 50 image sizes: else an untouched box would drift when edited."""
+    """encode(decode(v)) == v for every representable value, at 50 image sizes: else an untouched box would
+    drift when edited.
+    """
     d = get_dialect(name)
     rng = random.Random(0)
-    sizes = [(1, 1), (640, 480), (333, 500), (1920, 1080)] + [(rng.randint(28, 3000), rng.randint(28, 3000)) for _ in range(46)]
+    sizes = [(1, 1), (640, 480), (333, 500), (1920, 1080)] + [
+        (rng.randint(28, 3000), rng.randint(28, 3000)) for _ in range(46)
+    ]
     places = d.codec.decimals
     for width, height in sizes:
         frame = Frame(width, height)
         if isinstance(d.codec, PatchCodec):
-            written = [(low, high) for low in range(0, 1024, 7) for high in range(low, 1024, 11) if low % 32 <= high % 32]
+            written = [
+                (low, high)
+                for low in range(0, 1024, 7)
+                for high in range(low, 1024, 11)
+                if low % 32 <= high % 32
+            ]
         else:
             limit = min(axis[3] for axis in d.codec.axes(frame))
             written = [tuple(v / 10**places for v in values) for values in _values(round(limit * 10**places))]
@@ -155,10 +206,24 @@ def test_every_token_survives_decode_and_encode(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "unit",
-    [*PIECES, "[1,", "<ref><box>", '{"', '{"\\"', '{"a":{', "[[1, 2, 3, 4], ", "a [1, 2, 3, 4] ", "<loc0001>" * 5, "<think>", "</think><think>"],
+    [
+        *PIECES,
+        "[1,",
+        "<ref><box>",
+        '{"',
+        '{"\\"',
+        '{"a":{',
+        "[[1, 2, 3, 4], ",
+        "a [1, 2, 3, 4] ",
+        "<loc0001>" * 5,
+        "<think>",
+        "</think><think>",
+    ],
 )
 def test_reading_is_linear(name: str, unit: str) -> None:
-    """At most 20 looked-at characters per character of adversarial texts of several lengths: a counter, not a clock."""
+    """At most 20 looked-at characters per character of adversarial texts of several lengths: a counter, not a
+    clock.
+    """
     d = get_dialect(name)
     for length in (100, 1000, 4000):
         text = (unit * (length // len(unit) + 1))[:length]

@@ -1,4 +1,6 @@
-"""Box metrics against slow references written from the formulas, on arbitrary boxes; laws that hold for every answer."""
+"""Box metrics against slow references written from the formulas, on arbitrary boxes; laws that hold for every
+answer.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ def slow_iou(a: Box, b: Box, frame: Frame) -> float:
     def clean(box: Box) -> tuple[float, float, float, float]:
         x1, x2 = sorted((box[0], box[2]))
         y1, y2 = sorted((box[1], box[3]))
-        return (min(max(x1, 0), frame.width), min(max(y1, 0), frame.height), min(max(x2, 0), frame.width), min(max(y2, 0), frame.height))
+        return (
+            min(max(x1, 0), frame.width),
+            min(max(y1, 0), frame.height),
+            min(max(x2, 0), frame.width),
+            min(max(y2, 0), frame.height),
+        )
 
     p, q = clean(a), clean(b)
     inter = max(0.0, min(p[2], q[2]) - max(p[0], q[0])) * max(0.0, min(p[3], q[3]) - max(p[1], q[1]))
@@ -42,7 +49,21 @@ def slow_iou(a: Box, b: Box, frame: Frame) -> float:
 def row(gt: Box, boxes: tuple[Box, ...], number: int = 0) -> Prediction:
     box = boxes[0] if boxes else None
     iou = slow_iou(gt, box, FRAME) if box else None
-    return Prediction(str(number), "rec", "", str(number), "x", gt, "x", box, iou, (), FRAME.width, FRAME.height, boxes=boxes)
+    return Prediction(
+        str(number),
+        "rec",
+        "",
+        str(number),
+        "x",
+        gt,
+        "x",
+        box,
+        iou,
+        (),
+        FRAME.width,
+        FRAME.height,
+        boxes=boxes,
+    )
 
 
 @given(st.lists(st.tuples(BOX, st.lists(BOX, max_size=3).map(tuple)), min_size=1, max_size=8), THRESHOLD)
@@ -51,14 +72,22 @@ def test_rec_equals_the_formula(items: list[tuple[Box, tuple[Box, ...]]], thresh
     p = PROTOCOLS["rec"]
     found = measure(rows, p, p.options(thresholds=(threshold,)), 5, 0)["values"]
     first = [slow_iou(gt, boxes[0], FRAME) if boxes else None for gt, boxes in items]
-    assert found[f"acc@{threshold:g}"]["value"] == sum(v is not None and v >= threshold for v in first) / len(first)
+    assert found[f"acc@{threshold:g}"]["value"] == sum(v is not None and v >= threshold for v in first) / len(
+        first
+    )
     assert found["mean_iou"]["value"] == pytest.approx(sum(v or 0 for v in first) / len(first))
-    assert accuracy_at_iou([r.iou for r in rows], [threshold])[threshold] == found[f"acc@{threshold:g}"]["value"], "the column iou says the same"
+    assert (
+        accuracy_at_iou([r.iou for r in rows], [threshold])[threshold] == found[f"acc@{threshold:g}"]["value"]
+    ), "the column iou says the same"
 
 
 @given(st.lists(BOX, max_size=4), st.lists(BOX, max_size=4), THRESHOLD)
-def test_matching_is_one_to_one_and_within_the_best_possible(true: list[Box], written: list[Box], threshold: float) -> None:
-    """No way of matching finds more than the best over all permutations, and greedy ones find at least half of it."""
+def test_matching_is_one_to_one_and_within_the_best_possible(
+    true: list[Box], written: list[Box], threshold: float
+) -> None:
+    """No way of matching finds more than the best over all permutations, and greedy ones find at least half
+    of it.
+    """
     t, w = sanitize(true, FRAME), sanitize(written, FRAME)
     pairs = [[slow_iou(a, b, FRAME) >= threshold for b in written] for a in true]
     small, large = sorted((len(true), len(written)))
@@ -90,7 +119,8 @@ def test_no_answer_breaks_a_protocol(answer: str, name: str) -> None:
     from spr.evaluation.items import PhraseTruth
 
     item = Item(
-        "1", "s", "a", 100, 100, "a dog", (0, 0, 50, 50), (0, 0, 10, 10), ((0, 0, 10, 10),), ("yes",), "g", ("a", "b"), (PhraseTruth("a dog", ((0, 0, 9, 9),)),)
+        "1", "s", "a", 100, 100, "a dog", (0, 0, 50, 50), (0, 0, 10, 10), ((0, 0, 10, 10), ), ("yes", ), "g",
+        ("a", "b"), (PhraseTruth("a dog", ((0, 0, 9, 9), )), )
     )  # fmt: skip
     p = PROTOCOLS[name]
     rows = p.judge(item, Answer(answer), name, get_dialect("ferret"))

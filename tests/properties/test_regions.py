@@ -38,7 +38,12 @@ def boxes(draw: st.DrawFn) -> Box:
 
 SCENES = st.lists(boxes(), min_size=0, max_size=12)
 FLAGS = st.lists(st.sampled_from(["", "", "", "crowd", "ignore", "difficult"]), min_size=12, max_size=12)
-CONFIGS = st.builds(RegionsConfig, min_objects=st.integers(1, 6), regions_per_image=st.integers(1, 3), redraw_iou=st.sampled_from([0.3, 0.7, 1.0]))
+CONFIGS = st.builds(
+    RegionsConfig,
+    min_objects=st.integers(1, 6),
+    regions_per_image=st.integers(1, 3),
+    redraw_iou=st.sampled_from([0.3, 0.7, 1.0]),
+)
 
 
 def annotate(scene: Sequence[Box], flags: Sequence[str]) -> list[Annotation]:
@@ -64,15 +69,23 @@ def test_a_region_holds_its_seed_and_enough_objects_or_there_is_a_reason(
         assert region.seed_annotation_id in held <= set(usable)
         assert enclosing([region.box, usable[region.seed_annotation_id].box]) == region.box
         assert held == {
-            a.annotation_id for a, keep in zip(usable.values(), inside([a.box for a in usable.values()], region.box), strict=True) if keep
+            a.annotation_id
+            for a, keep in zip(
+                usable.values(), inside([a.box for a in usable.values()], region.box), strict=True
+            )
+            if keep
         }
     for n, region in enumerate(regions):
         assert all(iou(region.box, other.box) < config.redraw_iou for other in regions[:n])
 
 
 @given(SCENES.filter(lambda s: len(s) > 1), st.integers(1, 6), st.data())
-def test_growth_is_by_the_nearest_object_and_stops_at_once(scene: list[Box], least: int, data: st.DataObject) -> None:
-    """Each merged object is no farther than any that was left; before the last merge the region held too few. `boxes` is the oracle."""
+def test_growth_is_by_the_nearest_object_and_stops_at_once(
+    scene: list[Box], least: int, data: st.DataObject
+) -> None:
+    """Each merged object is no farther than any that was left; before the last merge the region held too few.
+    `boxes` is the oracle.
+    """
     seed = data.draw(st.integers(0, len(scene) - 1))
     array = np.array(scene)
     found = grow(scene, seed, least)
@@ -90,7 +103,9 @@ def test_growth_is_by_the_nearest_object_and_stops_at_once(scene: list[Box], lea
 
 
 @given(SCENES, FLAGS, CONFIGS, st.randoms(use_true_random=False))
-def test_the_order_of_annotations_does_not_matter(scene: list[Box], flags: list[str], config: RegionsConfig, rng: random.Random) -> None:
+def test_the_order_of_annotations_does_not_matter(
+    scene: list[Box], flags: list[str], config: RegionsConfig, rng: random.Random
+) -> None:
     annotations = annotate(scene, flags)
     shuffled = list(annotations)
     rng.shuffle(shuffled)
@@ -107,11 +122,18 @@ def _rows(index_path: Path, out: Path, runtime: RuntimeConfig) -> Run:
 
 @pytest.fixture(scope="module")
 def indices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """20 images; the same with images and annotations shuffled (each image's own order kept); and with 20 more images."""
+    """20 images; the same with images and annotations shuffled (each image's own order kept); and with 20
+    more images.
+    """
     rng = random.Random(5)
     images = [image(n, name=f"{n % 7}/{n}.png") for n in range(40)]
     annotations = [
-        coco_box(0, rng.randrange(40), [rng.uniform(0, 40), rng.uniform(0, 30), rng.uniform(1, 20), rng.uniform(1, 15)]) for _ in range(240)
+        coco_box(
+            0,
+            rng.randrange(40),
+            [rng.uniform(0, 40), rng.uniform(0, 30), rng.uniform(1, 20), rng.uniform(1, 15)],
+        )
+        for _ in range(240)
     ]
     base = tmp_path_factory.mktemp("indices")
 
@@ -121,11 +143,18 @@ def indices(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
         return base / name / "index"
 
     few = [b for b in annotations if b["image_id"] < 20]
-    other = sorted(few, key=lambda b: (int(b["image_id"]) * 7) % 20)  # stable: images interleave otherwise, each keeps its order
-    return build("plain", images[:20], few), build("shuffled", images[19::-1], other), build("more", images, annotations)
+    # stable: images interleave otherwise, each keeps its order
+    other = sorted(few, key=lambda b: (int(b["image_id"]) * 7) % 20)
+    return (
+        build("plain", images[:20], few),
+        build("shuffled", images[19::-1], other),
+        build("more", images, annotations),
+    )
 
 
-def test_rows_are_byte_equal_for_row_order_shards_and_workers(tmp_path: Path, indices: tuple[Path, Path, Path]) -> None:
+def test_rows_are_byte_equal_for_row_order_shards_and_workers(
+    tmp_path: Path, indices: tuple[Path, Path, Path]
+) -> None:
     plain, shuffled, _ = indices
     reference = _rows(plain, tmp_path / "reference", RuntimeConfig(1, 1, 7))
     names = reference.shard_names("regions")

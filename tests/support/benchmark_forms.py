@@ -1,6 +1,8 @@
-"""The embedded world in the published forms of referring expressions; see `tests.support.benchmarks` for the others.
+"""The embedded world in the published forms of referring expressions; see `tests.support.benchmarks` for the
+others.
 
-In: a `World`, an empty folder. Out: files, field by field what the publishers write, down to a pickle of Python 2.
+In: a `World`, an empty folder. Out: files, field by field what the publishers write, down to a pickle of
+Python 2.
 """
 
 from __future__ import annotations
@@ -90,9 +92,20 @@ def instances(world: World) -> dict[str, Any]:
     return {
         "info": {},
         "licenses": [],
-        "images": [{"id": i, "file_name": image_name(i), "width": SIZE, "height": SIZE} for i in range(len(world.scenes))],
+        "images": [
+            {"id": i, "file_name": image_name(i), "width": SIZE, "height": SIZE}
+            for i in range(len(world.scenes))
+        ],
         "annotations": [
-            {"id": n, "image_id": i, "category_id": CATEGORY[o.noun], "bbox": xywh(o.box), "area": 1.0, "iscrowd": 0} for n, (i, o) in enumerate(rows)
+            {
+                "id": n,
+                "image_id": i,
+                "category_id": CATEGORY[o.noun],
+                "bbox": xywh(o.box),
+                "area": 1.0,
+                "iscrowd": 0,
+            }
+            for n, (i, o) in enumerate(rows)
         ],
         "categories": [{"id": k, "name": noun, "supercategory": "thing"} for noun, k in CATEGORY.items()],
     }
@@ -104,7 +117,7 @@ def annotation_ids(world: World) -> dict[tuple[int, Box], int]:
     return {row: n for n, row in enumerate(rows)}
 
 
-# --- REC -----------------------------------------------------------------------------------------------------------------------------------
+# --- REC ------------------------------------------------------------------------------------------
 
 
 def python2_pickle(value: object) -> bytes:
@@ -113,7 +126,11 @@ def python2_pickle(value: object) -> bytes:
     def parts(v: object) -> bytes:
         if isinstance(v, str):
             data = v.encode()
-            return b"U" + bytes([len(data)]) + data if len(data) < 256 else b"T" + struct.pack("<i", len(data)) + data
+            return (
+                b"U" + bytes([len(data)]) + data
+                if len(data) < 256
+                else b"T" + struct.pack("<i", len(data)) + data
+            )
         if isinstance(v, int):
             return b"J" + struct.pack("<i", v)
         if isinstance(v, Mapping):
@@ -132,7 +149,10 @@ def write_refer(world: World, out: Path, dataset: str = "refcoco") -> Path:
     refs: Rows = []
     sent_id = 0
     for ref_id, (i, o, texts) in enumerate(world.refs()):
-        sentences = [{"raw": t.upper(), "sent": t, "sent_id": sent_id + k, "tokens": t.split()} for k, t in enumerate(texts)]
+        sentences = [
+            {"raw": t.upper(), "sent": t, "sent_id": sent_id + k, "tokens": t.split()}
+            for k, t in enumerate(texts)
+        ]
         sent_id += len(texts)
         refs.append(
             {
@@ -183,7 +203,9 @@ def write_mdetr(world: World, out: Path) -> Path:
                 }
             )
     path = out / "finetune_refcoco_val.json"
-    write_json(path, {"info": [], "licenses": [], "images": images, "annotations": annotations, "categories": []})
+    write_json(
+        path, {"info": [], "licenses": [], "images": images, "annotations": annotations, "categories": []}
+    )
     return path
 
 
@@ -191,8 +213,20 @@ def write_jsonl(world: World, out: Path) -> tuple[Path, Path]:
     """refcoco_val.jsonl of Qwen-VL, REC_refcoco_unc_val.jsonl of Shikra."""
     rows = [(i, o, text) for i, o, texts in world.refs() for text in texts]
     qwen, shikra = out / "refcoco_val.jsonl", out / "REC_refcoco_unc_val.jsonl"
-    write_lines(qwen, [{"image": image_name(i), "sent": t, "bbox": list(o.box), "height": SIZE, "width": SIZE} for i, o, t in rows])
-    write_lines(shikra, [{"img_path": image_name(i), "expression": t, "bbox": list(o.box), "dataset_name": "refcoco"} for i, o, t in rows])
+    write_lines(
+        qwen,
+        [
+            {"image": image_name(i), "sent": t, "bbox": list(o.box), "height": SIZE, "width": SIZE}
+            for i, o, t in rows
+        ],
+    )
+    write_lines(
+        shikra,
+        [
+            {"img_path": image_name(i), "expression": t, "bbox": list(o.box), "dataset_name": "refcoco"}
+            for i, o, t in rows
+        ],
+    )
     return qwen, shikra
 
 
@@ -236,7 +270,13 @@ def _lmms(world: World, ref_id: int, i: int, o: Thing, texts: list[str]) -> dict
 def _ref_l4(ref_id: int, i: int, o: Thing, texts: list[str]) -> Rows:
     """Rows of Ref-L4, one per expression."""
     box = xywh(o.box)
-    shared = {"bbox": box, "bbox_area": box[2] * box[3], "bbox_id": str(ref_id), "ori_category_id": f"o365_{CATEGORY[o.noun]}", "image_id": str(i)}
+    shared = {
+        "bbox": box,
+        "bbox_area": box[2] * box[3],
+        "bbox_id": str(ref_id),
+        "ori_category_id": f"o365_{CATEGORY[o.noun]}",
+        "image_id": str(i),
+    }
     size = {"height": SIZE, "width": SIZE, "file_name": image_name(i), "is_rewrite": 0, "split": SPLIT}
     return [{"id": f"{ref_id}_{k}", "caption": t, **shared, **size} for k, t in enumerate(texts)]
 
@@ -249,8 +289,13 @@ def write_hf(world: World, out: Path) -> dict[str, Path]:
         layouts["hf_refcoco"].append(_jxu124(ref_id, i, o, texts))
         layouts["lmms_refcoco"].append(_lmms(world, ref_id, i, o, texts))
         layouts["ref_l4"] += _ref_l4(ref_id, i, o, texts)
-        samples.setdefault(i, []).append({"id": ref_id, "image_id": i, "category": o.noun, "sentences": texts, "bbox": xywh(o.box)})
-    layouts["refcoco_m"] = [{"image": picture(world, i), "image_id": i, "file_name": image_name(i), "samples": found} for i, found in samples.items()]
+        samples.setdefault(i, []).append(
+            {"id": ref_id, "image_id": i, "category": o.noun, "sentences": texts, "bbox": xywh(o.box)}
+        )
+    layouts["refcoco_m"] = [
+        {"image": picture(world, i), "image_id": i, "file_name": image_name(i), "samples": found}
+        for i, found in samples.items()
+    ]
     paths = {name: out / name / "val-00000-of-00001.parquet" for name in layouts}
     for name, rows in layouts.items():
         write_parquet(paths[name], rows)

@@ -1,7 +1,9 @@
-"""The embedded world in every published benchmark form, so that the path file -> questions -> answers -> metrics runs without a download.
+"""The embedded world in every published benchmark form, so that the path file -> questions -> answers ->
+metrics runs without a download.
 
-In: a folder with the world's images, the objects of its scenes, an empty folder. Out: files in the forms of `spr.evaluation.readers`, and the
-benchmark sections that ask them. What is written is what the publishers write, field by field.
+In: a folder with the world's images, the objects of its scenes, an empty folder. Out: files in the forms of
+`spr.evaluation.readers`, and the benchmark sections that ask them. What is written is what the publishers
+write, field by field.
 """
 
 from __future__ import annotations
@@ -32,9 +34,10 @@ from tests.support.benchmark_forms import (
     xywh,
 )
 
-_KINDS = (("animals", 24), ("other", 40), ("vehicles", 50), ("other", len(NOUNS)))  # Flickr30k's types for the nouns in order
+# Flickr30k's types for the nouns in order
+_KINDS = (("animals", 24), ("other", 40), ("vehicles", 50), ("other", len(NOUNS)))
 
-# --- phrases, many boxes, absent objects ---------------------------------------------------------------------------------------------------
+# --- phrases, many boxes, absent objects ----------------------------------------------------------
 
 
 def _sentence(world: World, index: int) -> list[Part]:
@@ -51,7 +54,10 @@ def _xml(objects: Sequence[tuple[str, Box | None]], name: str) -> str:
     for chain, box in objects:
         inner = "<scene>1</scene><nobndbox>1</nobndbox>"
         if box is not None:
-            corners = "".join(f"<{tag}>{round(v)}</{tag}>" for tag, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            corners = "".join(
+                f"<{tag}>{round(v)}</{tag}>"
+                for tag, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+            )
             inner = f"<bndbox>{corners}</bndbox>"
         rows.append(f"<object><name>{escape(chain)}</name>{inner}</object>")
     size = f"<size><width>{SIZE}</width><height>{SIZE}</height><depth>3</depth></size>"
@@ -59,7 +65,9 @@ def _xml(objects: Sequence[tuple[str, Box | None]], name: str) -> str:
 
 
 def write_flickr30k(world: World, out: Path) -> tuple[Path, Path]:
-    """The text and XML files of Flickr30k Entities, and MDETR's final_flickr_separateGT_val.json of the same sentences."""
+    """The text and XML files of Flickr30k Entities, and MDETR's final_flickr_separateGT_val.json of the same
+    sentences.
+    """
     root = out / "flickr30k"
     images: Rows = []
     annotations: Rows = []
@@ -81,7 +89,9 @@ def write_flickr30k(world: World, out: Path) -> tuple[Path, Path]:
             plain += words
         stem = image_name(i).removesuffix(".jpg")
         (root / "Sentences" / f"{stem}.txt").write_text(marked + "\n", encoding="utf-8")
-        (root / "Annotations" / f"{stem}.xml").write_text(_xml([*objects, ("0", None)], image_name(i)), encoding="utf-8")
+        (root / "Annotations" / f"{stem}.xml").write_text(
+            _xml([*objects, ("0", None)], image_name(i)), encoding="utf-8"
+        )
         images.append(
             {
                 "file_name": image_name(i),
@@ -97,18 +107,37 @@ def write_flickr30k(world: World, out: Path) -> tuple[Path, Path]:
             }
         )
         annotations += [
-            {"id": 0, "image_id": i, "category_id": 1, "bbox": xywh(box), "area": 1.0, "iscrowd": 0, "tokens_positive": [list(span)]}
+            {
+                "id": 0,
+                "image_id": i,
+                "category_id": 1,
+                "bbox": xywh(box),
+                "area": 1.0,
+                "iscrowd": 0,
+                "tokens_positive": [list(span)],
+            }
             for span, (_, box) in zip(spans, objects, strict=True)
         ]
     names = [image_name(i).removesuffix(".jpg") for i in range(len(world.scenes))]
     (root / f"{SPLIT}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     path = out / "final_flickr_separateGT_val.json"
-    write_json(path, {"info": [], "licenses": [], "images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]})
+    write_json(
+        path,
+        {
+            "info": [],
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": 1, "name": "object"}],
+        },
+    )
     return root, path
 
 
 def write_many(world: World, out: Path) -> tuple[Path, Path]:
-    """HumanRef's annotations.jsonl and gRefCOCO's folder: all objects of a noun, and nouns that are not there."""
+    """HumanRef's annotations.jsonl and gRefCOCO's folder: all objects of a noun, and nouns that are not
+    there.
+    """
     humanref: Rows = []
     grefs: Rows = []
     ids = annotation_ids(world)
@@ -148,7 +177,7 @@ def write_many(world: World, out: Path) -> tuple[Path, Path]:
     return out / "humanref" / "annotations.jsonl", out / "grefcoco"
 
 
-# --- questions about boxes and images ------------------------------------------------------------------------------------------------------
+# --- questions about boxes and images -------------------------------------------------------------
 
 
 def write_lvis(world: World, out: Path) -> Path:
@@ -176,7 +205,9 @@ def write_lvis(world: World, out: Path) -> Path:
 
 
 def write_visual_genome(world: World, out: Path) -> Path:
-    """region_descriptions.json; its pictures are named by number alone, so they are written again beside it."""
+    """region_descriptions.json; its pictures are named by number alone, so they are written again
+    beside it.
+    """
     rows: Rows = []
     region = 0
     folder = out / "visual_genome" / "VG_100K"
@@ -186,7 +217,17 @@ def write_visual_genome(world: World, out: Path) -> Path:
         regions: Rows = []
         for o in objects:
             x, y, w, h = (round(v) for v in xywh(o.box))
-            regions.append({"region_id": region, "image_id": i + 1, "phrase": f"a {o.noun}", "x": x, "y": y, "width": w, "height": h})
+            regions.append(
+                {
+                    "region_id": region,
+                    "image_id": i + 1,
+                    "phrase": f"a {o.noun}",
+                    "x": x,
+                    "y": y,
+                    "width": w,
+                    "height": h,
+                }
+            )
             region += 1
         rows.append({"id": i + 1, "regions": regions})
     write_json(out / "visual_genome" / "region_descriptions.json", rows)
@@ -200,9 +241,14 @@ def write_pope(world: World, out: Path) -> dict[str, Path]:
         rows: Rows = []
         for i, objects in enumerate(world.scenes):
             here = list(dict.fromkeys(o.noun for o in objects))[:2]
-            for noun, label in [*((n, "yes") for n in here), *((n, "no") for n in world.absent(i, 2 + k)[k : k + len(here)])]:
+            for noun, label in [
+                *((n, "yes") for n in here),
+                *((n, "no") for n in world.absent(i, 2 + k)[k : k + len(here)]),
+            ]:
                 text = f"Is there a {noun} in the image?"
-                rows.append({"question_id": len(rows) + 1, "image": image_name(i), "text": text, "label": label})
+                rows.append(
+                    {"question_id": len(rows) + 1, "image": image_name(i), "text": text, "label": label}
+                )
         paths[subset] = out / f"coco_pope_{subset}.json"
         write_lines(paths[subset], rows)
     return paths
@@ -216,7 +262,9 @@ def write_benchmarks(world: World, out: Path) -> tuple[BenchmarkConfig, ...]:
     humanref, grefcoco = write_many(world, out)
     write_json(out / "instances.json", instances(world))
 
-    def section(name: str, protocol: str, form: str, path: Path, images: Path = world.images) -> BenchmarkConfig:
+    def section(
+        name: str, protocol: str, form: str, path: Path, images: Path = world.images
+    ) -> BenchmarkConfig:
         return BenchmarkConfig(name, protocol, form, str(path), images=str(images), split=SPLIT)
 
     sections = [
@@ -225,7 +273,9 @@ def write_benchmarks(world: World, out: Path) -> tuple[BenchmarkConfig, ...]:
         section("qwen", "rec", "qwen_jsonl", qwen),
         section("shikra", "rec", "shikra_jsonl", shikra),
         *(
-            section(n, "rec", n, p, out / n / "pictures" if n in ("lmms_refcoco", "refcoco_m") else world.images)
+            section(
+                n, "rec", n, p, out / n / "pictures" if n in ("lmms_refcoco", "refcoco_m") else world.images
+            )
             for n, p in write_hf(world, out).items()
         ),
         section("flickr30k", "phrase_grounding", "flickr30k", entities),
@@ -234,10 +284,22 @@ def write_benchmarks(world: World, out: Path) -> tuple[BenchmarkConfig, ...]:
         section("grefcoco", "many_boxes", "grefcoco", grefcoco),
         section("absent", "absent_rec", "grefcoco", grefcoco),
         section("refcocog_captions", "region_caption", "refer", refcocog),
-        section("vg_captions", "region_caption", "visual_genome", write_visual_genome(world, out), out / "visual_genome"),
+        section(
+            "vg_captions",
+            "region_caption",
+            "visual_genome",
+            write_visual_genome(world, out),
+            out / "visual_genome",
+        ),
         section("objects", "region_classification", "coco", out / "instances.json"),
         section("regions", "region_description", "coco", out / "instances.json"),
         section("lvis", "region_choice", "ferret_lvis", write_lvis(world, out)),
-        BenchmarkConfig("pope", "pope", "pope", paths={k: str(p) for k, p in write_pope(world, out).items()}, images=str(world.images)),
+        BenchmarkConfig(
+            "pope",
+            "pope",
+            "pope",
+            paths={k: str(p) for k, p in write_pope(world, out).items()},
+            images=str(world.images),
+        ),
     ]
     return tuple(sections)

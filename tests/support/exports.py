@@ -1,7 +1,8 @@
 """The same annotated images in the forms that other tools write: COCO, VOC, YOLO, Open Images.
 
-In: image and annotation records. Out: annotation files beside images that exist already. What a form cannot say is lost: VOC has whole pixels
-(counted from 1), YOLO six decimals of a side, Open Images only images named `<id>.jpg` in one folder.
+In: image and annotation records. Out: annotation files beside images that exist already. What a form cannot
+say is lost: VOC has whole pixels (counted from 1), YOLO six decimals of a side, Open Images only images named
+`<id>.jpg` in one folder.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ def write_coco(images: Sequence[ImageRecord], annotations: Annotations, file: Pa
     for number, image in enumerate(images, 1):
         for a in annotations[image.image_id]:
             x, y, w, h = to_xywh([a.box])[0].tolist()
-            row = {"id": len(rows) + 1, "image_id": number, "category_id": names.index(a.category) + 1, "bbox": [x, y, w, h]}
+            row = {
+                "id": len(rows) + 1,
+                "image_id": number,
+                "category_id": names.index(a.category) + 1,
+                "bbox": [x, y, w, h],
+            }
             rows.append(row | {"area": w * h, "iscrowd": int(a.crowd)})
     content = {
-        "images": [{"id": n, "file_name": i.path, "width": i.width, "height": i.height} for n, i in enumerate(images, 1)],
+        "images": [
+            {"id": n, "file_name": i.path, "width": i.width, "height": i.height}
+            for n, i in enumerate(images, 1)
+        ],
         "annotations": rows,
         "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
     }
@@ -80,7 +89,10 @@ def write_yolo(images: Sequence[ImageRecord], annotations: Annotations, folder: 
 def write_open_images(images: Sequence[ImageRecord], annotations: Annotations, file: Path) -> None:
     """A CSV row per box, and class-descriptions.csv beside it (labels /m/0, /m/1, …)."""
     names = category_names(annotations)
-    header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+    header = (
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,"
+        "IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+    )
     with file.open("w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(header.split(","))
@@ -88,6 +100,24 @@ def write_open_images(images: Sequence[ImageRecord], annotations: Annotations, f
             for a in annotations[image.image_id]:
                 x1, y1, x2, y2 = to_xyxy_unit([a.box], Frame(image.width, image.height))[0].tolist()
                 label = f"/m/{names.index(a.category)}"
-                writer.writerow([posixpath.splitext(image.path)[0], "xclick", label, 1, x1, x2, y1, y2, 0, 0, int(a.crowd), 0, 0])
+                writer.writerow(
+                    [
+                        posixpath.splitext(image.path)[0],
+                        "xclick",
+                        label,
+                        1,
+                        x1,
+                        x2,
+                        y1,
+                        y2,
+                        0,
+                        0,
+                        int(a.crowd),
+                        0,
+                        0,
+                    ]
+                )
     with (file.parent / "class-descriptions.csv").open("w", encoding="utf-8", newline="") as f:
-        csv.writer(f).writerows([["LabelName", "DisplayName"], *([f"/m/{n}", name] for n, name in enumerate(names))])
+        csv.writer(f).writerows(
+            [["LabelName", "DisplayName"], *([f"/m/{n}", name] for n, name in enumerate(names))]
+        )

@@ -51,7 +51,9 @@ def test_giou_of_boxes_apart() -> None:
     assert giou_matrix([(0, 0, 10, 10)], [(20, 0, 30, 10)])[0, 0] == pytest.approx(-1 / 3)
 
 
-@pytest.mark.parametrize("bad", [[(1, 2, 3)], [[[1, 2, 3, 4]]], [(0, 0, float("nan"), 1)], [(0, 0, float("inf"), 1)]])
+@pytest.mark.parametrize(
+    "bad", [[(1, 2, 3)], [[[1, 2, 3, 4]]], [(0, 0, float("nan"), 1)], [(0, 0, float("inf"), 1)]]
+)
 def test_what_is_not_boxes_is_refused(bad: object) -> None:
     with pytest.raises(ValueError, match="boxes: found"):
         as_boxes(bad)
@@ -83,7 +85,9 @@ def test_inside(box: tuple[float, ...], expected: bool) -> None:
 
 
 def test_match_is_one_to_one_best_first() -> None:
-    """Both predictions overlap the first reference; the better takes it, the other must take its second best or none."""
+    """Both predictions overlap the first reference; the better takes it, the other must take its second best
+    or none.
+    """
     a = [(0, 0, 10, 10), (0, 0, 10, 9)]
     b = [(0, 0, 10, 10)]
     assert match(a, b, 0.5) == [(0, 0)]

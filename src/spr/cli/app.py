@@ -1,4 +1,5 @@
-"""The command line. Each command loads the configuration and calls one function of `pipeline`, or one of the tools.
+"""The command line. Each command loads the configuration and calls one function of `pipeline`, or one of the
+tools.
 
 A user's mistake is one line on stderr and exit code 2; `--debug` shows the trace. Progress goes to stderr.
 """
@@ -14,10 +15,19 @@ from spr.errors import UserError
 from spr.store.bars import BarProgress
 from spr.store.folders import ADAPTER, EVALUATION, PAIRS, TABLES
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Spatial Preference Rewarding.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Spatial Preference Rewarding.",
+)
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration of the run.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the configuration.")]
-Overwrite = Annotated[str | None, typer.Option("--overwrite", metavar="STAGE", help="Redo this stage and what depends on it.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the configuration.")
+]
+Overwrite = Annotated[
+    str | None, typer.Option("--overwrite", metavar="STAGE", help="Redo this stage and what depends on it.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
 Preview = Annotated[
     Path | None, typer.Option("--preview", metavar="FILE", help="Write an HTML picture of the result.")
@@ -38,7 +48,12 @@ def _stage(name: str, config_path: Path, overrides: list[str] | None, overwrite:
 @app.command("run")
 def run_all(
     config: ConfigPath,
-    until: Annotated[str, typer.Option(help="Last stage to run: index, regions, describe, score, pair, train, evaluate, report.")] = "report",
+    until: Annotated[
+        str,
+        typer.Option(
+            help="Last stage to run: index, regions, describe, score, pair, train, evaluate, report."
+        ),
+    ] = "report",
     overrides: Overrides = None,
     overwrite: Overwrite = None,
     debug: Debug = False,
@@ -58,7 +73,9 @@ def run_all(
 @app.command()
 def index(
     config: ConfigPath,
-    check: Annotated[bool, typer.Option("--check", help="Open every image and compare it with its annotation.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Open every image and compare it with its annotation.")
+    ] = False,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
     debug: Debug = False,
@@ -73,7 +90,13 @@ def index(
 
 
 @app.command()
-def regions(config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False) -> None:
+def regions(
+    config: ConfigPath,
+    preview: Preview = None,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    debug: Debug = False,
+) -> None:
     """Draw random region queries (method 2.1)."""
     _stage("regions", config, overrides, overwrite)
     if preview is not None:
@@ -84,8 +107,16 @@ def regions(config: ConfigPath, preview: Preview = None, overrides: Overrides = 
 
 
 @app.command()
-def describe(config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False) -> None:
-    """Let the model describe each region several times (method 2.2); --preview only shows the prompts as the model receives them."""
+def describe(
+    config: ConfigPath,
+    preview: Preview = None,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    debug: Debug = False,
+) -> None:
+    """Let the model describe each region several times (method 2.2); --preview only shows the prompts as the
+    model receives them.
+    """
     if preview is not None:
         from spr.commands.doctor import preview_prompts
         from spr.run.wiring import load_config
@@ -96,7 +127,9 @@ def describe(config: ConfigPath, preview: Preview = None, overrides: Overrides =
 
 
 def _add_stage(name: str, doc: str) -> None:
-    def command(config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False) -> None:
+    def command(
+        config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False
+    ) -> None:
         _stage(name, config, overrides, overwrite)
 
     command.__doc__ = doc
@@ -111,7 +144,12 @@ _add_stage("report", "One self-contained HTML file about the run.")
 @app.command()
 def train(
     config: ConfigPath,
-    merge: Annotated[Path | None, typer.Option("--merge", metavar="DIR", help="Also write merged weights there, one folder per adapter.")] = None,
+    merge: Annotated[
+        Path | None,
+        typer.Option(
+            "--merge", metavar="DIR", help="Also write merged weights there, one folder per adapter."
+        ),
+    ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
     debug: Debug = False,
@@ -131,8 +169,12 @@ def train(
 @app.command()
 def evaluate(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]")] = None,
-    models: Annotated[str, typer.Option(help="Comma-separated: base, names of adapters, adapter (all of them).")] = "base,adapter",
-    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Score answers produced elsewhere.")] = None,
+    models: Annotated[
+        str, typer.Option(help="Comma-separated: base, names of adapters, adapter (all of them).")
+    ] = "base,adapter",
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score answers produced elsewhere.")
+    ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
     debug: Debug = False,
@@ -159,7 +201,10 @@ def evaluate(
 @app.command()
 def ablate(
     config: ConfigPath,
-    vary: Annotated[list[str], typer.Option("--vary", metavar="A.B=X,Y", help="A value to vary; given again: every combination.")],
+    vary: Annotated[
+        list[str],
+        typer.Option("--vary", metavar="A.B=X,Y", help="A value to vary; given again: every combination."),
+    ],
     overrides: Overrides = None,
     overwrite: Overwrite = None,
     debug: Debug = False,
@@ -201,7 +246,9 @@ def doctor(config: ConfigPath, overrides: Overrides = None, debug: Debug = False
 @app.command()
 def dialects(
     name: Annotated[str | None, typer.Argument(help="One family.")] = None,
-    parse: Annotated[Path | None, typer.Option(metavar="FILE", help="Show what the dialect reads in this text.")] = None,
+    parse: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show what the dialect reads in this text.")
+    ] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the original image.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -213,7 +260,9 @@ def dialects(
 
 @app.command()
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/demo, or runs/demo-quick.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; default: runs/demo, or runs/demo-quick.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, labelled quick.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -1,4 +1,6 @@
-"""What `spr dialects` prints: the table of families, one contract, or what a dialect reads in a file, in colour."""
+"""What `spr dialects` prints: the table of families, one contract, or what a dialect reads in a file, in
+colour.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,20 @@ def dialects_table() -> Table:
         c = d.contract
         mark = "" if c.verified else " (unverified)"
         box = d.box_text((64.0, 48.0, 320.0, 240.0), Frame(640, 480))
-        table.add_row(*(Text(cell) for cell in (name + mark, c.order, c.scale, c.frame, c.phrase, c.several, box)))  # Text: brackets are no markup
+        # Text: brackets are no markup
+        table.add_row(
+            *(Text(cell) for cell in (name + mark, c.order, c.scale, c.frame, c.phrase, c.several, box))
+        )
     return table
 
 
 def markdown_table() -> str:
-    """The contracts as a Markdown table, for docs/dialects.md: `python -c "from spr.cli.dialects import *; print(markdown_table())"`."""
+    """The contracts as a Markdown table, for docs/dialects.md: `python -c "from spr.cli.dialects import *;
+    print(markdown_table())"`.
+    """
     rows = [
-        "| name | order | scale | published encoder | published decoder | offset | frame | phrase | several boxes | a box |",
+        "| name | order | scale | published encoder | published decoder | offset | frame | phrase | "
+        "several boxes | a box |",
         "|" + "---|" * 10,
     ]
     for name in known_names():
@@ -41,7 +49,18 @@ def markdown_table() -> str:
         c = d.contract
         box = d.box_text((64.0, 48.0, 320.0, 240.0), Frame(640, 480))
         frame = c.frame if c.verified else f"{c.frame} (unverified)"
-        cells = [f"`{name}`", c.order, c.scale, c.encode, c.official_decode, f"{c.offset:g}", frame, c.phrase, c.several, f"`{box}`"]
+        cells = [
+            f"`{name}`",
+            c.order,
+            c.scale,
+            c.encode,
+            c.official_decode,
+            f"{c.offset:g}",
+            frame,
+            c.phrase,
+            c.several,
+            f"`{box}`",
+        ]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -50,12 +69,16 @@ def parse_size(size: str | None) -> Frame:
     """`640x480` -> Frame. Raises UserError."""
     found = re.fullmatch(r"(\d+)x(\d+)", size or "")
     if found is None:
-        raise UserError(f"--size: found {size or 'nothing'}, expected WIDTHxHEIGHT of the original image, e.g. 640x480")
+        raise UserError(
+            f"--size: found {size or 'nothing'}, expected WIDTHxHEIGHT of the original image, e.g. 640x480"
+        )
     return Frame(int(found.group(1)), int(found.group(2)))
 
 
 def coloured(g: GroundedText) -> Text:
-    """The text with each mention in its colour and problems in red. Control characters are shown as U+FFFD: a terminal would obey them."""
+    """The text with each mention in its colour and problems in red. Control characters are shown as U+FFFD: a
+    terminal would obey them.
+    """
     text = Text(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", g.text))
     for k, mention in enumerate(g.mentions):
         text.stylize(COLOURS[k % len(COLOURS)], *mention.span)
@@ -71,7 +94,10 @@ def reading(d: Dialect, g: GroundedText) -> Table:
     for column in ("mention", "phrase", "boxes (x1, y1, x2, y2 in pixels of the original)"):
         table.add_column(column, overflow="fold")
     for k, mention in enumerate(g.mentions):
-        boxes = "\n".join("(" + ", ".join(f"{v:.1f}" for v in box) + ")" for box in mention.boxes) or "said to be absent"
+        boxes = (
+            "\n".join("(" + ", ".join(f"{v:.1f}" for v in box) + ")" for box in mention.boxes)
+            or "said to be absent"
+        )
         table.add_row(Text(str(k), COLOURS[k % len(COLOURS)]), Text(mention.phrase or "-"), boxes)
     for problem in g.problems:
         start, end = problem.span

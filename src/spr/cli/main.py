@@ -10,7 +10,9 @@ from spr.store.bars import errors
 
 
 def run_cli(arguments: list[str] | None = None) -> None:
-    """Run the command line; errors of the user become one line and exit code 2, other known errors exit code 1."""
+    """Run the command line; errors of the user become one line and exit code 2, other known errors exit code
+    1.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:

@@ -1,8 +1,8 @@
 """`spr index --check`: open every image of the index, compare it with its annotation, and say what was found.
 
-In: a run whose index is built. Out: a summary for people, also written to index/check/summary.txt; index/check holds a row per usable image and,
-in dropped/, one per image that cannot be used, with its reason. The images are decoded in several processes; a check that is stopped goes on where
-it was.
+In: a run whose index is built. Out: a summary for people, also written to index/check/summary.txt;
+index/check holds a row per usable image and, in dropped/, one per image that cannot be used, with its reason.
+The images are decoded in several processes; a check that is stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def check_run(config: Config, progress: Progress) -> str:
     text = _summary(config.data, run, index.rejected(), summary.rows, summary.dropped, _examples(run, folder))
     run.write_bytes(text.encode(), *folder, "summary.txt")
     if summary.rows == 0:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in summary.dropped.items()) or "none passes data.where"
+        reasons = (
+            ", ".join(f"{reason}: {n}" for reason, n in summary.dropped.items()) or "none passes data.where"
+        )
         raise DataError(f"{config.data.images}: found no usable image, expected some ({reasons})")
     return text
 
@@ -54,7 +56,11 @@ def _work(data: DataConfig) -> Callable[[Sequence[ImageRecord]], ShardResult[Ima
     def work(images: Sequence[ImageRecord]) -> ShardResult[ImageRecord]:
         problems = [store.problem(i.path, i.width, i.height, data.accept) for i in images]
         good = [i for i, p in zip(images, problems, strict=True) if p is None]
-        return good, [Dropped(i.image_id, p.reason, p.detail) for i, p in zip(images, problems, strict=True) if p is not None]
+        return good, [
+            Dropped(i.image_id, p.reason, p.detail)
+            for i, p in zip(images, problems, strict=True)
+            if p is not None
+        ]
 
     return work
 
@@ -70,19 +76,32 @@ def _examples(run: Run, folder: tuple[str, ...]) -> dict[str, list[Dropped]]:
 
 
 def _summary(
-    data: DataConfig, run: Run, at_index: Mapping[str, int], usable: int, bad: Mapping[str, int], examples: Mapping[str, Sequence[Dropped]]
+    data: DataConfig,
+    run: Run,
+    at_index: Mapping[str, int],
+    usable: int,
+    bad: Mapping[str, int],
+    examples: Mapping[str, Sequence[Dropped]],
 ) -> str:
     total = usable + sum(bad.values())
-    lines = [f"Images: {data.images}", f"  checked   {total:>10,}{f'   (where {data.where})' if data.where else ''}"]
+    lines = [
+        f"Images: {data.images}",
+        f"  checked   {total:>10,}{f'   (where {data.where})' if data.where else ''}",
+    ]
     lines += [f"  usable    {usable:>10,}", f"  set aside {total - usable:>10,}"]
     for reason, count in _most_first(bad):
         lines.append(f"    {reason:<26}{count:>10,}")
         lines += [f"      {d.item_id}: {d.detail}" for d in examples.get(reason, ())]
-    lines += ["", f"Annotations: {', '.join(data.sources)}", f"  set aside {sum(at_index.values()):>10,}   (when the index was built)"]
+    lines += [
+        "",
+        f"Annotations: {', '.join(data.sources)}",
+        f"  set aside {sum(at_index.values()):>10,}   (when the index was built)",
+    ]
     lines += [f"    {reason:<26}{count:>10,}" for reason, count in _most_first(at_index)]
     lines += [
         "",
-        f"Each item with its reason: {run.path(INDEX, 'check', DROPPED)} and {run.path(INDEX, 'rejected.parquet')}",
+        f"Each item with its reason: {run.path(INDEX, 'check', DROPPED)} and "
+        f"{run.path(INDEX, 'rejected.parquet')}",
         "",
     ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """`spr doctor` and `spr describe --preview`: look at a model before a long run, not after it.
 
-In: a configuration. Out: a table and a page with pictures; or the prompts as the model receives them. The doctor only advises: it reads the truth,
-and nothing that scores or evaluates asks it.
+In: a configuration. Out: a table and a page with pictures; or the prompts as the model receives them. The
+doctor only advises: it reads the truth, and nothing that scores or evaluates asks it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,12 @@ __all__ = ["doctor_config", "preview_prompts"]
 PREVIEWED = 3  # regions
 
 
-def doctor_config(config: Config, progress: Progress, describer: Describer | None = None, console: Console | None = None) -> list[Finding]:
-    """Examine what the configuration names; print a table and write <run>/doctor.html. `describer` stands in for the configured model."""
+def doctor_config(
+    config: Config, progress: Progress, describer: Describer | None = None, console: Console | None = None
+) -> list[Finding]:
+    """Examine what the configuration names; print a table and write <run>/doctor.html. `describer` stands in
+    for the configured model.
+    """
     run, store, dialect = Run(config.run), image_store(config), dialect_of(config)
     items = _items(config, run, progress)
     findings = [Finding("dialect", str(dialect), "fine" if dialect.contract.verified else "look")]
@@ -54,22 +58,39 @@ def doctor_config(config: Config, progress: Progress, describer: Describer | Non
     progress.start("doctor: processor", len(items))
     processor, model_config = _processor(config)
     if processor is None:
-        findings.append(Finding("processor", f"none in {config.model.folder}: sizes and tokens are not known", "look"))
+        findings.append(
+            Finding("processor", f"none in {config.model.folder}: sizes and tokens are not known", "look")
+        )
     else:
         from spr.models.look import cropping
 
         complaint = cropping(processor, dialect)
         findings += [Finding("crop", complaint, "wrong")] if complaint else []
-        pictures, longest = _pictures(processor, model_config, items, asked, store, crops=complaint is not None)
+        pictures, longest = _pictures(
+            processor, model_config, items, asked, store, crops=complaint is not None
+        )
         items = with_sizes(items, pictures)
         context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
-        findings += processor_findings(items, pictures, dialect, longest, config.describe.max_new_tokens, context)
+        findings += processor_findings(
+            items, pictures, dialect, longest, config.describe.max_new_tokens, context
+        )
     progress.start("doctor: loading the model", 1)
     describer = describer or build_describer(config, store, whole_images=False)
     progress.start("doctor: asking for known boxes", len(items))
-    exam = examine_boxes(describer, items, dialect, _options(config), asked, [wording(get_dialect(n), "rec") for n in known_names()])
+    exam = examine_boxes(
+        describer,
+        items,
+        dialect,
+        _options(config),
+        asked,
+        [wording(get_dialect(n), "rec") for n in known_names()],
+    )
     findings += box_findings(exam, dialect)
-    findings.append(reading_finding(describer, items, dialect, wording(dialect, "region_caption", config.evaluate.benchmarks)))
+    findings.append(
+        reading_finding(
+            describer, items, dialect, wording(dialect, "region_caption", config.evaluate.benchmarks)
+        )
+    )
     if config.model.kind == "hf" and config.model.url:
         second = replace(config, model=replace(config.model, kind="endpoint"))
         findings.append(engine_finding(exam, build_describer(second, store), dialect))
@@ -87,7 +108,10 @@ def _items(config: Config, run: Run, progress: Progress) -> list[Item]:
     images = index.images(config.data.where)[:5000]
     items = choose_items(images, index.annotations_of([i.image_id for i in images]), config.seed)
     if not items:
-        raise DataError(f"{config.data.annotations}: no image has an object of a category that occurs once, so there is nothing to ask for")
+        raise DataError(
+            f"{config.data.annotations}: no image has an object of a category that occurs once, so there "
+            "is nothing to ask for"
+        )
     return items
 
 
@@ -104,15 +128,23 @@ def _processor(config: Config) -> tuple[Any, Any]:
         return None, None
 
 
-def _pictures(processor: Any, model_config: Any, items: list[Item], template: str, store: ImageStore, crops: bool) -> tuple[list[Picture], int]:
+def _pictures(
+    processor: Any, model_config: Any, items: list[Item], template: str, store: ImageStore, crops: bool
+) -> tuple[list[Picture], int]:
     """What the processor makes of each image, and the tokens of the longest prompt."""
     from spr.models.look import prompt_tokens, seen_size, share_cut_off
 
     pictures, longest = [], 0
     for item in items:
         image = store.load(item.image)
-        _, tokens, image_tokens = prompt_tokens(processor, model_config, template.format(expression=expression(item)), (image,))
-        pictures.append(Picture(seen_size(processor, image), image_tokens, share_cut_off(processor, image) if crops else 0.0))
+        _, tokens, image_tokens = prompt_tokens(
+            processor, model_config, template.format(expression=expression(item)), (image,)
+        )
+        pictures.append(
+            Picture(
+                seen_size(processor, image), image_tokens, share_cut_off(processor, image) if crops else 0.0
+            )
+        )
         longest = max(longest, tokens)
     return pictures, longest
 
@@ -123,11 +155,13 @@ def _options(config: Config) -> dict[str, int]:
     return resize_options(image_settings(config.model.folder, config.model.processor))
 
 
-# --- prompts -------------------------------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------
 
 
 def preview_prompts(config: Config, progress: Progress | None = None) -> str:
-    """An HTML page with the prompts of the first regions as the model receives them, and how many tokens they cost."""
+    """An HTML page with the prompts of the first regions as the model receives them, and how many tokens they
+    cost.
+    """
     run, store, dialect = Run(config.run), image_store(config), dialect_of(config)
     do_index(config, run, progress or Progress())
     do_regions(config, run, progress or Progress())
@@ -135,7 +169,9 @@ def preview_prompts(config: Config, progress: Progress | None = None) -> str:
     processor, model_config = _processor(config)
     parts = []
     for region in regions:
-        for name, query in zip(config.describe.templates, queries_of(region, config.describe, dialect), strict=True):
+        for name, query in zip(
+            config.describe.templates, queries_of(region, config.describe, dialect), strict=True
+        ):
             parts.append(Markup("<h2>{}, {}</h2>").format(region.region_id, name))
             parts.append(_prompt_markup(query, processor, model_config, store))
     return page(f"Prompts of {config.model.folder}", Markup("").join(parts))
@@ -152,4 +188,6 @@ def _prompt_markup(query: Query, processor: Any, model_config: Any, store: Image
     image = store.load(query.image)
     images = (image,) if query.crop is None else (image, crop(image, query.crop))
     text, tokens, image_tokens = prompt_tokens(processor, model_config, query.prompt, images)
-    return Markup("<p>{} tokens, {} of them for {} image(s)</p><pre>{}</pre>").format(tokens, image_tokens, len(images), text)
+    return Markup("<p>{} tokens, {} of them for {} image(s)</p><pre>{}</pre>").format(
+        tokens, image_tokens, len(images), text
+    )

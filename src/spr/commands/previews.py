@@ -1,7 +1,7 @@
 """Pictures of a stage's result: one HTML file without anything outside of it.
 
-`preview_regions`: random regions of a run on their images, objects labelled, what was dropped counted by reason. The choice is a hash of the region's
-id, so that the same run always shows the same regions.
+`preview_regions`: random regions of a run on their images, objects labelled, what was dropped counted by
+reason. The choice is a hash of the region's id, so that the same run always shows the same regions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Card:
-    """One region of the page. `picture` is a data URL, None when the image cannot be used (`problem` says why)."""
+    """One region of the page. `picture` is a data URL, None when the image cannot be used (`problem` says
+    why).
+    """
 
     region: Region
     picture: str | None
@@ -91,7 +93,10 @@ def _card(region: Region, store: ImageStore) -> _Card:
     except ImageError as e:
         picture, problem = None, f"{e.reason}: {e.detail}"
     size = max(region.width, region.height) / 42
-    objects = tuple(_shape(o.category, o.box, region, size, o.annotation_id == region.seed_annotation_id) for o in region.objects)
+    objects = tuple(
+        _shape(o.category, o.box, region, size, o.annotation_id == region.seed_annotation_id)
+        for o in region.objects
+    )
     return _Card(region, picture, problem, size, _shape("region", region.box, region, size, False), objects)
 
 

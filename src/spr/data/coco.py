@@ -1,8 +1,9 @@
 """COCO JSON: COCO, Objects365 (v1, v2), LVIS, and every tool that exports "COCO".
 
-Convention: bbox = [x, y, width, height] in float pixels, x2 = x + width without "-1". `iscrowd` becomes crowd, `ignore` becomes ignore.
-The image's path is `file_name`; LVIS has none, there it is the last two parts of `coco_url` ("train2017/000000391895.jpg"). `strip_folders` cuts
-leading folders off (Objects365 v2 writes "images/v1/patch8/x.jpg" where the download has "patch8/x.jpg": 2).
+Convention: bbox = [x, y, width, height] in float pixels, x2 = x + width without "-1". `iscrowd` becomes
+crowd, `ignore` becomes ignore. The image's path is `file_name`; LVIS has none, there it is the last two parts
+of `coco_url` ("train2017/000000391895.jpg"). `strip_folders` cuts leading folders off (Objects365 v2 writes
+"images/v1/patch8/x.jpg" where the download has "patch8/x.jpg": 2).
 The file is streamed (`json_stream`); it may be larger than memory, and its arrays may come in any order.
 """
 
@@ -50,8 +51,12 @@ _DECODERS: Mapping[str, Decoder] = {
 }
 
 
-def read_coco(source: Source, spool: Spool, store: ImageStore, strip_folders: int, progress: Callable[[int], object]) -> None:
-    """Pour one COCO file into the spool. A file that breaks off is noted with its byte offset; what came before stays."""
+def read_coco(
+    source: Source, spool: Spool, store: ImageStore, strip_folders: int, progress: Callable[[int], object]
+) -> None:
+    """Pour one COCO file into the spool. A file that breaks off is noted with its byte offset; what came
+    before stays.
+    """
     images, boxes, categories = spool.images, spool.boxes, 0
     try:
         with source.fs.open(source.path, "rb") as file:
@@ -64,7 +69,10 @@ def read_coco(source: Source, spool: Spool, store: ImageStore, strip_folders: in
                     (_typed_boxes if batch.typed else _plain_boxes)(batch.elements, spool)
                     progress(len(batch.elements))
     except JsonBrokenError as e:
-        read = f"read until then: {spool.images - images} images, {spool.boxes - boxes} annotations, {categories} categories"
+        read = (
+            f"read until then: {spool.images - images} images, {spool.boxes - boxes} annotations, "
+            f"{categories} categories"
+        )
         spool.broken.append(Dropped(source.name, "json_broken", f"{e}; {read}"))
 
 
@@ -83,8 +91,14 @@ def _images(elements: Sequence[Any], typed: bool, spool: Spool, store: ImageStor
             path = _path(e.get("file_name"), e.get("coco_url"), strip)
             rows.append((_key(e.get("id"), spool), path, _size(e.get("width")), _size(e.get("height"))))
         else:
-            spool.rejected.append(Dropped(repr(e)[:80], "not_an_image", "expected an object with id, file_name, width and height"))
-    unknown = [path for _, path, width, height in rows if isinstance(path, str) and (width is None or height is None)]
+            spool.rejected.append(
+                Dropped(
+                    repr(e)[:80], "not_an_image", "expected an object with id, file_name, width and height"
+                )
+            )
+    unknown = [
+        path for _, path, width, height in rows if isinstance(path, str) and (width is None or height is None)
+    ]
     found = dict(zip(unknown, store.sizes(unknown), strict=True)) if unknown else {}
     for key, path, width, height in rows:
         size = found.get(path) if isinstance(path, str) else None
@@ -99,7 +113,9 @@ def _categories(elements: Sequence[Any], spool: Spool) -> int:
         if isinstance(e, dict) and isinstance(e.get("name"), str):
             spool.category(_key(e.get("id"), spool), e["name"])
         else:
-            spool.rejected.append(Dropped(repr(e)[:80], "not_a_category", "expected an object with id and name"))
+            spool.rejected.append(
+                Dropped(repr(e)[:80], "not_a_category", "expected an object with id and name")
+            )
     return len(elements)
 
 
@@ -107,28 +123,48 @@ def _typed_boxes(elements: list[_Annotation], spool: Spool) -> None:
     n = len(elements)
     try:
         image, source, category, crowd, ignore = (
-            np.fromiter(map(attrgetter(name), elements), np.int64, n) for name in ("image_id", "id", "category_id", "iscrowd", "ignore")
+            np.fromiter(map(attrgetter(name), elements), np.int64, n)
+            for name in ("image_id", "id", "category_id", "iscrowd", "ignore")
         )
     except OverflowError:  # an id beyond 64 bits
         _plain_boxes(msgspec.to_builtins(elements), spool)
         return
     xywh = np.fromiter(chain.from_iterable(map(attrgetter("bbox"), elements)), np.float64, 4 * n)
     boxes = _to_xyxy(xywh.reshape(n, 4))  # JSON that is typed has only finite numbers
-    spool.box_columns(boxes, image=image, source=source, category=category, crowd=crowd != 0, ignore=ignore != 0)
+    spool.box_columns(
+        boxes, image=image, source=source, category=category, crowd=crowd != 0, ignore=ignore != 0
+    )
 
 
 def _plain_boxes(elements: Sequence[Any], spool: Spool) -> None:
     for e in elements:
         if not isinstance(e, dict):
-            spool.rejected.append(Dropped(repr(e)[:80], "not_an_annotation", "expected an object with image_id, category_id and bbox"))
+            spool.rejected.append(
+                Dropped(
+                    repr(e)[:80],
+                    "not_an_annotation",
+                    "expected an object with image_id, category_id and bbox",
+                )
+            )
             continue
         image, category, source = (_key(e.get(name), spool) for name in ("image_id", "category_id", "id"))
-        spool.box(image, category, _xywh(e.get("bbox")), source=source, crowd=bool(e.get("iscrowd")), ignore=bool(e.get("ignore")))
+        spool.box(
+            image,
+            category,
+            _xywh(e.get("bbox")),
+            source=source,
+            crowd=bool(e.get("iscrowd")),
+            ignore=bool(e.get("ignore")),
+        )
 
 
 def _xywh(value: object) -> Box:
     """The box, or one of NaN when it is not four finite numbers."""
-    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 4
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+    ):
         return NOT_A_BOX
     if not np.isfinite(value).all():
         return NOT_A_BOX
@@ -146,12 +182,24 @@ def _key(value: object, spool: Spool) -> int:
     """An id as a number: integers (and 7.0, as Python compares them) as they are, text through the spool."""
     if isinstance(value, str):
         return spool.key_of(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 2**62 and int(value) == value:
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and value == value
+        and abs(value) < 2**62
+        and int(value) == value
+    ):
         return int(value)
     return NO_KEY
 
 
 def _size(value: object) -> int | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 2**31 and int(value) == value:
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and value == value
+        and abs(value) < 2**31
+        and int(value) == value
+    ):
         return int(value)
     return None

@@ -29,7 +29,8 @@ class DataConfig:
 
     format: Format
     annotations: str | tuple[str, ...]  # file, folder, or several of them
-    images: str = ""  # image root: folder, .zip, .tar, or URL (s3://, gs://, hf://); empty with hf: the images in its rows
+    # image root: folder, .zip, .tar, or URL (s3://, gs://, hf://); empty with hf: the images in its rows
+    images: str = ""
     categories: str | None = (
         None  # names of categories, where the annotations have numbers or labels (yolo, open_images, hf)
     )

@@ -28,13 +28,17 @@ class Source:
         return bool(self.fs.isdir(self.path))
 
     def files(self, *endings: str) -> list[str]:
-        """The files in it with one of these endings, as POSIX paths relative to it, sorted. Raises DataError when there is none."""
+        """The files in it with one of these endings, as POSIX paths relative to it, sorted. Raises DataError
+        when there is none.
+        """
         if not self.is_folder():
             return [""]
         found = [str(p)[len(self.path.rstrip("/")) + 1 :] for p in self.fs.find(self.path)]
         chosen = sorted(p for p in found if p.lower().endswith(endings))
         if not chosen:
-            raise DataError(f"data.annotations: {self.name}: found no file that ends in {' or '.join(endings)}")
+            raise DataError(
+                f"data.annotations: {self.name}: found no file that ends in {' or '.join(endings)}"
+            )
         return chosen
 
     def read(self, file: str = "") -> bytes:
@@ -51,23 +55,32 @@ def open_source(name: str, form: str) -> Source:
 
 
 def category_names(path: str) -> list[str]:
-    """Names by number: one per line, or `names:` of a YAML file (a list, or a mapping from 0 on, as YOLO's data.yaml has)."""
+    """Names by number: one per line, or `names:` of a YAML file (a list, or a mapping from 0 on, as YOLO's
+    data.yaml has).
+    """
     text = _text(path)
     if not path.lower().endswith((".yaml", ".yml")):
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
         names = yaml.safe_load(text)["names"]
     except (yaml.YAMLError, KeyError, TypeError):
-        raise DataError(f"data.categories: {path}: found no `names:`, expected a YAML file with the names of the categories") from None
+        raise DataError(
+            f"data.categories: {path}: found no `names:`, expected a YAML file with the names of the "
+            "categories"
+        ) from None
     if isinstance(names, dict):
         names = [names.get(n) for n in range(len(names))]
     if not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
-        raise DataError(f"data.categories: {path}: names: expected a list of names, or a mapping 0, 1, 2, … to names")
+        raise DataError(
+            f"data.categories: {path}: names: expected a list of names, or a mapping 0, 1, 2, … to names"
+        )
     return list(names)
 
 
 def category_table(path: str) -> dict[str, str]:
-    """Names by label: the two columns of a CSV file, with or without a header (Open Images' class descriptions)."""
+    """Names by label: the two columns of a CSV file, with or without a header (Open Images' class
+    descriptions).
+    """
     rows = [row for row in csv.reader(io.StringIO(_text(path))) if row]
     bad = next((n for n, row in enumerate(rows, 1) if len(row) < 2), None)
     if bad is not None:

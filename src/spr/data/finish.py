@@ -1,12 +1,15 @@
 """From a spool to the index: judge the images, sort the boxes by image, judge them, write.
 
-In: a closed spool. Out: images, annotations, categories and rejected as Parquet, sorted by image id, so that the index of one data set is the same
-whatever the order of its images, and a query for some images touches few row groups.
-An image is set aside when its id or its path came before: duplicate_image_id, duplicate_image_path. A box is set aside with the first that holds of:
-    annotation_without_image · image_set_aside · unknown_category · box_not_finite · box_negative (x2 < x1) · box_empty (no area) ·
-    box_outside (not in its image, or sticks out by more than `max_outside` pixels) · duplicate_annotation_id (not the first of its id)
-The sort puts boxes into files of neighbouring images (`Buckets`) and sorts each in memory: what is held at a time are the images' paths and one
-bucket, however many boxes there are.
+In: a closed spool. Out: images, annotations, categories and rejected as Parquet, sorted by image id, so that
+the index of one data set is the same whatever the order of its images, and a query for some images touches
+few row groups.
+An image is set aside when its id or its path came before: duplicate_image_id, duplicate_image_path. A box is
+set aside with the first that holds of:
+    annotation_without_image · image_set_aside · unknown_category · box_not_finite · box_negative (x2 < x1) ·
+    box_empty (no area) · box_outside (not in its image, or sticks out by more than `max_outside` pixels) ·
+    duplicate_annotation_id (not the first of its id)
+The sort puts boxes into files of neighbouring images (`Buckets`) and sorts each in memory: what is held at a
+time are the images' paths and one bucket, however many boxes there are.
 """
 
 from __future__ import annotations
@@ -93,7 +96,9 @@ def finish(spool: Spool, out: Path, max_outside: float) -> Counts:
     images, owners, repeated_images = judge_images(*spool.image_columns())
     names = sorted(set(spool.categories.values()))
     place = {name: n for n, name in enumerate(names)}
-    file, key, number = np.array([(*at, place[name]) for at, name in spool.categories.items()], np.int64).reshape(-1, 3).T
+    file, key, number = (
+        np.array([(*at, place[name]) for at, name in spool.categories.items()], np.int64).reshape(-1, 3).T
+    )
     categories = Lookup(file, key, number, -1)
     repeated = _repeated_sources(spool)
     output = _Output(spool, out, images, names)
@@ -109,9 +114,13 @@ def finish(spool: Spool, out: Path, max_outside: float) -> Counts:
 
 
 class Lookup:
-    """(file, key) -> value for columns of integers: by place where the keys of a file are dense, else by binary search."""
+    """(file, key) -> value for columns of integers: by place where the keys of a file are dense, else by
+    binary search.
+    """
 
-    def __init__(self, file: NDArray[np.int64], key: NDArray[np.int64], value: NDArray[np.int64], default: int) -> None:
+    def __init__(
+        self, file: NDArray[np.int64], key: NDArray[np.int64], value: NDArray[np.int64], default: int
+    ) -> None:
         self._default = default
         self._tables: dict[int, tuple[NDArray[np.int64] | None, NDArray[np.int64]]] = {}
         self._low: dict[int, int] = {}
@@ -150,7 +159,9 @@ class Lookup:
 
 
 class Buckets:
-    """Rows in `count` files, so that each can be sorted alone. Within a file they keep the order in which they came."""
+    """Rows in `count` files, so that each can be sorted alone. Within a file they keep the order in which
+    they came.
+    """
 
     def __init__(self, folder: Path, dtype: np.dtype[np.void], count: int) -> None:
         folder.mkdir()
@@ -174,17 +185,26 @@ class Buckets:
 def _stable_order(values: NDArray[np.int64]) -> NDArray[np.intp]:
     """Stable argsort of numbers >= 0. numpy sorts 16-bit numbers by radix, several times faster."""
     low = values.min(initial=0)
-    return np.argsort((values - low).astype(np.uint16) if values.max(initial=0) - low < 1 << 16 else values, kind="stable")
+    return np.argsort(
+        (values - low).astype(np.uint16) if values.max(initial=0) - low < 1 << 16 else values, kind="stable"
+    )
 
 
 def judge_images(numbers: NDArray[np.int64], paths: pa.StringArray) -> tuple[Images, Lookup, list[Dropped]]:
-    """The usable images sorted by path, the rank behind every (file, key), and the repeated ones. For the columns see `Spool.image_columns`."""
+    """The usable images sorted by path, the rank behind every (file, key), and the repeated ones. For the
+    columns see `Spool.image_columns`.
+    """
     n = len(numbers)
     file, key, width, height = numbers.T
     by_id = np.lexsort((np.arange(n), key, file))
     same_id = np.zeros(n, np.bool_)
-    same_id[by_id[1:]] = (file[by_id[1:]] == file[by_id[:-1]]) & (key[by_id[1:]] == key[by_id[:-1]]) & (key[by_id[1:]] != NO_KEY)
-    by_path = numbers_of(pc.array_sort_indices(paths)).astype(np.int64)  # stable: the first of its path stays first
+    same_id[by_id[1:]] = (
+        (file[by_id[1:]] == file[by_id[:-1]])
+        & (key[by_id[1:]] == key[by_id[:-1]])
+        & (key[by_id[1:]] != NO_KEY)
+    )
+    # stable: the first of its path stays first
+    by_path = numbers_of(pc.array_sort_indices(paths)).astype(np.int64)
     by_path = by_path[(width > 0)[by_path] & ~same_id[by_path]]
     ordered = paths.take(column_of(by_path))
     first = np.ones(len(by_path), np.bool_)
@@ -193,20 +213,35 @@ def judge_images(numbers: NDArray[np.int64], paths: pa.StringArray) -> tuple[Ima
     rank = np.full(n, SET_ASIDE, np.int64)
     rank[by_path[first]] = np.arange(first.sum())
     known = ~same_id & (key != NO_KEY)
-    lost = [Dropped(paths[i].as_py(), "duplicate_image_id", "not the first of its id") for i in np.flatnonzero(same_id).tolist()]
-    lost += [Dropped(paths[i].as_py(), "duplicate_image_path", "not the first with this path") for i in by_path[~first].tolist()]
+    lost = [
+        Dropped(paths[i].as_py(), "duplicate_image_id", "not the first of its id")
+        for i in np.flatnonzero(same_id).tolist()
+    ]
+    lost += [
+        Dropped(paths[i].as_py(), "duplicate_image_path", "not the first with this path")
+        for i in by_path[~first].tolist()
+    ]
     images = Images(ordered.filter(column_of(first)), width[by_path[first]], height[by_path[first]])
     return images, Lookup(file[known], key[known], rank[known], NO_IMAGE), lost
 
 
-def judge_boxes(rows: Rows, category: NDArray[np.int64], images: Images, max_outside: float) -> NDArray[np.int8]:
-    """(n,) the place in `REASONS` of the reason to set each box aside, 0 for a good one. The first that holds counts."""
+def judge_boxes(
+    rows: Rows, category: NDArray[np.int64], images: Images, max_outside: float
+) -> NDArray[np.int8]:
+    """(n,) the place in `REASONS` of the reason to set each box aside, 0 for a good one. The first that holds
+    counts.
+    """
     known = rows["rank"] >= 0
     owner = np.where(known, rows["rank"], 0)
-    width, height = (size[owner] if len(images) else np.zeros(len(rows), np.int64) for size in (images.width, images.height))
+    width, height = (
+        size[owner] if len(images) else np.zeros(len(rows), np.int64)
+        for size in (images.width, images.height)
+    )
     x1, y1, x2, y2 = rows["xyxy"].T
     finite = np.isfinite(rows["xyxy"]).all(axis=1)
-    sticks_out = (x1 < -max_outside) | (y1 < -max_outside) | (x2 > width + max_outside) | (y2 > height + max_outside)
+    sticks_out = (
+        (x1 < -max_outside) | (y1 < -max_outside) | (x2 > width + max_outside) | (y2 > height + max_outside)
+    )
     beside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
     conditions = [
         rows["rank"] == NO_IMAGE,
@@ -240,7 +275,9 @@ def _repeated_sources(spool: Spool) -> NDArray[np.int64]:
 
 
 def _by_image(spool: Spool, owners: Lookup, images: int) -> Iterator[Rows]:
-    """All boxes: first those without a usable image, then the others sorted by (rank of the image, source order), an image's boxes together."""
+    """All boxes: first those without a usable image, then the others sorted by (rank of the image, source
+    order), an image's boxes together.
+    """
     count = min(1 + spool.boxes // BUCKET_ROWS, MAX_BUCKETS)
     buckets = Buckets(spool.folder / "sorted", BOX, count)
     for rows in spool.box_batches():
@@ -266,7 +303,10 @@ class _Output:
         self._held: list[Dropped] = []
         self._image_file = pq.ParquetWriter(out / "images.parquet", IMAGES, **_OPTIONS)
         self._box_file = pq.ParquetWriter(
-            out / "annotations.parquet", ANNOTATIONS, use_dictionary=["image_id", "annotation_id", "category"], **_OPTIONS
+            out / "annotations.parquet",
+            ANNOTATIONS,
+            use_dictionary=["image_id", "annotation_id", "category"],
+            **_OPTIONS,
         )
         self._rejected_file = pq.ParquetWriter(out / "rejected.parquet", schema_of(Dropped), **_OPTIONS)
         pq.write_table(pa.table({"category": self._categories}), out / "categories.parquet")
@@ -277,7 +317,9 @@ class _Output:
         self._flush()
         for file in (self._image_file, self._box_file, self._rejected_file):
             file.close()
-        return Counts(len(self._images), self._annotations, len(self._categories), dict(sorted(self._rejected.items())))
+        return Counts(
+            len(self._images), self._annotations, len(self._categories), dict(sorted(self._rejected.items()))
+        )
 
     def reject(self, item: Dropped) -> None:
         """A row of the rejected file."""
@@ -328,10 +370,16 @@ class _Output:
 
     def _bad_box(self, row: np.void, ordinal: int, reason: str) -> Dropped:
         file, rank, source = int(row["file"]), int(row["rank"]), int(row["source"])
-        item = f"{self._images.paths[rank]}#{ordinal}" if rank >= 0 else f"annotation {self._shown(file, source)}"
+        item = (
+            f"{self._images.paths[rank]}#{ordinal}"
+            if rank >= 0
+            else f"annotation {self._shown(file, source)}"
+        )
         match reason:
             case "unknown_category":
-                detail = f"category {self._shown(file, int(row['category']))} is not in the list of categories"
+                detail = (
+                    f"category {self._shown(file, int(row['category']))} is not in the list of categories"
+                )
             case "annotation_without_image" | "image_set_aside":
                 detail = f"image {self._shown(file, int(row['image']))}"
             case "duplicate_annotation_id":
@@ -344,6 +392,8 @@ class _Output:
         return "(none)" if key == NO_KEY else self._names.get((file, key), str(key))
 
     def _flush(self) -> None:
-        columns = [text_column([getattr(d, name) for d in self._held]) for name in ("item_id", "reason", "detail")]
+        columns = [
+            text_column([getattr(d, name) for d in self._held]) for name in ("item_id", "reason", "detail")
+        ]
         self._rejected_file.write_table(pa.table(columns, schema=schema_of(Dropped)))
         self._held = []

@@ -8,13 +8,17 @@ from spr.data.images import ImageStore, open_store
 
 
 class FullPaths:
-    """Loads a picture by full path (local, or a URL that fsspec reads). The same rules and errors as `ImageStore.load`."""
+    """Loads a picture by full path (local, or a URL that fsspec reads). The same rules and errors as
+    `ImageStore.load`.
+    """
 
     def __init__(self) -> None:
         self._stores: dict[str, ImageStore] = {}
 
     def load(self, path: str) -> Image.Image:
-        """The picture in RGB, stored pixels. Raises DataError for a missing folder, ImageError for a picture that cannot be used."""
+        """The picture in RGB, stored pixels. Raises DataError for a missing folder, ImageError for a picture
+        that cannot be used.
+        """
         folder, _, name = path.rpartition("/")
         if folder not in self._stores:
             self._stores[folder] = open_store(folder or ".")

@@ -1,10 +1,12 @@
 """Hugging Face data sets on disk: Parquet or Arrow files, or an image folder with metadata.jsonl.
 
-In: a file, or a folder made by `save_to_disk`, `to_parquet` or a download from the hub. Out: images and boxes. The files are read with pyarrow, a few
-rows at a time: the `datasets` package would first copy the whole data set into its cache.
-Convention: `HFColumns.boxes` says how a box is written (COCO's xywh unless told otherwise). Category numbers get their names from the ClassLabel
-in the file, else from `data.categories`. An image that lies in a row has the path "<file>/<row>" below the image root "rows://<folder>", which is
-what an empty `data.images` means. A row that only names a file is an image below `data.images`.
+In: a file, or a folder made by `save_to_disk`, `to_parquet` or a download from the hub. Out: images and
+boxes. The files are read with pyarrow, a few rows at a time: the `datasets` package would first copy the
+whole data set into its cache.
+Convention: `HFColumns.boxes` says how a box is written (COCO's xywh unless told otherwise). Category numbers
+get their names from the ClassLabel in the file, else from `data.categories`. An image that lies in a row has
+the path "<file>/<row>" below the image root "rows://<folder>", which is what an empty `data.images` means. A
+row that only names a file is an image below `data.images`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,16 @@ def read_hf(
         known = _class_names(schema, columns) or names
         first = 0
         for rows in batches:
-            progress(_pour(rows, [f"{name}/{n}" for n in range(first, first + len(rows))], columns, known, spool, store))
+            progress(
+                _pour(
+                    rows,
+                    [f"{name}/{n}" for n in range(first, first + len(rows))],
+                    columns,
+                    known,
+                    spool,
+                    store,
+                )
+            )
             first += len(rows)
 
 
@@ -60,7 +71,10 @@ def _arrow_rows(source: Source, file: str, columns: HFColumns) -> tuple[Iterator
     opened = source.fs.open(path, "rb")
     if path.endswith(".arrow"):
         stream = pa.ipc.open_stream(opened)
-        schema, batches = stream.schema, (b.slice(i, _AT_ONCE) for b in stream for i in range(0, b.num_rows, _AT_ONCE))
+        schema, batches = (
+            stream.schema,
+            (b.slice(i, _AT_ONCE) for b in stream for i in range(0, b.num_rows, _AT_ONCE)),
+        )
     else:
         parquet = pq.ParquetFile(opened)
         schema, batches = parquet.schema_arrow, parquet.iter_batches(_AT_ONCE)
@@ -68,7 +82,10 @@ def _arrow_rows(source: Source, file: str, columns: HFColumns) -> tuple[Iterator
     image = image_column(schema)
     missing = [name for name in (*wanted, image or "an image column") if name not in schema.names]
     if missing:
-        raise DataError(f"{source.name}: {file}: found columns {', '.join(schema.names)}, expected also {', '.join(missing)}; see `data.hf`")
+        raise DataError(
+            f"{source.name}: {file}: found columns {', '.join(schema.names)}, expected also "
+            f"{', '.join(missing)}; see `data.hf`"
+        )
 
     def rows() -> Iterator[list[Row]]:
         for batch in batches:
@@ -85,17 +102,33 @@ def _json_rows(source: Source, file: str, spool: Spool) -> Iterator[list[Row]]:
             entry = json.loads(line)
             path = posixpath.join(posixpath.dirname(file), entry["file_name"])
         except (ValueError, KeyError, TypeError) as e:
-            spool.rejected.append(Dropped(f"{file}:{number}", "unreadable_annotation", f"expected a JSON object with file_name ({e})"))
+            spool.rejected.append(
+                Dropped(
+                    f"{file}:{number}",
+                    "unreadable_annotation",
+                    f"expected a JSON object with file_name ({e})",
+                )
+            )
             continue
         rows.append({**entry, "image": {"path": path, "bytes": None}})
     yield from (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE))
 
 
-def _pour(rows: Sequence[Row], places: Sequence[str], columns: HFColumns, names: Sequence[str], spool: Spool, store: ImageStore) -> int:
+def _pour(
+    rows: Sequence[Row],
+    places: Sequence[str],
+    columns: HFColumns,
+    names: Sequence[str],
+    spool: Spool,
+    store: ImageStore,
+) -> int:
     """Some rows into the spool; returns how many boxes they have."""
     before = spool.boxes
     encoded = [image_bytes(row["image"]) for row in rows]
-    paths = [place if data else str((row["image"] or {}).get("path")) for row, data, place in zip(rows, encoded, places, strict=True)]
+    paths = [
+        place if data else str((row["image"] or {}).get("path"))
+        for row, data, place in zip(rows, encoded, places, strict=True)
+    ]
     outside = iter(store.sizes([path for path, data in zip(paths, encoded, strict=True) if not data]))
     for row, data, path, place in zip(rows, encoded, paths, places, strict=True):
         key = spool.key_of(place)
@@ -111,7 +144,9 @@ def _pour(rows: Sequence[Row], places: Sequence[str], columns: HFColumns, names:
 
 
 def _objects(row: Row, columns: HFColumns) -> list[tuple[Any, Any]]:
-    """(bbox, category) of each object: from a struct of lists or a list of structs. Lists of unequal length are padded with nothing."""
+    """(bbox, category) of each object: from a struct of lists or a list of structs. Lists of unequal length
+    are padded with nothing.
+    """
     held = row.get(columns.objects) if columns.objects else row
     if isinstance(held, list):
         return [(o.get(columns.bbox), o.get(columns.category)) for o in held if isinstance(o, dict)]
@@ -148,7 +183,9 @@ def _class_names(schema: pa.Schema | None, columns: HFColumns) -> list[str]:
     stored = (schema.metadata or {}).get(b"huggingface") if schema is not None else None
     if stored is None:
         return []
-    feature: Any = json.loads(stored).get("info", {}).get("features", {}).get(columns.objects or columns.category)
+    feature: Any = (
+        json.loads(stored).get("info", {}).get("features", {}).get(columns.objects or columns.category)
+    )
     return _names_in(feature, None if not columns.objects else columns.category)
 
 

@@ -1,10 +1,12 @@
 """Where images come from: a folder, a zip or tar file, or an object store, all through fsspec.
 
-In: the image root of the data set and the path of an image in it (`ImageRecord.path`, `Region.image`, `Query.image`: a POSIX path relative to the
-root). Out: RGB pictures. Pixels are the *stored* ones: an EXIF rotation is reported, never applied, because annotations are drawn on stored pixels.
-RGB conversion: grey is repeated, a palette is looked up, alpha is dropped, CMYK goes through Pillow's plain conversion (no colour profile), 16-bit
-grey is divided by 256, of an animation the first frame is taken. `problem` says which of these are set aside before a picture is used.
-Known gap: a symbolic link inside the root is followed, as people link to other disks; only the path itself must stay inside.
+In: the image root of the data set and the path of an image in it (`ImageRecord.path`, `Region.image`,
+`Query.image`: a POSIX path relative to the root). Out: RGB pictures. Pixels are the *stored* ones: an EXIF
+rotation is reported, never applied, because annotations are drawn on stored pixels. RGB conversion: grey is
+repeated, a palette is looked up, alpha is dropped, CMYK goes through Pillow's plain conversion (no colour
+profile), 16-bit grey is divided by 256, of an animation the first frame is taken. `problem` says which of
+these are set aside before a picture is used. Known gap: a symbolic link inside the root is followed, as
+people link to other disks; only the path itself must stay inside.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from spr.data.rows import ROWS, RowFiles
 from spr.errors import DataError, ImageError
 
 Oddity: TypeAlias = Literal["cmyk", "palette", "sixteen_bit", "animated"]
-MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a gigabyte of RGB): more is taken for a decompression bomb
+# Pillow's own limit (a quarter of a gigabyte of RGB): more is taken for a decompression bomb
+MAX_PIXELS = 89_478_485
 CACHE_BYTES = 192 << 20  # ours: decoded pictures kept in memory
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _EXIF_ORIENTATION = 0x0112
@@ -37,7 +40,9 @@ _BAD_PATH = re.compile(r"^/|^[A-Za-z]:|://|\x00|^$")
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a file says about its picture before it is decoded. `orientation` is the EXIF value (1 = as stored)."""
+    """What a file says about its picture before it is decoded. `orientation` is the EXIF value (1 = as
+    stored).
+    """
 
     width: int
     height: int
@@ -47,7 +52,9 @@ class ImageHeader:
 
 
 def safe_path(path: str) -> str | None:
-    """The path in its plain form ("./a//b.jpg" -> "a/b.jpg"), or None when it is absolute, a URL, empty, or leaves the root."""
+    """The path in its plain form ("./a//b.jpg" -> "a/b.jpg"), or None when it is absolute, a URL, empty, or
+    leaves the root.
+    """
     if _BAD_PATH.search(path) or path.startswith("\\") or ".." in re.split(r"[/\\]", path):
         return None
     plain = posixpath.normpath(path)
@@ -74,7 +81,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 class ImageStore:
-    """Pictures by their path below a root. Keeps recently decoded ones (they are shared: do not draw on them); safe to use from threads."""
+    """Pictures by their path below a root. Keeps recently decoded ones (they are shared: do not draw on
+    them); safe to use from threads.
+    """
 
     def __init__(self, root: str, cache_bytes: int = CACHE_BYTES) -> None:
         self.root = root
@@ -113,7 +122,9 @@ class ImageStore:
         return _header(path, _open(path, self.read(path)))
 
     def load(self, path: str) -> Image.Image:
-        """The picture in RGB, stored pixels. Raises ImageError (missing_image, unreadable_image, truncated_image, decompression_bomb, …)."""
+        """The picture in RGB, stored pixels. Raises ImageError (missing_image, unreadable_image,
+        truncated_image, decompression_bomb, …).
+        """
         with self._lock:
             if path in self._cache:
                 self._cache.move_to_end(path)
@@ -138,7 +149,12 @@ class ImageStore:
             header = _header(path, data)
             oddity = oddity_of(header)
             if oddity is not None and oddity not in accept:
-                return ImageError(path, oddity, f"mode {header.mode}, {header.frames} frame(s); `data.accept` would take it, converted to RGB")
+                return ImageError(
+                    path,
+                    oddity,
+                    f"mode {header.mode}, {header.frames} frame(s); `data.accept` would take it, converted "
+                    "to RGB",
+                )
             if (header.width, header.height) != (width, height):
                 return _size_problem(path, header, width, height)
             _decoded(path, data)
@@ -179,14 +195,21 @@ def _archive(root: str) -> str | None:
 
 def _file_system(root: str) -> tuple[Any, str]:
     if not root:
-        raise DataError("data.images: found nothing, expected a folder, a .zip or .tar file, or a URL (s3://, gs://, hf://)")
+        raise DataError(
+            "data.images: found nothing, expected a folder, a .zip or .tar file, or a URL (s3://, gs://, "
+            "hf://)"
+        )
     try:
-        fs, base = (RowFiles(root.removeprefix(ROWS)), "") if root.startswith(ROWS) else fsspec.core.url_to_fs(root)
+        fs, base = (
+            (RowFiles(root.removeprefix(ROWS)), "") if root.startswith(ROWS) else fsspec.core.url_to_fs(root)
+        )
         found = fs.exists(base)
     except (ImportError, ValueError, OSError) as e:
         raise DataError(f"data.images: {root}: cannot be opened ({e})") from None
     if not found:
-        raise DataError(f"data.images: {root}: no such folder or archive, expected the images of the data set")
+        raise DataError(
+            f"data.images: {root}: no such folder or archive, expected the images of the data set"
+        )
     kind = _archive(root)
     if kind is None or "::" in root:
         return fs, str(base).rstrip("/")
@@ -203,30 +226,49 @@ def _open(path: str, data: bytes) -> Image.Image:
         raise ImageError(path, "decompression_bomb", str(e)) from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
         reason = "empty file" if not data else str(e).replace("\n", " ")
-        raise ImageError(path, "unreadable_image", reason if len(reason) < 200 else type(e).__name__) from None
+        raise ImageError(
+            path, "unreadable_image", reason if len(reason) < 200 else type(e).__name__
+        ) from None
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError(path, "decompression_bomb", f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
+        raise ImageError(
+            path,
+            "decompression_bomb",
+            f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS}",
+        )
     return image
 
 
 def _header(path: str, image: Image.Image) -> ImageHeader:
     try:
-        late = image.format == "PNG" and "exif" not in image.info  # Pillow would decode the pixels to look for it behind them
+        # Pillow would decode the pixels to look for it behind them
+        late = image.format == "PNG" and "exif" not in image.info
         orientation = 1 if late else image.getexif().get(_EXIF_ORIENTATION, 1)
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a camera's JPEG with a thumbnail behind it
+        # MPO: a camera's JPEG with a thumbnail behind it
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except (OSError, SyntaxError, ValueError, TypeError) as e:
         raise ImageError(path, "unreadable_image", f"broken header ({e})") from None
-    return ImageHeader(image.width, image.height, image.mode, orientation if isinstance(orientation, int) else 1, int(frames))
+    return ImageHeader(
+        image.width, image.height, image.mode, orientation if isinstance(orientation, int) else 1, int(frames)
+    )
 
 
 def _decoded(path: str, image: Image.Image) -> Image.Image:
-    """The picture with its pixels read. Raises ImageError; a file that breaks off is never padded with grey."""
+    """The picture with its pixels read. Raises ImageError; a file that breaks off is never padded with
+    grey.
+    """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise DataError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, expected it unset: truncated images would pass as whole ones")
+        raise DataError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, expected it unset: truncated images would pass as "
+            "whole ones"
+        )
     try:
         image.load()
     except (OSError, SyntaxError, ValueError, IndexError, EOFError) as e:
-        reason = "truncated_image" if "truncated" in str(e).lower() or isinstance(e, EOFError) else "unreadable_image"
+        reason = (
+            "truncated_image"
+            if "truncated" in str(e).lower() or isinstance(e, EOFError)
+            else "unreadable_image"
+        )
         raise ImageError(path, reason, str(e)) from None
     return image
 
@@ -234,5 +276,9 @@ def _decoded(path: str, image: Image.Image) -> Image.Image:
 def _size_problem(path: str, header: ImageHeader, width: int, height: int) -> ImageError:
     found = f"stored {header.width} x {header.height}, annotated {width} x {height}"
     if header.orientation in (5, 6, 7, 8) and (header.height, header.width) == (width, height):
-        return ImageError(path, "size_differs_exif", f"{found}: the EXIF rotation (orientation {header.orientation}) explains it")
+        return ImageError(
+            path,
+            "size_differs_exif",
+            f"{found}: the EXIF rotation (orientation {header.orientation}) explains it",
+        )
     return ImageError(path, "size_differs", f"{found}: no EXIF rotation explains it")

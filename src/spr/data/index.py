@@ -1,9 +1,11 @@
 """Annotations in the form people have them -> one index that DuckDB can query (stage `index`).
 
-In: a `DataConfig`. Out: a folder with images.parquet, annotations.parquet, categories.parquet and rejected.parquet (what was set aside, and why).
-An image's id is its POSIX path below the image root; an annotation's id is its ordinal among all annotations of its image in source order (also
-those set aside), as text. Boxes are xyxy float pixels of the stored image, exactly as the source says them: nothing is clipped or rounded.
-Reading is streamed and sorting goes through files, so that memory does not grow with the boxes (images cost about 100 bytes each).
+In: a `DataConfig`. Out: a folder with images.parquet, annotations.parquet, categories.parquet and
+rejected.parquet (what was set aside, and why). An image's id is its POSIX path below the image root; an
+annotation's id is its ordinal among all annotations of its image in source order (also those set aside), as
+text. Boxes are xyxy float pixels of the stored image, exactly as the source says them: nothing is clipped or
+rounded. Reading is streamed and sorting goes through files, so that memory does not grow with the boxes
+(images cost about 100 bytes each).
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ IndexSummary = Counts
 
 
 def build_index(config: DataConfig, out_path: str, progress: Callable[[int], object] = int) -> IndexSummary:
-    """Read the annotations and write the index into `out_path` (or into the shared cache, with a pointer in `out_path`).
+    """Read the annotations and write the index into `out_path` (or into the shared cache, with a pointer in
+    `out_path`).
 
-    `progress` is told how many more boxes were read. Raises DataError when a file is missing or nothing usable is left.
+    `progress` is told how many more boxes were read. Raises DataError when a file is missing or nothing
+    usable is left.
     """
     if config.cache is None:
         return _build(config, out_path, progress)
@@ -87,5 +91,10 @@ def _cache_key(config: DataConfig) -> str:
     for source in (*config.sources, *([config.categories] if config.categories else [])):
         fs, path = fsspec.core.url_to_fs(source)
         found = sorted(fs.find(path)) if fs.exists(path) else []
-        files += [[p, (info := fs.info(p)).get("size"), str(info.get("mtime", info.get("LastModified", "")))] for p in found]
-    return hashlib.sha256(json.dumps([settings, files], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        files += [
+            [p, (info := fs.info(p)).get("size"), str(info.get("mtime", info.get("LastModified", "")))]
+            for p in found
+        ]
+    return hashlib.sha256(json.dumps([settings, files], sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]

@@ -1,10 +1,12 @@
-"""A JSON file of any size, read in pieces: the elements of its long arrays in batches, exactly, in bounded memory.
+"""A JSON file of any size, read in pieces: the elements of its long arrays in batches, exactly, in bounded
+memory.
 
-In: a binary file whose top level is an object of arrays (COCO) or one array (Visual Genome). Out: `Batch`es of decoded elements.
-How: a piece of the buffer that starts at an element and ends at a brace is put between brackets and given to a typed msgspec decoder. That it
-decodes proves that it held whole elements only: a cut inside an element, a string or beyond the array's end leaves a bracket open or closed too
-early. When it does not decode (a wrong cut, the array's end, a value of another type, NaN, a broken file) the piece is read element by element
-with the standard library, which also knows NaN and says where a file breaks.
+In: a binary file whose top level is an object of arrays (COCO) or one array (Visual Genome). Out: `Batch`es
+of decoded elements. How: a piece of the buffer that starts at an element and ends at a brace is put between
+brackets and given to a typed msgspec decoder. That it decodes proves that it held whole elements only: a cut
+inside an element, a string or beyond the array's end leaves a bracket open or closed too early. When it does
+not decode (a wrong cut, the array's end, a value of another type, NaN, a broken file) the piece is read
+element by element with the standard library, which also knows NaN and says where a file breaks.
 Measured beside: ijson (yajl2_c) reads about a tenth of this speed, and refuses NaN.
 """
 
@@ -48,7 +50,9 @@ class JsonBrokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Elements of the array `key` ("" = the top level), in order. `typed`: decoded by that key's decoder, else plain values."""
+    """Elements of the array `key` ("" = the top level), in order. `typed`: decoded by that key's decoder,
+    else plain values.
+    """
 
     key: str
     typed: bool
@@ -56,7 +60,9 @@ class Batch:
 
 
 class JsonStream:
-    """One pass over a file. `decoders` names the arrays that are wanted and how their elements are typed; the rest is skipped."""
+    """One pass over a file. `decoders` names the arrays that are wanted and how their elements are typed; the
+    rest is skipped.
+    """
 
     def __init__(self, file: BinaryIO, decoders: Mapping[str, Decoder], piece: int = PIECE) -> None:
         self._file, self._decoders, self._piece = file, decoders, piece
@@ -67,7 +73,9 @@ class JsonStream:
         self._key = ""
 
     def batches(self) -> Iterator[Batch]:
-        """The elements of the wanted arrays, in the order of the file. Raises JsonBrokenError after the last whole element."""
+        """The elements of the wanted arrays, in the order of the file. Raises JsonBrokenError after the last
+        whole element.
+        """
         if self._peek() == b"[":
             yield from self._elements("")
         else:
@@ -75,7 +83,7 @@ class JsonStream:
         if self._peek() != b"":
             raise self._broken(self._at, "text after the end of the JSON value")
 
-    # --- the top level ---------------------------------------------------------------------------------------------------------------------
+    # --- the top level ----------------------------------------------------------------------------
 
     def _members(self) -> Iterator[Batch]:
         self._expect(b"{", "a JSON object or array")
@@ -99,7 +107,7 @@ class JsonStream:
             if self._expect(b",}", "',' or '}'") == b"}":
                 return
 
-    # --- arrays ----------------------------------------------------------------------------------------------------------------------------
+    # --- arrays -----------------------------------------------------------------------------------
 
     def _elements(self, key: str) -> Iterator[Batch]:
         self._expect(b"[", "'['")
@@ -127,7 +135,9 @@ class JsonStream:
                 return
 
     def _typed(self, key: str) -> list[Any] | None:
-        """Whole elements at the start of the buffer, typed; or None. Leaves the position on the comma behind them."""
+        """Whole elements at the start of the buffer, typed; or None. Leaves the position on the comma behind
+        them.
+        """
         decoder = self._decoders.get(key)
         if decoder is None:
             return None
@@ -153,7 +163,7 @@ class JsonStream:
             if self._base + self._at >= stop:
                 return False
 
-    # --- values and bytes ------------------------------------------------------------------------------------------------------------------
+    # --- values and bytes -------------------------------------------------------------------------
 
     def _value(self) -> Any:
         """The JSON value at the position. Reads more of the file until the value is whole."""
@@ -175,9 +185,15 @@ class JsonStream:
                     self._at += len(used)
                     return value
             except json.JSONDecodeError as e:
-                if whole or size > MAX_ELEMENT or not (_open_ended(text, e) or e.pos > len(text) - _LONGEST_TOKEN):
+                if (
+                    whole
+                    or size > MAX_ELEMENT
+                    or not (_open_ended(text, e) or e.pos > len(text) - _LONGEST_TOKEN)
+                ):
                     at = len(text[: e.pos].encode("utf-8", "surrogateescape"))
-                    raise self._broken(len(self._buffer) if whole and _open_ended(text, e) else self._at + at, _what(text, e)) from None
+                    raise self._broken(
+                        len(self._buffer) if whole and _open_ended(text, e) else self._at + at, _what(text, e)
+                    ) from None
             size *= 4
 
     def _peek(self) -> bytes:
@@ -193,7 +209,9 @@ class JsonStream:
     def _expect(self, signs: bytes, name: str) -> bytes:
         found = self._peek()
         if found == b"" or found not in signs:
-            raise self._broken(self._at, f"found {found.decode('latin-1')!r}, expected {name}" if found else "the file ends")
+            raise self._broken(
+                self._at, f"found {found.decode('latin-1')!r}, expected {name}" if found else "the file ends"
+            )
         self._at += 1
         return found
 

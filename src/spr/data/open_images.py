@@ -1,7 +1,9 @@
-"""Open Images: one CSV file with a row per box (oidv6-train-annotations-bbox.csv, validation-annotations-bbox.csv, …).
+"""Open Images: one CSV file with a row per box (oidv6-train-annotations-bbox.csv,
+validation-annotations-bbox.csv, …).
 
-Convention: XMin, XMax, YMin, YMax are fractions of the image's sides. The image is `<ImageID>.jpg`; its size comes from its header. IsGroupOf becomes
-crowd. `data.categories` is the CSV of class descriptions (label, name); without it a category is its label (/m/01g317).
+Convention: XMin, XMax, YMin, YMax are fractions of the image's sides. The image is `<ImageID>.jpg`; its size
+comes from its header. IsGroupOf becomes crowd. `data.categories` is the CSV of class descriptions (label,
+name); without it a category is its label (/m/01g317).
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ _NEEDED = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 Row: TypeAlias = dict[str, str]
 
 
-def read_open_images(source: Source, names: Mapping[str, str] | None, spool: Spool, store: ImageStore, progress: Callable[[int], object]) -> None:
-    """Pour one CSV file into the spool. Rows of an image need not be neighbours. Raises DataError when a column is missing."""
+def read_open_images(
+    source: Source,
+    names: Mapping[str, str] | None,
+    spool: Spool,
+    store: ImageStore,
+    progress: Callable[[int], object],
+) -> None:
+    """Pour one CSV file into the spool. Rows of an image need not be neighbours. Raises DataError when a
+    column is missing.
+    """
     for label, name in (names or {}).items():
         spool.category(spool.key_of(label), name)
     frames: dict[str, Frame] = {}
@@ -40,17 +50,28 @@ def read_open_images(source: Source, names: Mapping[str, str] | None, spool: Spo
             frames[image_id] = Frame(1, 1) if isinstance(size, ImageError) else Frame(*size)
         for row in rows:
             category = row["LabelName"] if names is None else spool.key_of(row["LabelName"])
-            spool.box(spool.key_of(f"{row['ImageID']}.jpg"), category, _box(row, frames[row["ImageID"]]), crowd=row.get("IsGroupOf") == "1")
+            spool.box(
+                spool.key_of(f"{row['ImageID']}.jpg"),
+                category,
+                _box(row, frames[row["ImageID"]]),
+                crowd=row.get("IsGroupOf") == "1",
+            )
         progress(len(rows))
 
 
 def _batches(source: Source) -> Iterator[list[Row]]:
     """The rows of the file, about as many at a time as `_AT_ONCE` images have."""
-    with source.fs.open(source.path, "rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+    with (
+        source.fs.open(source.path, "rb") as binary,
+        io.TextIOWrapper(binary, "utf-8-sig", newline="") as text,
+    ):
         reader = csv.DictReader(text)
         missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
         if missing:
-            raise DataError(f"{source.name}: found columns {', '.join(reader.fieldnames or ()) or 'none'}, expected also {', '.join(missing)}")
+            raise DataError(
+                f"{source.name}: found columns {', '.join(reader.fieldnames or ()) or 'none'}, expected "
+                f"also {', '.join(missing)}"
+            )
         rows: list[Row] = []
         images: set[str] = set()
         for row in reader:

@@ -1,7 +1,8 @@
 """Questions to a finished index.
 
-In: the folder of an index and a DuckDB expression. Out: records. `where` is an expression over one row of `images`: image_id, width, height,
-objects (boxes that are neither crowd nor ignore), crowds, categories (a list of names); sub-queries may use the tables `images`, `annotations` and
+In: the folder of an index and a DuckDB expression. Out: records. `where` is an expression over one row of
+`images`: image_id, width, height, objects (boxes that are neither crowd nor ignore), crowds, categories (a
+list of names); sub-queries may use the tables `images`, `annotations` and
 `categories`, e.g.  objects >= 5 AND list_contains(categories, 'dog')
 """
 
@@ -40,10 +41,17 @@ class Index:
             fs, base = fsspec.core.url_to_fs(self.path)
         missing = [name for name in TABLES if not fs.exists(f"{base}/{name}.parquet")]
         if missing:
-            raise DataError(f"{self.path}: found no {', '.join(f'{name}.parquet' for name in missing)}, expected a finished index; run `spr index`")
+            raise DataError(
+                f"{self.path}: found no {', '.join(f'{name}.parquet' for name in missing)}, expected a "
+                "finished index; run `spr index`"
+            )
         self._fs = fs
-        self._boxes = pq.ParquetFile(fs.open(f"{base}/annotations.parquet", "rb"), read_dictionary=list(_TEXTS))
-        bounds = [self._boxes.metadata.row_group(n).column(0).statistics for n in range(self._boxes.num_row_groups)]
+        self._boxes = pq.ParquetFile(
+            fs.open(f"{base}/annotations.parquet", "rb"), read_dictionary=list(_TEXTS)
+        )
+        bounds = [
+            self._boxes.metadata.row_group(n).column(0).statistics for n in range(self._boxes.num_row_groups)
+        ]
         self._low, self._high = [s.min for s in bounds], [s.max for s in bounds]
 
     def connect(self) -> duckdb.DuckDBPyConnection:
@@ -58,21 +66,32 @@ class Index:
         return con
 
     def images(self, where: str = "") -> list[ImageRecord]:
-        """The images for which `where` holds, in order of image id. Raises ConfigError when DuckDB does not understand it."""
+        """The images for which `where` holds, in order of image id. Raises ConfigError when DuckDB does not
+        understand it.
+        """
         import duckdb
 
         with self.connect() as con:
             condition = f"WHERE ({where}\n)" if where.strip() else ""
             try:
-                table = con.sql(f"SELECT image_id, width, height FROM images {condition} ORDER BY image_id").to_arrow_table()
+                table = con.sql(
+                    f"SELECT image_id, width, height FROM images {condition} ORDER BY image_id"
+                ).to_arrow_table()
             except duckdb.Error as e:
                 known = ", ".join(con.sql("FROM images LIMIT 0").columns)
-                raise ConfigError(f"data.where: {where!r}: {str(e).splitlines()[0]}; columns: {known}") from None
+                raise ConfigError(
+                    f"data.where: {where!r}: {str(e).splitlines()[0]}; columns: {known}"
+                ) from None
         columns = (table[name].to_pylist() for name in table.column_names)
-        return [ImageRecord(image_id, image_id, width, height) for image_id, width, height in zip(*columns, strict=True)]
+        return [
+            ImageRecord(image_id, image_id, width, height)
+            for image_id, width, height in zip(*columns, strict=True)
+        ]
 
     def annotations_of(self, ids: Collection[str]) -> dict[str, Sequence[Annotation]]:
-        """The annotations of these images, each in source order. An image without annotations has an empty list."""
+        """The annotations of these images, each in source order. An image without annotations has an empty
+        list.
+        """
         found: dict[str, list[Annotation]] = {image_id: [] for image_id in ids}
         if not found:
             return {}
@@ -80,15 +99,20 @@ class Index:
         groups = [n for n in range(len(self._low)) if self._low[n] <= high and self._high[n] >= low]
         wanted = text_column(list(found))
         for n in groups:
-            table = self._boxes.read_row_group(n, use_threads=False)  # for a group this small threads cost more than they save
-            for annotation in _annotations(table.filter(pc.is_in(table["image_id"], wanted)).combine_chunks()):
+            # for a group this small threads cost more than they save
+            table = self._boxes.read_row_group(n, use_threads=False)
+            for annotation in _annotations(
+                table.filter(pc.is_in(table["image_id"], wanted)).combine_chunks()
+            ):
                 found[annotation.image_id].append(annotation)
         return dict(found)
 
     def rejected(self) -> dict[str, int]:
         """How many things were set aside, by reason."""
         with self.connect() as con:
-            return dict(con.sql("SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY reason").fetchall())
+            return dict(
+                con.sql("SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY reason").fetchall()
+            )
 
 
 def open_index(path: str) -> Index:
@@ -102,7 +126,10 @@ def _annotations(table: pa.Table) -> list[Annotation]:
     texts = [_texts(table[name].chunk(0)) for name in _TEXTS]
     boxes = np.stack([numbers_of(table[name].chunk(0)) for name in ("x1", "y1", "x2", "y2")], axis=1).tolist()
     flags = [table[name].to_pylist() for name in ("crowd", "ignore", "difficult")]
-    return [Annotation(a, i, c, (x1, y1, x2, y2), *f) for a, i, c, (x1, y1, x2, y2), f in zip(*texts, boxes, zip(*flags, strict=True), strict=True)]
+    return [
+        Annotation(a, i, c, (x1, y1, x2, y2), *f)
+        for a, i, c, (x1, y1, x2, y2), f in zip(*texts, boxes, zip(*flags, strict=True), strict=True)
+    ]
 
 
 def _texts(column: pa.DictionaryArray) -> list[str]:

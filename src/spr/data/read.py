@@ -1,4 +1,6 @@
-"""Which reader reads which format. A reader pours images and boxes into a spool; its docstring states the box convention of its format."""
+"""Which reader reads which format. A reader pours images and boxes into a spool; its docstring states the box
+convention of its format.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,17 @@ from spr.errors import DataError
 
 
 def read_all(config: DataConfig, store: ImageStore, spool: Spool, progress: Callable[[int], object]) -> None:
-    """Pour every annotation file of the configuration into the spool. `progress` is told how many more boxes were read."""
+    """Pour every annotation file of the configuration into the spool. `progress` is told how many more boxes
+    were read.
+    """
     sources = [open_source(name, config.format) for name in config.sources]
     if config.format in ("coco", "open_images", "visual_genome"):
         for source in sources:
             if source.is_folder():
-                raise DataError(f"data.annotations: {source.name}: found a folder, expected a file in {config.format} form")
+                raise DataError(
+                    f"data.annotations: {source.name}: found a folder, expected a file in {config.format} "
+                    "form"
+                )
     if config.format == "visual_genome":
         read_visual_genome(sources, spool, store, progress)
         return
@@ -32,19 +39,37 @@ def read_all(config: DataConfig, store: ImageStore, spool: Spool, progress: Call
         _read_one(config, source, store, spool, progress)
 
 
-def _read_one(config: DataConfig, source: Source, store: ImageStore, spool: Spool, progress: Callable[[int], object]) -> None:
+def _read_one(
+    config: DataConfig, source: Source, store: ImageStore, spool: Spool, progress: Callable[[int], object]
+) -> None:
     match config.format:
         case "coco":
             read_coco(source, spool, store, config.strip_folders, progress)
         case "open_images":
-            read_open_images(source, category_table(config.categories) if config.categories else None, spool, store, progress)
+            read_open_images(
+                source,
+                category_table(config.categories) if config.categories else None,
+                spool,
+                store,
+                progress,
+            )
         case "voc":
             read_voc(source, spool, progress)
         case "yolo":
             if config.categories is None:
-                raise DataError("data.categories: found nothing, expected the names of YOLO's classes (classes.txt, or data.yaml with `names:`)")
+                raise DataError(
+                    "data.categories: found nothing, expected the names of YOLO's classes (classes.txt, or "
+                    "data.yaml with `names:`)"
+                )
             read_yolo(source, category_names(config.categories), spool, store, progress)
         case "hf":
-            read_hf(source, config.hf, category_names(config.categories) if config.categories else (), spool, store, progress)
+            read_hf(
+                source,
+                config.hf,
+                category_names(config.categories) if config.categories else (),
+                spool,
+                store,
+                progress,
+            )
         case other:
             raise DataError(f"data.format: found {other!r}")

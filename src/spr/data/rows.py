@@ -1,7 +1,8 @@
-"""Images that lie in the rows of Parquet or Arrow files, as the `datasets` package writes them, by "<file>/<row>".
+"""Images that lie in the rows of Parquet or Arrow files, as the `datasets` package writes them, by
+"<file>/<row>".
 
-The image column is the first that holds encoded images: a struct with `bytes`, or binary. Of a Parquet file one row group is read at a time and
-the last one kept; Arrow files are memory-mapped.
+The image column is the first that holds encoded images: a struct with `bytes`, or binary. Of a Parquet file
+one row group is read at a time and the last one kept; Arrow files are memory-mapped.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def image_bytes(value: Any) -> bytes | None:
 
 
 class RowFiles:
-    """The few calls of an fsspec file system that an image store makes, over the rows below a folder. Not for several threads at once."""
+    """The few calls of an fsspec file system that an image store makes, over the rows below a folder. Not for
+    several threads at once.
+    """
 
     def __init__(self, folder: str) -> None:
         self._fs, self._folder = fsspec.core.url_to_fs(folder)
@@ -50,7 +53,9 @@ class RowFiles:
         if not row.isdecimal() or not self._fs.isfile(path):
             raise FileNotFoundError(name)
         if file not in self._tables:
-            self._tables[file] = _ArrowRows(path) if file.endswith(".arrow") else _ParquetRows(self._fs.open(path, "rb"))
+            self._tables[file] = (
+                _ArrowRows(path) if file.endswith(".arrow") else _ParquetRows(self._fs.open(path, "rb"))
+            )
         data = self._tables[file].image(int(row))
         if data is None:
             raise FileNotFoundError(name)

@@ -1,8 +1,8 @@
 """What a reader pours its images and boxes into: temporary files in source order, nothing judged yet.
 
-In: rows one by one, or COCO's columns by the batch. Out: a compact table of images in memory and a flat file of boxes in a working folder, which
-`finish` joins, judges and sorts. Keys are integers that are unique within one annotation file: COCO's own ids, or numbers that the spool gives to
-names.
+In: rows one by one, or COCO's columns by the batch. Out: a compact table of images in memory and a flat file
+of boxes in a working folder, which `finish` joins, judges and sorts. Keys are integers that are unique within
+one annotation file: COCO's own ids, or numbers that the spool gives to names.
 """
 
 from __future__ import annotations
@@ -59,16 +59,22 @@ class Spool:
         self._box_file = (folder / "boxes.bin").open("wb")
 
     def key_of(self, name: str) -> int:
-        """The number of a name (of an image or a category) in this annotation file; below zero, apart from a source's own numbers."""
+        """The number of a name (of an image or a category) in this annotation file; below zero, apart from a
+        source's own numbers.
+        """
         return self._names.setdefault((self.file, name), -1 - len(self._names))
 
     def image(self, key: int, path: object, width: int | None, height: int | None) -> None:
         """One image. With an unusable path or size it is set aside, and so are its boxes."""
         plain = safe_path(path) if isinstance(path, str) else None
         if plain is None:
-            self.bad_image(key, ImageError(str(path), "path_outside_root", "expected a path below the image root"))
+            self.bad_image(
+                key, ImageError(str(path), "path_outside_root", "expected a path below the image root")
+            )
         elif width is None or height is None or width < 1 or height < 1:
-            self.bad_image(key, ImageError(plain, "image_without_size", f"found {width} x {height}, expected pixels"))
+            self.bad_image(
+                key, ImageError(plain, "image_without_size", f"found {width} x {height}, expected pixels")
+            )
         else:
             self._image(key, plain, width, height)
 
@@ -103,7 +109,9 @@ class Spool:
             name, category = category, self.key_of(category)
             self.category(category, name)
         self.boxes += 1
-        self._box_rows.append((0, self.boxes, image, source, category, box, self.file, crowd, ignore, difficult))
+        self._box_rows.append(
+            (0, self.boxes, image, source, category, box, self.file, crowd, ignore, difficult)
+        )
         if len(self._box_rows) >= _BUFFERED:
             self._flush_boxes()
 
@@ -125,7 +133,9 @@ class Spool:
         self._box_file.close()
 
     def image_columns(self) -> tuple[NDArray[np.int64], pa.StringArray]:
-        """All images of a closed spool in source order: (n, 4) file, key, width, height, and (n,) paths. Width 0: the image was set aside."""
+        """All images of a closed spool in source order: (n, 4) file, key, width, height, and (n,) paths.
+        Width 0: the image was set aside.
+        """
         return np.concatenate(self._image_numbers), pa.concat_arrays(self._image_paths)
 
     def box_batches(self, size: int = 1 << 16) -> Iterator[Rows]:
@@ -140,7 +150,9 @@ class Spool:
 
     def _flush_images(self) -> None:
         self._image_numbers.append(
-            np.array([(file, key, width, height) for file, key, _, width, height in self._image_rows], np.int64).reshape(-1, 4)
+            np.array(
+                [(file, key, width, height) for file, key, _, width, height in self._image_rows], np.int64
+            ).reshape(-1, 4)
         )
         self._image_paths.append(text_column([row[2] for row in self._image_rows]))
         self._image_rows = []
@@ -158,8 +170,12 @@ def numbers_of(column: pa.Array) -> NDArray[Any]:
 
 
 def column_of(values: NDArray[Any]) -> pa.Array:
-    """A numpy column as an Arrow one, without `pa.array`: that imports pandas where it is installed (0.4 s and 40 MB)."""
-    buffer = np.packbits(values, bitorder="little") if values.dtype == np.bool_ else np.ascontiguousarray(values)
+    """A numpy column as an Arrow one, without `pa.array`: that imports pandas where it is installed (0.4 s
+    and 40 MB).
+    """
+    buffer = (
+        np.packbits(values, bitorder="little") if values.dtype == np.bool_ else np.ascontiguousarray(values)
+    )
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(buffer)])
 
 
@@ -167,4 +183,6 @@ def text_column(values: Sequence[str]) -> pa.Array:
     """Strings as an Arrow column, likewise."""
     data = [v.encode("utf-8", "replace") for v in values]
     offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
-    return pa.Array.from_buffers(pa.string(), len(data), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))])
+    return pa.Array.from_buffers(
+        pa.string(), len(data), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
+    )

@@ -1,7 +1,8 @@
 """Visual Genome: objects.json, and image_data.json for the images' addresses and sizes.
 
-Convention: x, y, w, h are pixels, x2 = x + w. The image's path is the last two parts of its address ("VG_100K_2/1592.jpg"), as the two zip files
-unpack. The category is the first of `names`. With objects.json alone, an entry's `image_url` gives the path, and the header the size.
+Convention: x, y, w, h are pixels, x2 = x + w. The image's path is the last two parts of its address
+("VG_100K_2/1592.jpg"), as the two zip files unpack. The category is the first of `names`. With objects.json
+alone, an entry's `image_url` gives the path, and the header the size.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from spr.types import Box, Dropped
 _DECODERS = {"": msgspec.json.Decoder(list[dict[str, Any]])}
 
 
-def read_visual_genome(sources: Sequence[Source], spool: Spool, store: ImageStore, progress: Callable[[int], object]) -> None:
-    """Pour both files (in any order) into the spool; entries with `objects` are boxes, the others are images."""
+def read_visual_genome(
+    sources: Sequence[Source], spool: Spool, store: ImageStore, progress: Callable[[int], object]
+) -> None:
+    """Pour both files (in any order) into the spool; entries with `objects` are boxes, the others are
+    images.
+    """
     for source in sources:
         images, boxes = spool.images, spool.boxes
         try:
@@ -43,7 +48,9 @@ def _entries(entries: Sequence[Any], alone: bool, spool: Spool, store: ImageStor
     for entry in entries:
         image = entry.get("image_id", entry.get("id")) if isinstance(entry, dict) else None
         if not isinstance(image, int):
-            spool.rejected.append(Dropped(repr(entry)[:80], "not_an_image", "expected an object with image_id"))
+            spool.rejected.append(
+                Dropped(repr(entry)[:80], "not_an_image", "expected an object with image_id")
+            )
             continue
         path = "/".join(str(entry.get("image_url", entry.get("url", ""))).split("/")[-2:])
         if "objects" not in entry:

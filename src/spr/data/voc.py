@@ -1,8 +1,9 @@
 """Pascal VOC: a folder with one XML file per image.
 
-Convention: xmin, ymin, xmax, ymax are pixels counted from 1, both inclusive (VOC devkit), so x1 = xmin - 1, x2 = xmax. Tools that count from 0 are
-thereby off by one pixel at the left and top. `difficult` is kept as a column (such objects are used). The image is `filename`, in the same folder
-below the image root as its XML file is below the annotations.
+Convention: xmin, ymin, xmax, ymax are pixels counted from 1, both inclusive (VOC devkit), so x1 = xmin - 1,
+x2 = xmax. Tools that count from 0 are thereby off by one pixel at the left and top. `difficult` is kept as a
+column (such objects are used). The image is `filename`, in the same folder below the image root as its XML
+file is below the annotations.
 """
 
 from __future__ import annotations
@@ -29,11 +30,18 @@ def read_voc(source: Source, spool: Spool, progress: Callable[[int], object]) ->
         width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
         filename = (root.findtext("filename") or "").strip()
         path = posixpath.join(posixpath.dirname(file), filename) if filename else None
-        spool.image(image, path, None if width is None else int(width), None if height is None else int(height))
+        spool.image(
+            image, path, None if width is None else int(width), None if height is None else int(height)
+        )
         objects = root.findall("object")
         for element in objects:
             category = (element.findtext("name") or "").strip() or spool.key_of("")
-            spool.box(image, category, _box(element), difficult=(element.findtext("difficult") or "0").strip() == "1")
+            spool.box(
+                image,
+                category,
+                _box(element),
+                difficult=(element.findtext("difficult") or "0").strip() == "1",
+            )
         progress(len(objects))
 
 

@@ -1,8 +1,10 @@
 """YOLO: a folder of text files, one per image, beside the folder of images.
 
-Convention: each line is `class centre_x centre_y width height`, fractions of the image's sides. labels/train/a.txt belongs to train/a.jpg below the
-image root. Sizes come from the images' headers. Class numbers are places in `data.categories` (classes.txt, or data.yaml with `names:`).
-An image without a text file has no objects. A line with another count of numbers (a polygon, a confidence) is no box and is set aside.
+Convention: each line is `class centre_x centre_y width height`, fractions of the image's sides.
+labels/train/a.txt belongs to train/a.jpg below the image root. Sizes come from the images' headers. Class
+numbers are places in `data.categories` (classes.txt, or data.yaml with `names:`). An image without a text
+file has no objects. A line with another count of numbers (a polygon, a confidence) is no box and is set
+aside.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ from spr.types import Box, Frame
 _AT_ONCE = 512  # images whose headers are read together
 
 
-def read_yolo(source: Source, names: Sequence[str], spool: Spool, store: ImageStore, progress: Callable[[int], object]) -> None:
-    """Pour the label files into the spool. One without image is set aside as missing_image, with its boxes."""
+def read_yolo(
+    source: Source, names: Sequence[str], spool: Spool, store: ImageStore, progress: Callable[[int], object]
+) -> None:
+    """Pour the label files into the spool. One without image is set aside as missing_image, with its
+    boxes.
+    """
     for number, name in enumerate(names):
         spool.category(number, name)
     labels = {_stem(file) for file in source.files(".txt") if file.rpartition("/")[2] != "classes.txt"}

@@ -1,4 +1,5 @@
-"""Read and write boxes in the notation of every model family, without losing a byte. Needs the standard library only.
+"""Read and write boxes in the notation of every model family, without losing a byte. Needs the standard
+library only.
 
 >>> from spr.dialects import Frame, get_dialect
 >>> d, frame = get_dialect("qwen3_vl"), Frame(640, 480)

@@ -1,8 +1,9 @@
 """A dialect = a grammar (where numbers and phrases stand) + a contract (what the numbers mean).
 
-In: any string and the size of the original image. Out: a `GroundedText`; edited texts; new texts. Reading is total and linear: no string raises, and
-`render(parse(t)) == t`. Editing rewrites only the numbers of the edited box, in the style observed around it. Box values are decoded floats exactly
-as written: never swapped, clipped or guessed.
+In: any string and the size of the original image. Out: a `GroundedText`; edited texts; new texts. Reading is
+total and linear: no string raises, and `render(parse(t)) == t`. Editing rewrites only the numbers of the
+edited box, in the style observed around it. Box values are decoded floats exactly as written: never swapped,
+clipped or guessed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from spr.dialects.resize import frame_for
 from spr.errors import DialectError
 from spr.types import Box, Frame, GroundedText, Mention, Problem, Span
 
-Part: TypeAlias = str | tuple[str | None, Sequence[Box]]  # of a text to write: words, or a phrase with its boxes in pixels
+# of a text to write: words, or a phrase with its boxes in pixels
+Part: TypeAlias = str | tuple[str | None, Sequence[Box]]
 Edits: TypeAlias = Mapping[tuple[int, int], Box | None]
 Change: TypeAlias = tuple[Span, str]  # what stands at a span from now on
 _THINK = re.compile(r"<think>|</think>")
-_TURN = re.compile(r"</?s>|<(?:eos|bos|pad)>|<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>|</?answer>")  # what a decoder may leave of the chat
-_ABSENT = re.compile(r"\s*(?:```[a-z]*\s*)?(none|\[\s*\])\.?\s*(?:```)?\s*", re.IGNORECASE)  # the whole answer is "there is none"
+# what a decoder may leave of the chat
+_TURN = re.compile(r"</?s>|<(?:eos|bos|pad)>|<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>|</?answer>")
+# the whole answer is "there is none"
+_ABSENT = re.compile(r"\s*(?:```[a-z]*\s*)?(none|\[\s*\])\.?\s*(?:```)?\s*", re.IGNORECASE)
 
 
 class Grammar(Protocol):
@@ -56,7 +60,9 @@ class Grammar(Protocol):
 
 
 def _draft_spans(text: str) -> tuple[list[Span], list[Span]]:
-    """Spans of thinking (drafts), and spans of stray tags. A text that only closes began inside its thought; an unclosed one never ends it."""
+    """Spans of thinking (drafts), and spans of stray tags. A text that only closes began inside its thought;
+    an unclosed one never ends it.
+    """
     drafts: list[Span] = []
     stray: list[Span] = []
     start: int | None = None
@@ -124,7 +130,8 @@ def _plain(text: str, layout: Layout) -> str:
 class Dialect:
     """How one model family writes boxes. Get one with `get_dialect(name)`.
 
-    `contract` says what the numbers mean, `prompts` how the family is asked, `token_pattern` finds the coordinate text of one box per match.
+    `contract` says what the numbers mean, `prompts` how the family is asked, `token_pattern` finds the
+    coordinate text of one box per match.
     """
 
     name: str
@@ -141,27 +148,34 @@ class Dialect:
         return self.grammar.token_pattern
 
     def model_size(self, frame: Frame) -> tuple[int, int]:
-        """(width, height) of what the coordinates span. Raises ValueError for an image that the model cannot see."""
+        """(width, height) of what the coordinates span. Raises ValueError for an image that the model cannot
+        see.
+        """
         return self.codec.size(frame)
 
     def frame_for(self, config: Any, frame: Frame) -> Frame:
-        """The size that a processor gives to the image: an image processor, its configuration or its `size`. For Qwen2.5-VL's kind only.
+        """The size that a processor gives to the image: an image processor, its configuration or its `size`.
+        For Qwen2.5-VL's kind only.
 
-        Raises DialectError for a family whose numbers do not depend on it, ValueError for an image that the processor refuses.
+        Raises DialectError for a family whose numbers do not depend on it, ValueError for an image that the
+        processor refuses.
         """
         if self.codec.frame != "resized":
             raise DialectError(
-                f"{self.name}: found coordinates of the {self.codec.frame} image, expected a family that writes pixels of the resized image"
+                f"{self.name}: found coordinates of the {self.codec.frame} image, expected a family that "
+                "writes pixels of the resized image"
             )
         return frame_for(config, frame)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.contract}"
 
-    # --- reading ---------------------------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def layout(self, text: str) -> Layout:
-        """Where everything stands in a text, before numbers become pixels; drafts are only in its problems."""
+        """Where everything stands in a text, before numbers become pixels; drafts are only in its
+        problems.
+        """
         drafts, stray = _draft_spans(text) if "think>" in text else ([], [])
         outside = _merge([*drafts, *stray, *(tag.span() for tag in _TURN.finditer(text))])
         answer = blanked(text, outside)
@@ -213,13 +227,14 @@ class Dialect:
         """(start, end) of every number of every readable box of the answer, in order."""
         return self.layout(text).numbers()
 
-    # --- writing ---------------------------------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def render(self, g: GroundedText, frame: Frame) -> str:
         """The text of g, byte for byte. Raises DialectError for another frame: see `convert`."""
         if frame != g.frame:
             raise DialectError(
-                f"{self.name}: found an image of {frame.width}x{frame.height}, expected the text's own {g.frame.width}x{g.frame.height}; "
+                f"{self.name}: found an image of {frame.width}x{frame.height}, expected the text's own "
+                f"{g.frame.width}x{g.frame.height}; "
                 "convert() moves a text to another frame"
             )
         return g.text
@@ -227,9 +242,14 @@ class Dialect:
     def _numbers(self, box: Box, frame: Frame, decimals: int, widths: Sequence[int] = ()) -> list[str]:
         """The numbers of a box as strings, with `decimals` and zero padding to `widths`."""
         if not all(math.isfinite(v) for v in box):
-            raise DialectError(f"{self.name}: found the box {tuple(box)}, expected four finite numbers of pixels")
+            raise DialectError(
+                f"{self.name}: found the box {tuple(box)}, expected four finite numbers of pixels"
+            )
         values = self.codec.encode(box, frame, decimals, self.official)
-        return [f"{v:.{decimals}f}".zfill(width) for v, width in zip(values, widths or [self.grammar.digits] * len(values), strict=True)]
+        return [
+            f"{v:.{decimals}f}".zfill(width)
+            for v, width in zip(values, widths or [self.grammar.digits] * len(values), strict=True)
+        ]
 
     def restyled(self, text: str, raw: RawBox, box: Box, frame: Frame) -> list[Change]:
         """What makes `box` out of a box in `text`, with the decimals and the zero padding found in it."""
@@ -240,7 +260,8 @@ class Dialect:
         return list(zip(raw.numbers, self._numbers(box, frame, decimals, widths), strict=True))
 
     def replace_boxes(self, g: GroundedText, edits: Edits, frame: Frame) -> GroundedText:
-        """A new grounded text in which box b of mention m is `edits[m, b]` (pixels), or gone (None). Other bytes stay.
+        """A new grounded text in which box b of mention m is `edits[m, b]` (pixels), or gone (None). Other
+        bytes stay.
 
         Raises KeyError naming an unknown (m, b), DialectError for another frame or a box that is not finite.
         """
@@ -264,7 +285,9 @@ class Dialect:
         return self.grammar.box_text(self._numbers(box, frame, self.codec.decimals))
 
     def compose(self, parts: Sequence[Part], frame: Frame) -> str:
-        """A new text from strings and (phrase or None, boxes). Raises DialectError for what the notation cannot say."""
+        """A new text from strings and (phrase or None, boxes). Raises DialectError for what the notation
+        cannot say.
+        """
         written: list[Written] = []
         for part in parts:
             if isinstance(part, str):
@@ -272,9 +295,14 @@ class Dialect:
                 continue
             phrase, boxes = part
             if phrase is not None and not phrase.strip():
-                raise DialectError(f"{self.name}: found the phrase {phrase!r}, expected words, or None for a box without a phrase")
+                raise DialectError(
+                    f"{self.name}: found the phrase {phrase!r}, expected words, or None for a box without "
+                    "a phrase"
+                )
             if phrase is not None and (_THINK.search(phrase) or _TURN.search(phrase)):
-                raise DialectError(f"{self.name}: found a tag of the chat in the phrase {phrase!r}, expected none")
+                raise DialectError(
+                    f"{self.name}: found a tag of the chat in the phrase {phrase!r}, expected none"
+                )
             written.append((phrase, [self._numbers(box, frame, self.codec.decimals) for box in boxes]))
         try:
             return self.grammar.compose(written)

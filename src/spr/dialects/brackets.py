@@ -1,7 +1,9 @@
-"""Plain-text notations: the box stands in brackets behind its phrase, and nothing marks where the phrase begins.
+"""Plain-text notations: the box stands in brackets behind its phrase, and nothing marks where the phrase
+begins.
 
-Ferret `a dog [1, 2, 3, 4] [5, 6, 7, 8]` · Shikra `a dog[0.1,0.2,0.3,0.4;0.5,0.6,0.7,0.8]` · LLaVA-1.5 `[0.12, 0.34, 0.56, 0.78]` ·
-CogVLM `a dog[[086,540,400,760]]`. Also the helpers that every grammar uses: what a number is, and which words before a box are its phrase.
+Ferret `a dog [1, 2, 3, 4] [5, 6, 7, 8]` · Shikra `a dog[0.1,0.2,0.3,0.4;0.5,0.6,0.7,0.8]` · LLaVA-1.5 `[0.12,
+0.34, 0.56, 0.78]` · CogVLM `a dog[[086,540,400,760]]`. Also the helpers that every grammar uses: what a
+number is, and which words before a box are its phrase.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _STOP = re.compile(r"[\[\]\n]")
 
 
 def numbers_in(text: str, start: int, end: int) -> list[Span] | None:
-    """Spans of the numbers in text[start:end]; None when something else than numbers and separators stands there."""
+    """Spans of the numbers in text[start:end]; None when something else than numbers and separators stands
+    there.
+    """
     if _JUNK.search(text, start, end):
         return None
     spans = [m.span() for m in NUMBER.finditer(text, start, end)]
@@ -40,7 +44,9 @@ def numbers_in(text: str, start: int, end: int) -> list[Span] | None:
 
 
 def guess_phrase(text: str, start: int, end: int, layout: Layout) -> tuple[str | None, int]:
-    """The text before a box since the last sign, without leading "and", "with", "there is", and where it begins. Noted as a guess."""
+    """The text before a box since the last sign, without leading "and", "with", "there is", and where it
+    begins. Noted as a guess.
+    """
     begin = start
     layout.steps += end - start
     for sign in _BOUNDARY.finditer(text, start, end):
@@ -58,7 +64,9 @@ def guess_phrase(text: str, start: int, end: int, layout: Layout) -> tuple[str |
 
 @dataclass(frozen=True)
 class BracketGrammar:
-    """`depth` brackets around the numbers; `separator` between numbers; `join` between boxes (";" inside the bracket, " " between brackets)."""
+    """`depth` brackets around the numbers; `separator` between numbers; `join` between boxes (";" inside the
+    bracket, " " between brackets).
+    """
 
     depth: int
     separator: str
@@ -100,7 +108,9 @@ class BracketGrammar:
         return layout
 
     def _bracket(self, text: str, opened: int, layout: Layout) -> tuple[list[RawBox], Span | None, int]:
-        """The boxes of the bracket that opens at `opened`, its span (None: not a box at all), and where to go on."""
+        """The boxes of the bracket that opens at `opened`, its span (None: not a box at all), and where to go
+        on.
+        """
         inner = opened + 1
         while text[inner : inner + 1] == "[":
             inner += 1
@@ -148,7 +158,10 @@ class BracketGrammar:
 
     def _mention(self, phrase: str | None, boxes: Sequence[Sequence[str]]) -> str:
         if phrase is not None and ("[" in phrase or "]" in phrase):
-            raise DialectError(f"found a bracket in the phrase {phrase!r}, expected none: brackets hold boxes in this notation")
+            raise DialectError(
+                f"found a bracket in the phrase {phrase!r}, expected none: brackets hold boxes in this "
+                "notation"
+            )
         if self.join == ";" and boxes:
             text = self.box_text([";".join(self.separator.join(box) for box in boxes)])
         else:

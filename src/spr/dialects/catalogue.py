@@ -15,7 +15,8 @@ def known_names() -> tuple[str, ...]:
 
 
 def get_dialect(name: str, *, encode: str = "nearest", **options: Any) -> Dialect:
-    """The dialect of that name. `encode="official"` writes with the published formula. Options of a family are keywords.
+    """The dialect of that name. `encode="official"` writes with the published formula. Options of a family
+    are keywords.
 
     Raises DialectError (a ValueError) for an unknown name or option, listing the known ones.
     """

@@ -1,7 +1,9 @@
-"""Numbers of a notation <-> pixels of the original image. The one place with divisors, offsets, paddings and roundings.
+"""Numbers of a notation <-> pixels of the original image. The one place with divisors, offsets, paddings and
+roundings.
 
-Decoding is always in floats: `(v + offset) * side / divisor - pad`. Encoding writes the value whose float decode is nearest (ties to even), clamped
-to [0, inclusive maximum] and never to the image; `official=True` uses the formula that the family published, where there is one.
+Decoding is always in floats: `(v + offset) * side / divisor - pad`. Encoding writes the value whose float
+decode is nearest (ties to even), clamped to [0, inclusive maximum] and never to the image; `official=True`
+uses the formula that the family published, where there is one.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ from spr.types import Box, Frame
 
 FrameKind: TypeAlias = Literal["original", "padded to a square", "resized"]
 ModelSize: TypeAlias = Callable[[Frame], tuple[int, int]]
-Encoder: TypeAlias = Callable[[float, float], float]  # (pixels on the model's image, its side) -> the number to write
+# (pixels on the model's image, its side) -> the number to write
+Encoder: TypeAlias = Callable[[float, float], float]
 
 
 def original_size(frame: Frame) -> tuple[int, int]:
     """(width, height) of the original image. Raises ValueError for an image that has no pixels."""
     if frame.width < 1 or frame.height < 1:
-        raise ValueError(f"image size: found {frame.width}x{frame.height}, expected sides of at least 1 pixel")
+        raise ValueError(
+            f"image size: found {frame.width}x{frame.height}, expected sides of at least 1 pixel"
+        )
     return frame.width, frame.height
 
 
@@ -34,7 +39,9 @@ def square_size(frame: Frame) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class LinearCodec:
-    """v in [0, maximum] on each axis, `divisor` units per side (None: one unit per pixel of the resized image)."""
+    """v in [0, maximum] on each axis, `divisor` units per side (None: one unit per pixel of the resized
+    image).
+    """
 
     divisor: float | None
     maximum: float | None  # None: the resized side - 1
@@ -44,10 +51,13 @@ class LinearCodec:
     decimals: int = 0
     official: Encoder | None = None
     size: ModelSize = original_size
-    truncate: bool = False  # decode to whole pixels as transformers' Florence-2 does: lossy, exempt from the round-trip law
+    # decode to whole pixels as transformers' Florence-2 does: lossy, exempt from the round-trip law
+    truncate: bool = False
 
     def axes(self, frame: Frame) -> tuple[tuple[float, float, float, float], ...]:
-        """(pixels of the side, units of the side, pad in pixels, inclusive maximum) of each written number. Raises ValueError for a bad frame."""
+        """(pixels of the side, units of the side, pad in pixels, inclusive maximum) of each written number.
+        Raises ValueError for a bad frame.
+        """
         pairs = []
         for model, side in zip(self.size(frame), (frame.width, frame.height), strict=True):
             if self.divisor is None or self.maximum is None:
@@ -62,10 +72,14 @@ class LinearCodec:
         axes = self.axes(frame)
         if self.truncate:
             a, b, c, d = (
-                float(math.trunc(_f32(_f32(v + self.offset) * _f32(side / units)))) for v, (side, units, _, _) in zip(values, axes, strict=True)
+                float(math.trunc(_f32(_f32(v + self.offset) * _f32(side / units))))
+                for v, (side, units, _, _) in zip(values, axes, strict=True)
             )
         else:
-            a, b, c, d = ((v + self.offset) * side / units - pad for v, (side, units, pad, _) in zip(values, axes, strict=True))
+            a, b, c, d = (
+                (v + self.offset) * side / units - pad
+                for v, (side, units, pad, _) in zip(values, axes, strict=True)
+            )
         return (a, b, c, d) if self.order == "xyxy" else (b, a, d, c)
 
     def in_range(self, values: tuple[float, ...], frame: Frame) -> bool:
@@ -94,7 +108,8 @@ def _f32(v: float) -> float:
 class PatchCodec:
     """Kosmos-2: two cells of a 32 x 32 grid, upper-left and lower-right, id = row * 32 + column.
 
-    Decoded to the cells' centres; where both lie in the same column or row to the outer edges, as transformers' patch_index_to_coordinate does.
+    Decoded to the cells' centres; where both lie in the same column or row to the outer edges, as
+    transformers' patch_index_to_coordinate does.
     """
 
     divisor: float = 32
@@ -119,7 +134,9 @@ class PatchCodec:
         return all(0 <= v <= self.maximum for v in values)
 
     def encode(self, box: Box, frame: Frame, decimals: int, official: bool) -> tuple[float, ...]:
-        """floor for the upper-left cell, ceil - 1 for the lower-right one, with 1e-6 slack for float noise."""
+        """floor for the upper-left cell, ceil - 1 for the lower-right one, with 1e-6 slack for float
+        noise.
+        """
         n = int(self.divisor)
         x1, y1, x2, y2 = (v / side * n for v, side in zip(box, self.size(frame) * 2, strict=True))
         slack = 0.0 if official else 1e-6

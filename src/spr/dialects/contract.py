@@ -1,4 +1,6 @@
-"""What the numbers of a notation mean, and how its family is asked: two small records, each with its source."""
+"""What the numbers of a notation mean, and how its family is asked: two small records, each with its
+source.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A form of question. `text` has {expression}, {phrases} or {region} where they belong; `source` says who published it."""
+    """A form of question. `text` has {expression}, {phrases} or {region} where they belong; `source` says who
+    published it.
+    """
 
     text: str
     source: str
@@ -17,7 +21,8 @@ class Prompt:
 class Contract:
     """What the numbers of a notation mean. `str(contract)` is one readable line.
 
-    Formulas: x = pixels on the model's image, v = a written number, W = a side of the original image, S = its longer side.
+    Formulas: x = pixels on the model's image, v = a written number, W = a side of the original image, S = its
+    longer side.
     """
 
     order: str  # xyxy, yxyx, or cell ids
@@ -25,7 +30,9 @@ class Contract:
     maximum: float | None  # inclusive; None = resized side - 1
     offset: float  # in units, added before decoding
     frame: str  # original, padded to a square, resized to ...
-    encode: str  # the published encoder as a formula, or "not published"; get_dialect(..., encode="official") writes with it
+    # the published encoder as a formula, or "not published"; get_dialect(..., encode="official") writes with
+    # it
+    encode: str
     official_decode: str  # the published decoder as a formula; ours is always its float form
     phrase: str  # where the phrase stands
     several: str  # how several boxes of one phrase are written
@@ -35,12 +42,17 @@ class Contract:
     @property
     def scale(self) -> str:
         """Units and inclusive range in words."""
-        return "pixels, 0 to side - 1" if self.divisor is None else f"{self.divisor:g} per side, 0 to {self.maximum:g}"
+        return (
+            "pixels, 0 to side - 1"
+            if self.divisor is None
+            else f"{self.divisor:g} per side, 0 to {self.maximum:g}"
+        )
 
     def __str__(self) -> str:
         offset = f" · offset {self.offset:g}" if self.offset else ""
         mark = "" if self.verified else " · unverified"
         return (
-            f"{self.order} · {self.scale} · {self.frame}{offset} · encode {self.encode} · decode {self.official_decode}"
+            f"{self.order} · {self.scale} · {self.frame}{offset} · encode {self.encode} · decode "
+            f"{self.official_decode}"
             f" · phrase {self.phrase} · several boxes: {self.several} · {self.source}{mark}"
         )

@@ -1,7 +1,9 @@
-"""A grounded text in another notation, or for another size of the image. Exports need it: the same answer for a model that sees another frame.
+"""A grounded text in another notation, or for another size of the image. Exports need it: the same answer for
+a model that sees another frame.
 
-In: a grounded text and the two dialects. Out: a new text. The same notation: numbers are rewritten in place and every other byte stays. Another one:
-the words and the mentions are composed anew, without the markup of the old notation.
+In: a grounded text and the two dialects. Out: a new text. The same notation: numbers are rewritten in place
+and every other byte stays. Another one: the words and the mentions are composed anew, without the markup of
+the old notation.
 """
 
 from __future__ import annotations
@@ -11,22 +13,31 @@ from spr.dialects.layout import Layout
 from spr.errors import DialectError
 from spr.types import Box, Frame, GroundedText
 
-UNREADABLE = frozenset(("truncated", "wrong_arity", "not_a_number", "non_box_payload", "draft_box", "frame_error"))
+UNREADABLE = frozenset(
+    ("truncated", "wrong_arity", "not_a_number", "non_box_payload", "draft_box", "frame_error")
+)
 
 
 def convert(g: GroundedText, frame: Frame, source: Dialect, target: Dialect) -> str:
-    """The text of g as `target` writes it about an image of size `frame`: boxes keep their place relative to the image's sides.
+    """The text of g as `target` writes it about an image of size `frame`: boxes keep their place relative to
+    the image's sides.
 
-    Raises DialectError for a box in g that cannot be read (it cannot be carried over) and for what the target cannot say.
+    Raises DialectError for a box in g that cannot be read (it cannot be carried over) and for what the target
+    cannot say.
     """
     if (source.name, source.options, g.frame) == (target.name, target.options, frame):
         return g.text
     for problem in g.problems:
         if problem.kind in UNREADABLE:
             start, end = problem.span
-            raise DialectError(f"{source.name}: found {problem.kind} at {start}-{end} ({g.text[start:end][:40]!r}), expected readable boxes only")
+            raise DialectError(
+                f"{source.name}: found {problem.kind} at {start}-{end} ({g.text[start:end][:40]!r}), "
+                "expected readable boxes only"
+            )
     sx, sy = frame.width / g.frame.width, frame.height / g.frame.height
-    boxes = [[(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in mention.boxes] for mention in g.mentions]
+    boxes = [
+        [(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in mention.boxes] for mention in g.mentions
+    ]
     layout = source.layout(g.text)
     if source.grammar == target.grammar:
         changes: list[Change] = []

@@ -1,7 +1,8 @@
 """What a family is made of, and how its file puts it together.
 
-Facts are from the families' official code, model cards and maintainers' answers; what no primary source says is marked unverified. An `official`
-encoder is the published formula, x on an image of side `side`; it stands beside its text in the contract.
+Facts are from the families' official code, model cards and maintainers' answers; what no primary source says
+is marked unverified. An `official` encoder is the published formula, x on an image of side `side`; it stands
+beside its text in the contract.
 """
 
 from __future__ import annotations
@@ -22,14 +23,38 @@ NOT_PUBLISHED = "not published"
 
 
 def family(
-    grammar: Grammar, codec: Codec, source: str, *, decode: str, phrase: str, several: str, encode: str = NOT_PUBLISHED, frame: str = "",
-    verified: bool = True, **prompts: Given,
-) -> Family:  # fmt: skip
-    """The contract takes its numbers from the codec. `prompts`: the forms of question that the family publishes; one that it does not is absent."""
+    grammar: Grammar,
+    codec: Codec,
+    source: str,
+    *,
+    decode: str,
+    phrase: str,
+    several: str,
+    encode: str = NOT_PUBLISHED,
+    frame: str = "",
+    verified: bool = True,
+    **prompts: Given,
+) -> Family:
+    """The contract takes its numbers from the codec. `prompts`: the forms of question that the family
+    publishes; one that it does not is absent.
+    """
     contract = Contract(
-        codec.order, codec.divisor, codec.maximum, codec.offset, frame or codec.frame, encode, decode, phrase, several, source, verified
+        codec.order,
+        codec.divisor,
+        codec.maximum,
+        codec.offset,
+        frame or codec.frame,
+        encode,
+        decode,
+        phrase,
+        several,
+        source,
+        verified,
     )
-    forms = {name: Prompt(given, source) if isinstance(given, str) else Prompt(*given) for name, given in prompts.items()}
+    forms = {
+        name: Prompt(given, source) if isinstance(given, str) else Prompt(*given)
+        for name, given in prompts.items()
+    }
     return grammar, codec, contract, forms
 
 

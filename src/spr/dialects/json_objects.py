@@ -1,7 +1,9 @@
-"""JSON notations: `[{"bbox_2d": [x1, y1, x2, y2], "label": "x"}]`, fenced or not, in a list, alone, or one per line, with prose around.
+"""JSON notations: `[{"bbox_2d": [x1, y1, x2, y2], "label": "x"}]`, fenced or not, in a list, alone, or one
+per line, with prose around.
 
-Objects are found wherever they stand and edited in place: extra keys, their order, fences and blanks stay. A scanner of our own, because a JSON
-library neither reads a text that breaks off nor says where a number stands.
+Objects are found wherever they stand and edited in place: extra keys, their order, fences and blanks stay. A
+scanner of our own, because a JSON library neither reads a text that breaks off nor says where a number
+stands.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ _NEXT = re.compile(r"\s*([,}])")
 _END = re.compile(r"\s*\}")
 _OPEN = r'"(?:[^"\\\n]|\\.)*+\\?+(?:"\s*+:?+\s*+)?+'
 _OPEN_STRING = _OPEN + "|" + _OPEN.replace('"', "'")
-_CUT = re.compile(rf"\s*+(?:{_OPEN_STRING}|[\[\]\s0-9.,\-]*+|[a-zA-Z]*+)\Z")  # what a broken-off object ends with
+# what a broken-off object ends with
+_CUT = re.compile(rf"\s*+(?:{_OPEN_STRING}|[\[\]\s0-9.,\-]*+|[a-zA-Z]*+)\Z")
 _BARE = re.compile(r"\[[^\[\]\n]*\]")
 _LINE = re.compile(rf"^[ \t]*({N}(?:[ \t]*,[ \t]*{N}){{3}})(?:[ \t,]+([^\n]*))?$", re.MULTILINE)
 _WRAPPER = re.compile(r"\{\s*(?:\"[^\"{}\n]*\"|'[^'{}\n]*')\s*:")
 _AFTER = re.compile(r"[\s,]*\]?\s*\}?\s*(?:```)?")
 _JOINT = re.compile(r"[\s,;.]*+(?:and)?[\s,;.]*+\Z")
-_OTHER_SHAPES = frozenset(("point_2d", "point", "points", "polygon", "mask", "keypoints", "quad"))  # of answers without a box
+# of answers without a box
+_OTHER_SHAPES = frozenset(("point_2d", "point", "points", "polygon", "mask", "keypoints", "quad"))
 
 
 @dataclass
@@ -64,18 +68,23 @@ class JsonGrammar:
     """`key` holds the box. Labels stand under `label` (or the known other names when there is none)."""
 
     key: str
-    token_pattern: re.Pattern[str] = field(default=re.compile(rf"(?<=\[)\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=\])"), compare=False)
+    token_pattern: re.Pattern[str] = field(
+        default=re.compile(rf"(?<=\[)\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=\])"), compare=False
+    )
     digits: int = 0
     label_keys: tuple[str, ...] = ("label", "text_content", "name", "class", "description")
 
     def scan(self, text: str) -> Layout:
-        """All objects with a box, in order; without any, lines `x1,y1,x2,y2 label` or bare lists of four numbers."""
+        """All objects with a box, in order; without any, lines `x1,y1,x2,y2 label` or bare lists of four
+        numbers.
+        """
         layout = Layout(steps=len(text))
         at, objects = 0, []
         while (at := text.find("{", at)) >= 0:
             found, after = self._object(text, at, layout)
             layout.steps += 2 * (after - at)
-            if found.is_answer or (found.closed and found.label):  # an object whose box was removed keeps its label
+            # an object whose box was removed keeps its label
+            if found.is_answer or (found.closed and found.label):
                 objects.append(found)
             at = max(after, at + 1)
         for found in objects:
@@ -115,7 +124,9 @@ class JsonGrammar:
         elif not found.closed and found.box_member is not None:
             layout.problem("tag_mismatch", start, at)
         elif key is not None and stop is None and name == self.key:
-            layout.problem("non_box_payload" if text[at : at + 1] == "{" else "not_a_number", key.start(1), at)
+            layout.problem(
+                "non_box_payload" if text[at : at + 1] == "{" else "not_a_number", key.start(1), at
+            )
         found.end = at
         return found, at
 
@@ -204,7 +215,9 @@ class JsonGrammar:
         return (members[k - 1][1], members[k][1]) if k else members[k]
 
     def _labels(self, text: str, objects: Sequence[_Object], layout: Layout) -> None:
-        """For the plain text: each list with its fence becomes its labels, as a sentence. Prose between two lists stays."""
+        """For the plain text: each list with its fence becomes its labels, as a sentence. Prose between two
+        lists stays.
+        """
         floor, first = 0, 0
         for k, found in enumerate(objects):
             following = objects[k + 1].start if k + 1 < len(objects) else len(text)
@@ -214,7 +227,9 @@ class JsonGrammar:
             after = _AFTER.match(text, found.end, following)
             floor = after.end() if after else found.end
             labels = [o.label for o in objects[first : k + 1] if o.label]
-            joined = (", ".join(labels[:-1]) + " and " if len(labels) > 1 else "") + (labels[-1] + "." if labels else "")
+            joined = (", ".join(labels[:-1]) + " and " if len(labels) > 1 else "") + (
+                labels[-1] + "." if labels else ""
+            )
             layout.replaced.append(((start, floor), f" {joined} "))
             first = k + 1
         layout.steps += 2 * len(text)
@@ -250,7 +265,9 @@ class JsonGrammar:
         return f'{{"{self.key}": [{", ".join(numbers)}]}}'
 
     def compose(self, parts: Sequence[Written]) -> str:
-        """One fenced list, an object per mention. Words may stand before the first and behind the last object only."""
+        """One fenced list, an object per mention. Words may stand before the first and behind the last object
+        only.
+        """
         mentions = [k for k, part in enumerate(parts) if not isinstance(part, str)]
         if not mentions:
             return "".join(p for p in parts if isinstance(p, str))
@@ -260,15 +277,25 @@ class JsonGrammar:
             if not isinstance(part, str):
                 objects.append(self._compose_object(*part))
             elif not _JOINT.match(part):
-                raise DialectError(f"found the words {part!r} between boxes, expected none: a JSON list holds labels only")
+                raise DialectError(
+                    f"found the words {part!r} between boxes, expected none: a JSON list holds labels only"
+                )
         before = "".join(p for p in parts[:first] if isinstance(p, str))
         after = "".join(p for p in parts[last + 1 :] if isinstance(p, str))
         body = "```json\n[\n" + ",\n".join(f"\t{o}" for o in objects) + "\n]\n```"
-        return before + ("\n" if before and not before.endswith("\n") else "") + body + ("\n" if after and not after.startswith("\n") else "") + after
+        return (
+            before
+            + ("\n" if before and not before.endswith("\n") else "")
+            + body
+            + ("\n" if after and not after.startswith("\n") else "")
+            + after
+        )
 
     def _compose_object(self, phrase: str | None, boxes: Sequence[Sequence[str]]) -> str:
         if len(boxes) != 1:
-            raise DialectError(f"found {len(boxes)} boxes under one label, expected 1: repeat the object instead")
+            raise DialectError(
+                f"found {len(boxes)} boxes under one label, expected 1: repeat the object instead"
+            )
         label = f', "label": {json.dumps(phrase, ensure_ascii=False)}' if phrase is not None else ""
         return f'{{"{self.key}": [{", ".join(boxes[0])}]{label}}}'
 
@@ -293,7 +320,9 @@ def _unquote(literal: str) -> str:
     if "\\" not in body:
         return body
     try:
-        value = json.loads('"' + (body.replace('"', '\\"').replace("\\'", "'") if literal[0] == "'" else body) + '"')
+        value = json.loads(
+            '"' + (body.replace('"', '\\"').replace("\\'", "'") if literal[0] == "'" else body) + '"'
+        )
     except json.JSONDecodeError:
         return body
     return str(value)

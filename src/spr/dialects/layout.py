@@ -1,6 +1,8 @@
-"""What a grammar finds in a text, before numbers become pixels: where every number, box, container and phrase stands.
+"""What a grammar finds in a text, before numbers become pixels: where every number, box, container and phrase
+stands.
 
-In: nothing. Out: records with str spans. A layout is derived again from `GroundedText.text` whenever it is needed, so grounded texts stay plain data.
+In: nothing. Out: records with str spans. A layout is derived again from `GroundedText.text` whenever it is
+needed, so grounded texts stay plain data.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from typing import TypeAlias
 
 from spr.types import Problem, ProblemKind, Span
 
-Written: TypeAlias = str | tuple[str | None, Sequence[Sequence[str]]]  # of a text to write: words, or a phrase with the numbers of its boxes
+# of a text to write: words, or a phrase with the numbers of its boxes
+Written: TypeAlias = str | tuple[str | None, Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class RawBox:
-    """Four numbers as written (or two cell ids in Kosmos-2), in the order of the notation. `group` spans them with their own brackets."""
+    """Four numbers as written (or two cell ids in Kosmos-2), in the order of the notation. `group` spans them
+    with their own brackets.
+    """
 
     numbers: tuple[Span, ...]
     group: Span
@@ -30,7 +35,9 @@ class Container:
     boxes: tuple[RawBox, ...]
 
     def cuts(self, removed: Set[int]) -> list[Span]:
-        """What goes when some of the boxes (by index) are removed: each with the separator towards the nearest box that stays."""
+        """What goes when some of the boxes (by index) are removed: each with the separator towards the
+        nearest box that stays.
+        """
         if len(removed) == len(self.boxes):
             return [self.cut]
         first_kept = min(k for k in range(len(self.boxes)) if k not in removed)
@@ -45,7 +52,9 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class RawMention:
-    """A phrase with its boxes, or said to be absent (no containers). `keep`: what stays of the whole span when no box does (an attribute)."""
+    """A phrase with its boxes, or said to be absent (no containers). `keep`: what stays of the whole span
+    when no box does (an attribute).
+    """
 
     phrase: str | None
     containers: tuple[Container, ...]
@@ -73,13 +82,15 @@ class RawMention:
 class Layout:
     """All mentions in order, problems of form, and `markup`: spans that do not belong to the plain text.
 
-    `steps` counts the characters that the scanners looked at, so that a test can hold the parser to linear work.
+    `steps` counts the characters that the scanners looked at, so that a test can hold the parser to linear
+    work.
     """
 
     mentions: list[RawMention] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     markup: list[Span] = field(default_factory=list)
-    replaced: list[tuple[Span, str]] = field(default_factory=list)  # markup that becomes other text in `plain` (JSON: the labels)
+    # markup that becomes other text in `plain` (JSON: the labels)
+    replaced: list[tuple[Span, str]] = field(default_factory=list)
     steps: int = 0
 
     def problem(self, kind: ProblemKind, start: int, end: int) -> None:

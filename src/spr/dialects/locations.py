@@ -1,7 +1,8 @@
 """Notations with location tokens.
 
 PaliGemma `<loc0010><loc0020><loc0300><loc0400> cat ; <loc…> dog` (y1 x1 y2 x2, the label behind) ·
-Florence-2 `a cat<loc_1><loc_2><loc_3><loc_4><loc_5>…` (x1 y1 x2 y2, the phrase before, further boxes directly behind).
+Florence-2 `a cat<loc_1><loc_2><loc_3><loc_4><loc_5>…` (x1 y1 x2 y2, the phrase before, further boxes directly
+behind).
 """
 
 from __future__ import annotations
@@ -64,13 +65,17 @@ class PaliGemmaGrammar:
             end = tail.end() if tail else run.end()
             layout.markup.append((run.start(), end))
             if len(spans) != 4:
-                layout.problem("truncated" if len(spans) < 4 and _is_cut(text, end) else "wrong_arity", *run.span())
+                layout.problem(
+                    "truncated" if len(spans) < 4 and _is_cut(text, end) else "wrong_arity", *run.span()
+                )
                 continue
             stop = _PALI_LABEL_END.search(text, end)
             label = text[end : stop.start() if stop else len(text)].rstrip()
             layout.steps += len(label)
             container = Container(with_blank(text, run.start(), end), tuple(_quads(spans, 4, 1)))
-            layout.mentions.append(RawMention(label.strip() or None, (container,), (run.start(), end + len(label))))
+            layout.mentions.append(
+                RawMention(label.strip() or None, (container,), (run.start(), end + len(label)))
+            )
         _partial(text, "<loc", layout)
         return layout
 
@@ -84,11 +89,16 @@ class PaliGemmaGrammar:
         for part in parts:
             if isinstance(part, str):
                 if part.strip(" ;,.\n") not in _WORDS_BETWEEN:
-                    raise DialectError(f"found the words {part!r} outside the boxes, expected none: this notation is a list of labelled boxes")
+                    raise DialectError(
+                        f"found the words {part!r} outside the boxes, expected none: this notation is a "
+                        "list of labelled boxes"
+                    )
                 continue
             phrase, boxes = part
             if len(boxes) != 1:
-                raise DialectError(f"found {len(boxes)} boxes for {phrase!r}, expected 1: repeat the item instead")
+                raise DialectError(
+                    f"found {len(boxes)} boxes for {phrase!r}, expected 1: repeat the item instead"
+                )
             if phrase is not None and (";" in phrase or "<loc" in phrase or "\n" in phrase):
                 raise DialectError(f"found a separator in the phrase {phrase!r}, expected none")
             items.append(self.box_text(boxes[0]) + (f" {phrase}" if phrase is not None else ""))
@@ -116,7 +126,9 @@ class FlorenceGrammar:
             if boxes:
                 phrase, begin = guess_phrase(text, last, run.start(), layout)
                 container = Container(with_blank(text, run.start(), boxes[-1].group[1]), tuple(boxes))
-                layout.mentions.append(RawMention(phrase, (container,), (min(begin, run.start()), boxes[-1].group[1])))
+                layout.mentions.append(
+                    RawMention(phrase, (container,), (min(begin, run.start()), boxes[-1].group[1]))
+                )
             last = run.end()
         _partial(text, "<loc_", layout)
         return layout
@@ -131,5 +143,7 @@ class FlorenceGrammar:
 
     def _mention(self, phrase: str | None, boxes: Sequence[Sequence[str]]) -> str:
         if phrase is not None and "<" in phrase:
-            raise DialectError(f"found '<' in the phrase {phrase!r}, expected none: it ends a phrase in this notation")
+            raise DialectError(
+                f"found '<' in the phrase {phrase!r}, expected none: it ends a phrase in this notation"
+            )
         return (phrase or "") + "".join(self.box_text(box) for box in boxes)

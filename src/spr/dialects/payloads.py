@@ -1,7 +1,8 @@
 """What stands between an opening and a closing box tag.
 
-bracket `[[1, 2, 3, 4], [5, 6, 7, 8]]` · paren `(1,2),(3,4)` · blank `1 2 3 4` · angle `<1><2><3><4>` (also Kosmos-2's patch tokens).
-A reader gets a text and a span in it, and gives boxes and problems; a writer gets the numbers of several boxes.
+bracket `[[1, 2, 3, 4], [5, 6, 7, 8]]` · paren `(1,2),(3,4)` · blank `1 2 3 4` · angle `<1><2><3><4>` (also
+Kosmos-2's patch tokens). A reader gets a text and a span in it, and gives boxes and problems; a writer gets
+the numbers of several boxes.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def read_blanks(text: str, start: int, end: int) -> Found:
 
 @dataclass(frozen=True)
 class AngleReader:
-    """Numbers that are tokens of their own, `before` number `after`; `arity` of them make a box, `point` of them a point.
+    """Numbers that are tokens of their own, `before` number `after`; `arity` of them make a box, `point` of
+    them a point.
 
     `gap` is a regex of what may stand between the tokens of a box.
     """
@@ -120,7 +122,12 @@ class AngleReader:
             if len(spans) == self.arity:
                 found[0].append(RawBox(tuple(spans), run.span()))
             else:
-                found[1].append(("non_box_payload" if self.point and len(spans) == self.point else "wrong_arity", run.span()))
+                found[1].append(
+                    (
+                        "non_box_payload" if self.point and len(spans) == self.point else "wrong_arity",
+                        run.span(),
+                    )
+                )
         if NUMBER.search(text, last, end):
             found[1].append(("not_a_number", (last, end)))
         return found

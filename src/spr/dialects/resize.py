@@ -1,7 +1,8 @@
-"""The resized frame of the Qwen2-VL family: the image is scaled to multiples of `factor` pixels with a bounded area.
+"""The resized frame of the Qwen2-VL family: the image is scaled to multiples of `factor` pixels with a
+bounded area.
 
-Formula: `smart_resize` of transformers (image_processing_pil_qwen2_vl) and qwen-vl-utils. The coordinates of Qwen2.5-VL are pixels of this size, so
-it is part of the contract and cannot be recovered from a text.
+Formula: `smart_resize` of transformers (image_processing_pil_qwen2_vl) and qwen-vl-utils. The coordinates of
+Qwen2.5-VL are pixels of this size, so it is part of the contract and cannot be recovered from a text.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ MAX_PIXELS = 14 * 14 * 4 * 1280  # 1,003,520, transformers' class default
 FACTOR = 28  # patch 14 x merge 2
 
 
-def smart_resize(frame: Frame, factor: int = FACTOR, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) that the model sees. Raises ValueError for a side below 1 pixel or an aspect ratio above 200."""
+def smart_resize(
+    frame: Frame, factor: int = FACTOR, min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int]:
+    """(width, height) that the model sees. Raises ValueError for a side below 1 pixel or an aspect ratio
+    above 200.
+    """
     w, h = frame.width, frame.height
     if w < 1 or h < 1:
         raise ValueError(f"image size: found {w}x{h}, expected sides of at least 1 pixel")
@@ -41,7 +46,9 @@ def _value(config: Any, name: str) -> Any:
 
 
 def resize_options(config: Any) -> dict[str, int]:
-    """min_pixels, max_pixels and factor from a processor or its configuration: `size` first, then the older names, then the defaults."""
+    """min_pixels, max_pixels and factor from a processor or its configuration: `size` first, then the older
+    names, then the defaults.
+    """
     size = _value(config, "size") or {}
     found = {
         "min_pixels": _value(size, "shortest_edge") or _value(config, "min_pixels") or MIN_PIXELS,
@@ -52,7 +59,8 @@ def resize_options(config: Any) -> dict[str, int]:
 
 
 def frame_for(config: Any, frame: Frame) -> Frame:
-    """The size of the image that a Qwen2-VL-like processor shows to the model. Raises ValueError for an image that it refuses.
+    """The size of the image that a Qwen2-VL-like processor shows to the model. Raises ValueError for an image
+    that it refuses.
 
     `config`: an image processor, what is in its preprocessor_config.json, or the `size` of either alone.
     """

@@ -1,7 +1,8 @@
 """Notations with tags: `<ref>a dog</ref><box>(1,2),(3,4)</box>` and its many cousins.
 
-One pass over the tags with a small state machine; what stands between an opening and a closing box tag is read by a payload reader.
-When a decoder has removed all tags, payloads that still look like boxes are read and reported as `tags_stripped`.
+One pass over the tags with a small state machine; what stands between an opening and a closing box tag is
+read by a payload reader. When a decoder has removed all tags, payloads that still look like boxes are read
+and reported as `tags_stripped`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class TagGrammar:
     write: Callable[[Sequence[Sequence[str]]], str]  # numbers of the boxes of one container -> its payload
     token_pattern: re.Pattern[str]
     ref: tuple[str, str] | None = None
-    several: Literal["inside", "repeat"] = "inside"  # several boxes of one phrase: in one container, or one container each
+    # several boxes of one phrase: in one container, or one container each
+    several: Literal["inside", "repeat"] = "inside"
     between: str = ""  # between repeated containers
     glue: str = ""  # between phrase and box
     pad: str = ""  # written before the phrase inside its tag
@@ -49,7 +51,15 @@ class TagGrammar:
     @cached_property
     def _tags(self) -> re.Pattern[str]:
         alternatives = [re.escape(t) for t in sorted(self._names, key=len, reverse=True)]
-        return re.compile("|".join([*alternatives, re.escape(self.box[0]) + self.needs[0], self.needs[1] + re.escape(self.box[1])]))
+        return re.compile(
+            "|".join(
+                [
+                    *alternatives,
+                    re.escape(self.box[0]) + self.needs[0],
+                    self.needs[1] + re.escape(self.box[1]),
+                ]
+            )
+        )
 
     def scan(self, text: str) -> Layout:
         """Everything that stands in a text."""
@@ -125,7 +135,9 @@ class TagGrammar:
 
     def _named(self, phrase: str) -> str:
         if self.ref is None:
-            raise DialectError(f"found the phrase {phrase!r}, expected none: this notation has no place for a label")
+            raise DialectError(
+                f"found the phrase {phrase!r}, expected none: this notation has no place for a label"
+            )
         for sign in (*self.forbidden, *self._names, *self.box):
             if sign in phrase:
                 raise DialectError(f"found {sign!r} in the phrase {phrase!r}, expected a phrase without it")
@@ -147,12 +159,18 @@ class _Building:
         self.end = end
 
     def mention(self, text: str, merge: bool) -> RawMention:
-        """The finished mention. `merge`: containers of one box each are groups of one container, so that their separators go with them."""
+        """The finished mention. `merge`: containers of one box each are groups of one container, so that
+        their separators go with them.
+        """
         span = (self.start, self.end)
         if merge and self.parts and all(len(boxes) == 1 for _, _, boxes in self.parts):
             groups = tuple(RawBox(boxes[0].numbers, (start, end)) for start, end, boxes in self.parts)
-            return RawMention(self.phrase, (Container(with_blank(text, self.parts[0][0], self.end), groups),), span)
-        return RawMention(self.phrase, tuple(Container(with_blank(text, s, e), boxes) for s, e, boxes in self.parts), span)
+            return RawMention(
+                self.phrase, (Container(with_blank(text, self.parts[0][0], self.end), groups),), span
+            )
+        return RawMention(
+            self.phrase, tuple(Container(with_blank(text, s, e), boxes) for s, e, boxes in self.parts), span
+        )
 
 
 @dataclass
@@ -163,7 +181,8 @@ class _TagScan:
     text: str
     layout: Layout = field(default_factory=Layout)
     ref_open: re.Match[str] | None = None
-    ref: tuple[int, str, int] | None = None  # start, phrase, end of the phrase that was closed last and has no box yet
+    # start, phrase, end of the phrase that was closed last and has no box yet
+    ref: tuple[int, str, int] | None = None
     box_open: re.Match[str] | None = None
     other_open: re.Match[str] | None = None
     building: _Building | None = None  # the named mention whose containers still come
@@ -227,7 +246,9 @@ class _TagScan:
         self.box_open = None
 
     def _container(self, opening: re.Match[str], end: int, outer_end: int, closed: bool) -> None:
-        """The boxes between an opening tag and `end`. Not closed: those whose own brackets are, since the last number may be cut."""
+        """The boxes between an opening tag and `end`. Not closed: those whose own brackets are, since the
+        last number may be cut.
+        """
         text, layout = self.text, self.layout
         boxes, problems = self.grammar.reader(text, opening.end(), end)
         layout.markup.append((opening.start(), outer_end))

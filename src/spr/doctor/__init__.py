@@ -1,1 +1,3 @@
-"""Pure examinations of a model's answers: what they say about frames, sizes and notations. The command is `spr.commands.doctor`."""
+"""Pure examinations of a model's answers: what they say about frames, sizes and notations. The command is
+`spr.commands.doctor`.
+"""

@@ -1,6 +1,8 @@
-"""What `spr doctor` looks at, one function per question. In: plain objects of the run. Out: findings, and the samples that the pictures show.
+"""What `spr doctor` looks at, one function per question. In: plain objects of the run. Out: findings, and the
+samples that the pictures show.
 
-processor   to what size are images resized, is anything cut off, how many tokens do they cost, does the answer still fit
+processor   to what size are images resized, is anything cut off, how many tokens do they cost, does the
+            answer still fit
 contract    on images with known boxes: which reading of the numbers fits (readings.py)
 parsing     how many answers have a readable box, and what is wrong with the others
 reading     does the model name the object in a box that is shown to it
@@ -33,7 +35,9 @@ Seen = Callable[[Any], "Picture"]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a processor makes of one image: the size the model sees (None: tiles or unknown), image tokens, and the share of the image cut off."""
+    """What a processor makes of one image: the size the model sees (None: tiles or unknown), image tokens,
+    and the share of the image cut off.
+    """
 
     size: tuple[int, int] | None
     tokens: int
@@ -49,51 +53,95 @@ class Sample:
     answer: str
 
 
-def choose_items(images: Sequence[ImageRecord], boxes: Mapping[str, Sequence[Annotation]], seed: int, count: int = COUNT) -> list[Item]:
-    """The largest object of a category that occurs once, in `count` images drawn by a hash of (seed, image id)."""
-    order = sorted(images, key=lambda i: hashlib.blake2b(f"{seed}\0{i.image_id}".encode(), digest_size=8).digest())
+def choose_items(
+    images: Sequence[ImageRecord], boxes: Mapping[str, Sequence[Annotation]], seed: int, count: int = COUNT
+) -> list[Item]:
+    """The largest object of a category that occurs once, in `count` images drawn by a hash of (seed, image
+    id).
+    """
+    order = sorted(
+        images, key=lambda i: hashlib.blake2b(f"{seed}\0{i.image_id}".encode(), digest_size=8).digest()
+    )
     items: list[Item] = []
     for image in order:
         found = [a for a in boxes.get(image.image_id, ()) if not (a.crowd or a.ignore)]
         names = Counter(a.category for a in found)
         single = [a for a in found if names[a.category] == 1]
-        big = [a for a in single if a.box[2] - a.box[0] >= LEAST_SIDE * image.width and a.box[3] - a.box[1] >= LEAST_SIDE * image.height]
+        big = [
+            a
+            for a in single
+            if a.box[2] - a.box[0] >= LEAST_SIDE * image.width
+            and a.box[3] - a.box[1] >= LEAST_SIDE * image.height
+        ]
         if big:
             best = max(big, key=lambda a: (a.box[2] - a.box[0]) * (a.box[3] - a.box[1]))
-            items.append(Item(image.path, Frame(image.width, image.height), None, best.category.replace("_", " "), best.box))
+            items.append(
+                Item(
+                    image.path,
+                    Frame(image.width, image.height),
+                    None,
+                    best.category.replace("_", " "),
+                    best.box,
+                )
+            )
         if len(items) == count:
             break
     return items
 
 
-# --- the processor -------------------------------------------------------------------------------------------------------------------------
+# --- the processor --------------------------------------------------------------------------------
 
 
 def processor_findings(
-    items: Sequence[Item], pictures: Sequence[Picture], dialect: Dialect, prompt_tokens: int, room: int, context: int | None
+    items: Sequence[Item],
+    pictures: Sequence[Picture],
+    dialect: Dialect,
+    prompt_tokens: int,
+    room: int,
+    context: int | None,
 ) -> list[Finding]:
     """Sizes, cut edges, tokens, and whether the dialect's resized frame is the processor's."""
     first = next(((i.frame, p.size) for i, p in zip(items, pictures, strict=True) if p.size), None)
-    shown = f"{first[0].width}x{first[0].height} -> {first[1][0]}x{first[1][1]}" if first and first[1] else "tiles of a fixed size"
+    shown = (
+        f"{first[0].width}x{first[0].height} -> {first[1][0]}x{first[1][1]}"
+        if first and first[1]
+        else "tiles of a fixed size"
+    )
     cut = max(p.cut for p in pictures)
-    found = [Finding("image size", shown + (f"; up to {cut:.0%} of an image is cut off" if cut > 0.01 else ""), "look" if cut > 0.01 else "fine")]
+    found = [
+        Finding(
+            "image size",
+            shown + (f"; up to {cut:.0%} of an image is cut off" if cut > 0.01 else ""),
+            "look" if cut > 0.01 else "fine",
+        )
+    ]
     if dialect.codec.frame == "resized":
-        wrong = [(i.frame, p.size) for i, p in zip(items, pictures, strict=True) if p.size and dialect.model_size(i.frame) != p.size]
+        wrong = [
+            (i.frame, p.size)
+            for i, p in zip(items, pictures, strict=True)
+            if p.size and dialect.model_size(i.frame) != p.size
+        ]
         if wrong:
             frame, size = wrong[0]
             ours = dialect.model_size(frame)
             found.append(
                 Finding(
                     "resized frame",
-                    f"{frame.width}x{frame.height}: the dialect expects {ours[0]}x{ours[1]}, the processor makes {size[0]}x{size[1]}; "
-                    "take min_pixels and max_pixels out of model.dialect_options, or set them to the processor's",
+                    f"{frame.width}x{frame.height}: the dialect expects {ours[0]}x{ours[1]}, the processor "
+                    f"makes {size[0]}x{size[1]}; "
+                    "take min_pixels and max_pixels out of model.dialect_options, or set them to the "
+                    "processor's",
                     "wrong",
                 )
             )
         else:
-            found.append(Finding("resized frame", "the dialect's size is the processor's on every image", "fine"))
+            found.append(
+                Finding("resized frame", "the dialect's size is the processor's on every image", "fine")
+            )
     tokens = sorted(p.tokens for p in pictures)
-    found.append(Finding("image tokens", f"{tokens[0]} to {tokens[-1]}, median {int(median(tokens))}", "fine"))
+    found.append(
+        Finding("image tokens", f"{tokens[0]} to {tokens[-1]}, median {int(median(tokens))}", "fine")
+    )
     if context is not None:
         need = prompt_tokens + room
         fits = need <= context
@@ -101,14 +149,16 @@ def processor_findings(
         found.append(
             Finding(
                 "context",
-                sentence if fits else f"{sentence}: answers will be cut; lower describe.max_new_tokens or max_pixels",
+                sentence
+                if fits
+                else f"{sentence}: answers will be cut; lower describe.max_new_tokens or max_pixels",
                 "fine" if fits else "wrong",
             )
         )
     return found
 
 
-# --- boxes ---------------------------------------------------------------------------------------------------------------------------------
+# --- boxes ----------------------------------------------------------------------------------------
 
 
 def ask(describer: Describer, items: Sequence[Item], prompts: Sequence[str], label: str) -> list[str]:
@@ -117,7 +167,10 @@ def ask(describer: Describer, items: Sequence[Item], prompts: Sequence[str], lab
         Query(f"doctor/{label}/{n}", item.image, item.frame.width, item.frame.height, prompt)
         for n, (item, prompt) in enumerate(zip(items, prompts, strict=True))
     ]
-    return [answers[0].text if answers[0].failed is None else "" for answers in describer.answer(queries, Sampling(1, 0.0, 1.0, LONGEST))]
+    return [
+        answers[0].text if answers[0].failed is None else ""
+        for answers in describer.answer(queries, Sampling(1, 0.0, 1.0, LONGEST))
+    ]
 
 
 def expression(item: Item) -> str:
@@ -141,15 +194,24 @@ class BoxExam:
 
 
 def wording(dialect: Dialect, protocol: str, benchmarks: Sequence[BenchmarkConfig] = ()) -> str:
-    """How a run asks under a protocol: in the prompt of its own benchmark, else in the family's words, else in ours."""
+    """How a run asks under a protocol: in the prompt of its own benchmark, else in the family's words, else
+    in ours.
+    """
     own = next((b.prompt for b in benchmarks if b.protocol == protocol), None)
     return protocol_named(protocol).template(dialect, own)
 
 
 def examine_boxes(
-    describer: Describer, items: Sequence[Item], dialect: Dialect, options: Mapping[str, Any], asked: str, wordings: Iterable[str]
+    describer: Describer,
+    items: Sequence[Item],
+    dialect: Dialect,
+    options: Mapping[str, Any],
+    asked: str,
+    wordings: Iterable[str],
 ) -> BoxExam:
-    """Ask for known boxes as the run asks; where no reading of the answers fits, in the words that other families are asked in."""
+    """Ask for known boxes as the run asks; where no reading of the answers fits, in the words that other
+    families are asked in.
+    """
 
     def exam(template: str, part: Sequence[Item]) -> BoxExam:
         prompts = _rec_prompts(template, part)
@@ -158,7 +220,12 @@ def examine_boxes(
         return BoxExam(asked, template, tuple(map(Sample, part, prompts, answers)), assumed, tuple(others))
 
     def fit(e: BoxExam) -> float:
-        return max([e.assumed.score if e.assumed.read else 0.0, *(r.score * r.read / len(e.samples) for r in e.others)])
+        return max(
+            [
+                e.assumed.score if e.assumed.read else 0.0,
+                *(r.score * r.read / len(e.samples) for r in e.others),
+            ]
+        )
 
     first = exam(asked, items)
     if fit(first) >= FITS:
@@ -172,7 +239,11 @@ def box_findings(exam: BoxExam, dialect: Dialect) -> list[Finding]:
     """The wording, the parse rate and the verdict on the contract."""
     found: list[Finding] = []
     if exam.wording != exam.asked:
-        found.append(Finding("wording", f"the model does not answer {exam.asked!r}; asked {exam.wording!r} instead", "look"))
+        found.append(
+            Finding(
+                "wording", f"the model does not answer {exam.asked!r}; asked {exam.wording!r} instead", "look"
+            )
+        )
     problems: Counter[str] = Counter()
     read = 0
     for s in exam.samples:
@@ -181,15 +252,25 @@ def box_findings(exam: BoxExam, dialect: Dialect) -> list[Finding]:
         problems.update(p.kind for p in g.problems if p.kind != "phrase_guessed")
     listed = f" ({', '.join(f'{kind}: {n}' for kind, n in problems.most_common(4))})" if problems else ""
     share = read / len(exam.samples)
-    found.append(Finding("parse rate", f"{share:.0%} of {len(exam.samples)} answers have a readable box{listed}", "fine" if share >= 0.9 else "look"))
+    found.append(
+        Finding(
+            "parse rate",
+            f"{share:.0%} of {len(exam.samples)} answers have a readable box{listed}",
+            "fine" if share >= 0.9 else "look",
+        )
+    )
     found.append(verdict(exam.assumed, exam.others, len(exam.samples)))
     return found
 
 
 def reading_finding(describer: Describer, items: Sequence[Item], dialect: Dialect, template: str) -> Finding:
     """Whether the model names the object in a box that is shown to it in the assumed notation."""
-    answers = ask(describer, items, [template.format(region=dialect.box_text(i.truth, i.frame)) for i in items], "what")
-    named = sum(item.category.casefold() in text.casefold() for item, text in zip(items, answers, strict=True))
+    answers = ask(
+        describer, items, [template.format(region=dialect.box_text(i.truth, i.frame)) for i in items], "what"
+    )
+    named = sum(
+        item.category.casefold() in text.casefold() for item, text in zip(items, answers, strict=True)
+    )
     return Finding(
         "boxes in prompts",
         f"{named} of {len(items)} answers to {template!r} name the object in the box",
@@ -202,15 +283,25 @@ def engine_finding(exam: BoxExam, other: Describer, dialect: Dialect) -> Finding
     items = [s.item for s in exam.samples]
     answers = ask(other, items, [s.prompt for s in exam.samples], "where")
     pairs = [
-        (first_mention(dialect, s.answer, s.item.frame), first_mention(dialect, t, s.item.frame)) for s, t in zip(exam.samples, answers, strict=True)
+        (first_mention(dialect, s.answer, s.item.frame), first_mention(dialect, t, s.item.frame))
+        for s, t in zip(exam.samples, answers, strict=True)
     ]
-    both = [(a.boxes[0], b.boxes[0], i.frame) for (a, b), i in zip(pairs, items, strict=True) if a is not None and b is not None]
+    both = [
+        (a.boxes[0], b.boxes[0], i.frame)
+        for (a, b), i in zip(pairs, items, strict=True)
+        if a is not None and b is not None
+    ]
     same = sum(s.answer == t for s, t in zip(exam.samples, answers, strict=True))
     if not both:
-        return Finding("second engine", f"{same} of {len(items)} answers are equal, none has a box in both", "look")
+        return Finding(
+            "second engine", f"{same} of {len(items)} answers are equal, none has a box in both", "look"
+        )
     overlap = median(iou(sanitize([a], f), sanitize([b], f)) for a, b, f in both)
     furthest = max(abs(x - y) for a, b, _ in both for x, y in zip(a, b, strict=True))
-    sentence = f"{same} of {len(items)} answers are equal; boxes: median IoU {overlap:.2f}, at most {furthest:.0f} px apart"
+    sentence = (
+        f"{same} of {len(items)} answers are equal; boxes: median IoU {overlap:.2f}, at most "
+        f"{furthest:.0f} px apart"
+    )
     return Finding("second engine", sentence, "fine" if overlap >= 0.9 else "wrong")
 
 

@@ -1,7 +1,9 @@
-"""What a model's numbers could mean: every dialect that reads the answers, and the assumed notation with another scale, order or frame.
+"""What a model's numbers could mean: every dialect that reads the answers, and the assumed notation with
+another scale, order or frame.
 
-In: answers, the sizes of their images (original, and as the processor resizes them), true boxes. Out: how well each reading fits. Only the doctor
-uses this, to advise; scoring and evaluation never choose a contract by looking at the truth.
+In: answers, the sizes of their images (original, and as the processor resizes them), true boxes. Out: how
+well each reading fits. Only the doctor uses this, to advise; scoring and evaluation never choose a contract
+by looking at the truth.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question with a known answer. `seen` is the size (width, height) to which the processor resizes the image; None = not known."""
+    """A question with a known answer. `seen` is the size (width, height) to which the processor resizes the
+    image; None = not known.
+    """
 
     image: str
     frame: Frame
@@ -46,8 +50,9 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A way to read boxes. `dialect` is its name when it is a known dialect; `own` is the share of boxes that are written in its very notation, each
-    counted by how much of the answer it explains (a bare `[1, 2, 3, 4]` inside a JSON object explains little).
+    """A way to read boxes. `dialect` is its name when it is a known dialect; `own` is the share of boxes that
+    are written in its very notation, each counted by how much of the answer it explains (a bare `[1, 2, 3,
+    4]` inside a JSON object explains little).
     """
 
     name: str
@@ -79,24 +84,40 @@ def skeleton(text: str, phrase: str | None) -> str:
 
 
 def _explained(dialect: Dialect, text: str, mention: Mention, frame: Frame) -> float:
-    """Share of the answer that the mention makes up, if it is written as the dialect itself would write it; else 0."""
+    """Share of the answer that the mention makes up, if it is written as the dialect itself would write it;
+    else 0.
+    """
     start, end = mention.span
     try:
         own = dialect.compose([(mention.phrase, mention.boxes)], frame)
     except DialectError:
         return 0.0
-    return (end - start) / len(text.strip()) if skeleton(text[start:end], mention.phrase) in skeleton(own, mention.phrase) else 0.0
+    return (
+        (end - start) / len(text.strip())
+        if skeleton(text[start:end], mention.phrase) in skeleton(own, mention.phrase)
+        else 0.0
+    )
 
 
-def _measured(name: str, dialect: str | None, boxes: Sequence[Box | None], items: Sequence[Item], own: float) -> Reading:
-    ious = [iou(sanitize([box], item.frame), [item.truth]) for box, item in zip(boxes, items, strict=True) if box is not None]
+def _measured(
+    name: str, dialect: str | None, boxes: Sequence[Box | None], items: Sequence[Item], own: float
+) -> Reading:
+    ious = [
+        iou(sanitize([box], item.frame), [item.truth])
+        for box, item in zip(boxes, items, strict=True)
+        if box is not None
+    ]
     return Reading(name, dialect, float(median(ious)) if ious else None, len(ious), own)
 
 
 def dialect_reading(dialect: Dialect, answers: Sequence[str], items: Sequence[Item]) -> Reading:
     """How well the answers fit when the dialect reads them."""
     mentions = [first_mention(dialect, text, item.frame) for text, item in zip(answers, items, strict=True)]
-    own = [_explained(dialect, text, m, item.frame) for text, item, m in zip(answers, items, mentions, strict=True) if m is not None]
+    own = [
+        _explained(dialect, text, m, item.frame)
+        for text, item, m in zip(answers, items, mentions, strict=True)
+        if m is not None
+    ]
     boxes = [m.boxes[0] if m is not None else None for m in mentions]
     return _measured(dialect.name, dialect.name, boxes, items, sum(own) / len(own) if own else 0.0)
 
@@ -130,7 +151,9 @@ def _pixels(resized: bool, swapped: bool) -> Decode:
 
 
 def alternatives(resized: bool) -> Iterator[tuple[str, Decode]]:
-    """Every combination of scale, order and frame, in words. `resized`: the size after the processor is known."""
+    """Every combination of scale, order and frame, in words. `resized`: the size after the processor is
+    known.
+    """
     for swapped in (False, True):
         order = ", axes swapped (y x y x)" if swapped else ""
         for frame in ("original image", "padded to a square"):
@@ -149,8 +172,12 @@ def _first_numbers(dialect: Dialect, text: str) -> Numbers | None:
     return a, b, c, d
 
 
-def readings(assumed: Dialect, options: Mapping[str, Any], answers: Sequence[str], items: Sequence[Item]) -> tuple[Reading, list[Reading]]:
-    """The assumed reading, and all others that read at least half as many answers, best first. `options`: of the processor, for resized frames."""
+def readings(
+    assumed: Dialect, options: Mapping[str, Any], answers: Sequence[str], items: Sequence[Item]
+) -> tuple[Reading, list[Reading]]:
+    """The assumed reading, and all others that read at least half as many answers, best first. `options`: of
+    the processor, for resized frames.
+    """
     first = dialect_reading(assumed, answers, items)
     others = []
     for name in known_names():
@@ -170,18 +197,35 @@ def verdict(assumed: Reading, others: Sequence[Reading], asked: int) -> Finding:
     """Which contract fits, and the advice."""
     top = max([assumed.score, *(r.score for r in others)])
     if top < FITS:
-        found = f"no reading fits (best median IoU {top:.2f}, {assumed.read} of {asked} answers read): nothing can be said about the frame"
+        found = (
+            f"no reading fits (best median IoU {top:.2f}, {assumed.read} of {asked} answers read): "
+            "nothing can be said about the frame"
+        )
         return Finding("contract", found, "look")
     shown = f"assumed {assumed.score:.2f}" if assumed.read else "assumed: no box read"
     if top - assumed.score >= BETTER:
         near = [r for r in others if r.score > top - CLOSE]
-        named = max((r for r in near if r.dialect and r.own >= 0.5), key=lambda r: (round(r.own, 2), r.score), default=None)
+        named = max(
+            (r for r in near if r.dialect and r.own >= 0.5),
+            key=lambda r: (round(r.own, 2), r.score),
+            default=None,
+        )
         words = next((r.name for r in near if r.dialect is None), named.name if named else near[0].name)
         advice = f"set dialect: {named.dialect}" if named else "no dialect has this contract in this notation"
-        return Finding("contract", f"{shown}, {top:.2f} read as {words}: boxes look like {words}, not {assumed.name}; {advice}", "wrong")
-    same = max((r for r in others if r.dialect and abs(r.score - assumed.score) < CLOSE), key=lambda r: r.own, default=None)
+        return Finding(
+            "contract",
+            f"{shown}, {top:.2f} read as {words}: boxes look like {words}, not {assumed.name}; {advice}",
+            "wrong",
+        )
+    same = max(
+        (r for r in others if r.dialect and abs(r.score - assumed.score) < CLOSE),
+        key=lambda r: r.own,
+        default=None,
+    )
     if same is not None and assumed.own < 0.5 and same.own - assumed.own >= 0.3:
-        found = f"{shown}, but the boxes are written as {same.dialect} writes them, not as {assumed.name} does"
+        found = (
+            f"{shown}, but the boxes are written as {same.dialect} writes them, not as {assumed.name} does"
+        )
         return Finding("contract", f"{found}; set dialect: {same.dialect}", "wrong")
     other = max((r.score for r in others if abs(r.score - assumed.score) >= CLOSE), default=0.0)
     return Finding("contract", f"{shown}, best other {other:.2f}: fine", "fine")

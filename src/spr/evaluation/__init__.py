@@ -1,4 +1,5 @@
-"""Benchmarks with exact protocols, all on the same three steps: benchmark file -> predictions (through a Describer) -> metrics.
+"""Benchmarks with exact protocols, all on the same three steps: benchmark file -> predictions (through a
+Describer) -> metrics.
 
 readers/    one published file form each -> `Item`s
 protocols/  one kind of question each: its prompt, how an answer is judged, its metrics

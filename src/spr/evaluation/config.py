@@ -1,7 +1,8 @@
 """The `evaluate` section of a configuration: which benchmarks, asked how, measured how.
 
-`options` are the protocol's metric options (changing them never runs a model again); `reader` are options of the file form. Both are checked against
-the dataclass of the protocol or the reader; `docs/evaluation.md` lists them.
+`options` are the protocol's metric options (changing them never runs a model again); `reader` are options of
+the file form. Both are checked against the dataclass of the protocol or the reader; `docs/evaluation.md`
+lists them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a benchmark asks: one `Item` per question, whatever file it came from.
 
-In: nothing. Out: the record between readers and protocols. Boxes are xyxy pixels of the original image, as in `spr.types`.
+In: nothing. Out: the record between readers and protocols. Boxes are xyxy pixels of the original image, as in
+`spr.types`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class PhraseTruth:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question about one image, with its truth. Unused fields stay empty; the protocol says which ones it reads."""
+    """One question about one image, with its truth. Unused fields stay empty; the protocol says which ones it
+    reads.
+    """
 
     item_id: str  # unique within its split of the benchmark
     split: str
@@ -48,7 +51,9 @@ class Item:
 
 
 def by_image(items: Iterable[Item]) -> list[list[Item]]:
-    """Items of the same image together, images in order of first appearance: the unit of work of the stage."""
+    """Items of the same image together, images in order of first appearance: the unit of work of the
+    stage.
+    """
     found: dict[str, list[Item]] = {}
     for item in items:
         found.setdefault(item.image, []).append(item)

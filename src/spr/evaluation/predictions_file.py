@@ -2,14 +2,16 @@
 
 In: a file of one of these forms. Out: the same metrics as `spr evaluate`, as a Markdown table per protocol.
 
-`.parquet`  rows with the columns of predictions.parquet; the first ten (item_id … problems) are enough for REC.
+`.parquet`  rows with the columns of predictions.parquet; the first ten (item_id … problems) are enough for
+            REC.
 `.jsonl`    one object a line. Either raw answers or boxes:
               answer, dialect, width, height [, dialect_options]     the answer is read in that dialect
-              box (or boxes: […]) [, width, height]                  pixels of the original image; null = not read
+              box (or boxes: […]) [, width, height]            pixels of the original image; null = not read
             and the truth: gt (one box) | gt_boxes | truth (words) | phrases [{"phrase", "boxes", "type"}].
-            Optional: item_id, image (the unit of the bootstrap), split, group, expression, region, box_phrases.
-            A line {"defaults": {…}} gives values for the lines after it, e.g. {"defaults": {"protocol": "rec", "dialect": "qwen3_vl"}};
-            `protocol` (default rec) and its `options` stand there too.
+            Optional: item_id, image (the unit of the bootstrap), split, group, expression, region,
+            box_phrases.
+            A line {"defaults": {…}} gives values for the lines after it, e.g. {"defaults": {"protocol":
+            "rec", "dialect": "qwen3_vl"}}; `protocol` (default rec) and its `options` stand there too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,17 @@ from spr.errors import DataError, DialectError
 from spr.evaluation.items import Item, PhraseTruth
 from spr.evaluation.protocols import protocol_named
 from spr.evaluation.protocols.base import frame_of, overlap
-from spr.evaluation.readers.base import Entry, four, lines, shown, take_int, take_list, take_text, to_box, wrong
+from spr.evaluation.readers.base import (
+    Entry,
+    four,
+    lines,
+    shown,
+    take_int,
+    take_list,
+    take_text,
+    to_box,
+    wrong,
+)
 from spr.evaluation.results import measure
 from spr.evaluation.rows import judged, row_type
 from spr.evaluation.tables import metrics_table
@@ -36,15 +48,18 @@ from spr.store.tables import from_table, schema_of
 from spr.types import Answer, Box, Prediction
 
 _KEYS = {
-    "defaults", "item_id", "protocol", "options", "split", "group", "image", "expression", "width", "height", "region", "gt", "gt_boxes", "truth",
-    "phrases", "gt_phrases", "answer", "dialect", "dialect_options", "box", "boxes", "box_phrases",
+    "defaults", "item_id", "protocol", "options", "split", "group", "image", "expression", "width", "height",
+    "region", "gt", "gt_boxes", "truth", "phrases", "gt_phrases", "answer", "dialect", "dialect_options",
+    "box", "boxes", "box_phrases",
 }  # fmt: skip
 BOOTSTRAP = 2000
 T = TypeVar("T")
 
 
 def score_file(path: str | Path) -> str:
-    """The metrics of a file of answers, as text. Raises DataError, ConfigError or DialectError, one line each."""
+    """The metrics of a file of answers, as text. Raises DataError, ConfigError or DialectError, one line
+    each.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file, expected predictions (.jsonl or .parquet)")
@@ -61,8 +76,13 @@ def score_file(path: str | Path) -> str:
     for name in dict.fromkeys(r.protocol for r in rows):
         protocol = protocol_named(name)
         chosen = [r for r in rows if r.protocol == name]
-        metrics = measure(chosen, protocol, load(protocol.options, options.get(name, {}), f"{path}: options"), BOOTSTRAP, 0)
-        parts.append(f"{path.name} · {name} · {metrics['n']} answers, {metrics['unparsed']} unparsed · {metrics['images']} images\n")
+        metrics = measure(
+            chosen, protocol, load(protocol.options, options.get(name, {}), f"{path}: options"), BOOTSTRAP, 0
+        )
+        parts.append(
+            f"{path.name} · {name} · {metrics['n']} answers, {metrics['unparsed']} unparsed · "
+            f"{metrics['images']} images\n"
+        )
         parts.append(metrics_table(metrics) + "\n")
     return "\n".join(parts)
 
@@ -80,7 +100,9 @@ def read_parquet(path: Path) -> list[Prediction]:
     for field in dataclasses.fields(Prediction):
         if field.default is not dataclasses.MISSING and field.name not in table.column_names:
             value = list(field.default) if isinstance(field.default, tuple) else field.default
-            table = table.append_column(schema.field(field.name), pa.array([value] * len(table), schema.field(field.name).type))
+            table = table.append_column(
+                schema.field(field.name), pa.array([value] * len(table), schema.field(field.name).type)
+            )
     rows = _rows(path, table, Prediction)
     return [dataclasses.replace(r, boxes=(r.box,)) if r.box is not None and not r.boxes else r for r in rows]
 
@@ -108,7 +130,11 @@ def read_lines(path: Path) -> tuple[list[Prediction], dict[str, Mapping[str, Any
         item = _item(full, where, number)
         protocol = protocol_named(str(full.get("protocol", "rec")))
         options[protocol.name] = full.get("options", {})
-        missing = [n for n in protocol.needs if n not in ("expression", "region", "choices") and getattr(item, n) in (None, "", ())]
+        missing = [
+            n
+            for n in protocol.needs
+            if n not in ("expression", "region", "choices") and getattr(item, n) in (None, "", ())
+        ]
         if missing:
             raise wrong(where, f"keys {sorted(full)}", f"{', '.join(missing)} for protocol {protocol.name!r}")
         if "answer" in full:
@@ -135,7 +161,9 @@ def _dialect(entry: Entry, where: str) -> Dialect:
 
 
 def _box_list(entry: Entry, key: str, where: str) -> tuple[Box, ...]:
-    return tuple(to_box(v, at) for at, v in take_list(entry, key, where)) if entry.get(key) is not None else ()
+    return (
+        tuple(to_box(v, at) for at, v in take_list(entry, key, where)) if entry.get(key) is not None else ()
+    )
 
 
 def _texts(entry: Entry, key: str, where: str) -> tuple[str, ...]:
@@ -152,7 +180,10 @@ def _phrases(entry: Entry, where: str) -> tuple[PhraseTruth, ...]:
     if "phrases" not in entry:
         return ()
     found = take_list(entry, "phrases", where)
-    return tuple(PhraseTruth(take_text(p, "phrase", at), _box_list(p, "boxes", at), str(p.get("type", ""))) for at, p in found)
+    return tuple(
+        PhraseTruth(take_text(p, "phrase", at), _box_list(p, "boxes", at), str(p.get("type", "")))
+        for at, p in found
+    )
 
 
 def _item(entry: Entry, where: str, number: int) -> Item:

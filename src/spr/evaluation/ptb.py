@@ -1,9 +1,11 @@
 """The tokens of a caption that captioning metrics count, without Java.
 
-In: a caption. Out: lower-case tokens as pycocoevalcap's PTBTokenizer gives them: split by Stanford's tokenizer (CoreNLP 3.4.1, `-preserveLines
--lowerCase`), then without punctuation. The longest match of the rules below wins, as in that tokenizer; the rules are ours, found by comparing
-outputs. tests/golden/ptb.json.gz has 5,000 captions with the jar's answers; all are equal.
-Known gap: what captions do not contain (addresses with ports, XML, most emoticons, rare abbreviations) may be split differently.
+In: a caption. Out: lower-case tokens as pycocoevalcap's PTBTokenizer gives them: split by Stanford's
+tokenizer (CoreNLP 3.4.1, `-preserveLines -lowerCase`), then without punctuation. The longest match of the
+rules below wins, as in that tokenizer; the rules are ours, found by comparing outputs.
+tests/golden/ptb.json.gz has 5,000 captions with the jar's answers; all are equal.
+Known gap: what captions do not contain (addresses with ports, XML, most emoticons, rare abbreviations) may be
+split differently.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ _L = r"[^\W\d_½¼¾]"  # a letter
 _A = r"['’]"  # an apostrophe
 _WORD = rf"(?:{_L}|[0-9])+"
 _ABBREVIATIONS = (
-    "mr mrs ms dr prof st ave blvd rd jr sr inc co corp ltd bros gov sen rep gen col capt lt sgt maj adm rev hon jan feb mar apr jun jul aug sep "
+    "mr mrs ms dr prof st ave blvd rd jr sr inc co corp ltd bros gov sen rep gen col capt lt sgt maj adm "
+    "rev hon jan feb mar apr jun jul aug sep "
     "sept oct nov dec mt ft etc vs al dept univ assn ct esq ph.d i.e e.g"
 )
 _SPLIT = {"cannot": (3,), "gonna": (3,), "wanna": (3,), "gimme": (3,), "lemme": (3,), "gotta": (3,)}

@@ -1,13 +1,17 @@
-"""From rows to metrics.json and comparison.json. Nothing but predictions and options goes in, so anybody can recompute the numbers.
+"""From rows to metrics.json and comparison.json. Nothing but predictions and options goes in, so anybody can
+recompute the numbers.
 
-    metrics.json      n, unparsed, failed, cut, images, problems; values: {metric: {value, low, high, error}} over all items; splits and groups:
-                      {name: {n, unparsed, images, values}}; mean_over_splits: {metric: …}, the unweighted mean, when there are several splits
-    comparison.json   reference; models: {model: {differences: {metric: {value, low, high, error, significant}}, splits: {split: {metric: …}},
+    metrics.json      n, unparsed, failed, cut, images, problems; values: {metric: {value, low, high, error}}
+                      over all items; splits and groups:
+                      {name: {n, unparsed, images, values}}; mean_over_splits: {metric: …}, the unweighted
+                      mean, when there are several splits
+    comparison.json   reference; models: {model: {differences: {metric: {value, low, high, error,
+                      significant}}, splits: {split: {metric: …}},
                       mean_over_splits, changed: {metric: {to_right: [item ids], to_wrong: [item ids]}}}};
                       left_out: models measured earlier on other items
 
-A split is a set of its own: metrics with weights from the evaluated set (CIDEr) take them from the split. A row of several groups ("people/other")
-counts in each of them.
+A split is a set of its own: metrics with weights from the evaluated set (CIDEr) take them from the split. A
+row of several groups ("people/other") counts in each of them.
 """
 
 from __future__ import annotations
@@ -33,7 +37,10 @@ def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
 
 def _masks(rows: Sequence[Prediction], field: str) -> dict[str, Mask]:
     """Which rows belong to each split or group; nothing when there are no names."""
-    values = [[v for v in str(getattr(r, field)).split("/") if v] if field == "group" else [str(getattr(r, field))] for r in rows]
+    values = [
+        [v for v in str(getattr(r, field)).split("/") if v] if field == "group" else [str(getattr(r, field))]
+        for r in rows
+    ]
     names = sorted({v for vs in values for v in vs if v})
     return {name: np.array([name in vs for vs in values], dtype=bool) for name in names}
 
@@ -44,14 +51,22 @@ def _chosen(rows: Sequence[Prediction], mask: Mask) -> list[Prediction]:
 
 def _part(rows: Sequence[Prediction], whole: Table, protocol: Protocol, options: Any, mask: Mask) -> Part:
     """The table of some of the rows: cut from that of all, or made anew where the set has a say."""
-    return (protocol.tabulate(_chosen(rows, mask), options) if protocol.weighs_the_set else whole.only(mask)), mask
+    return (
+        protocol.tabulate(_chosen(rows, mask), options) if protocol.weighs_the_set else whole.only(mask)
+    ), mask
 
 
 def _counts(rows: Sequence[Prediction], protocol: Protocol) -> dict[str, int]:
-    return {"n": len(rows), "unparsed": sum(not protocol.is_read(r) for r in rows), "images": len({r.image for r in rows})}
+    return {
+        "n": len(rows),
+        "unparsed": sum(not protocol.is_read(r) for r in rows),
+        "images": len({r.image for r in rows}),
+    }
 
 
-def measure(rows: Sequence[Prediction], protocol: Protocol, options: Any, bootstrap: int, seed: int) -> dict[str, Any]:
+def measure(
+    rows: Sequence[Prediction], protocol: Protocol, options: Any, bootstrap: int, seed: int
+) -> dict[str, Any]:
     """Everything that metrics.json says about some rows."""
     draws = Bootstrap([r.image for r in rows], bootstrap, seed)
     everything = np.ones(len(rows), dtype=bool)
@@ -81,8 +96,12 @@ def measure(rows: Sequence[Prediction], protocol: Protocol, options: Any, bootst
     return result
 
 
-def compare(rows: Mapping[str, Sequence[Prediction]], protocol: Protocol, options: Any, bootstrap: int, seed: int) -> dict[str, Any]:
-    """Every model against the reference: the base model where there is one, else the first. Raises DataError when their items differ."""
+def compare(
+    rows: Mapping[str, Sequence[Prediction]], protocol: Protocol, options: Any, bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """Every model against the reference: the base model where there is one, else the first. Raises DataError
+    when their items differ.
+    """
     reference = BASE if BASE in rows else next(iter(rows))
     base = rows[reference]
     ids = [r.item_id for r in base]
@@ -95,13 +114,20 @@ def compare(rows: Mapping[str, Sequence[Prediction]], protocol: Protocol, option
         if model == reference:
             continue
         if [r.item_id for r in theirs] != ids:
-            raise DataError(f"{model}: found other items than those of {reference}, expected the same items in the same order")
+            raise DataError(
+                f"{model}: found other items than those of {reference}, expected the same items in the "
+                "same order"
+            )
 
         after = protocol.tabulate(theirs, options)
 
-        def differences(chosen: Sequence[Mask], theirs: Sequence[Prediction] = theirs, after: Table = after) -> dict[str, Any]:
+        def differences(
+            chosen: Sequence[Mask], theirs: Sequence[Prediction] = theirs, after: Table = after
+        ) -> dict[str, Any]:
             ours = [_part(theirs, after, protocol, options, m) for m in chosen]
-            return _differences(draws.differences(ours, [_part(base, before, protocol, options, m) for m in chosen]))
+            return _differences(
+                draws.differences(ours, [_part(base, before, protocol, options, m) for m in chosen])
+            )
 
         models[model] = {
             "differences": differences([everything]),
@@ -110,12 +136,28 @@ def compare(rows: Mapping[str, Sequence[Prediction]], protocol: Protocol, option
         }
         if len(masks) > 1:
             models[model]["mean_over_splits"] = differences(list(masks.values()))
-    about = {"reference": reference, "protocol": protocol.name, "options": asdict(options), "n": len(base), "images": len({r.image for r in base})}
-    return {**about, "models": models, "bootstrap": {"resamples": bootstrap, "unit": "image", "interval": 0.95, "seed": seed}}
+    about = {
+        "reference": reference,
+        "protocol": protocol.name,
+        "options": asdict(options),
+        "n": len(base),
+        "images": len({r.image for r in base}),
+    }
+    return {
+        **about,
+        "models": models,
+        "bootstrap": {"resamples": bootstrap, "unit": "image", "interval": 0.95, "seed": seed},
+    }
 
 
 def _differences(found: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {name: {**asdict(e), "significant": e.low is not None and e.high is not None and not e.low <= 0 <= e.high} for name, e in found.items()}
+    return {
+        name: {
+            **asdict(e),
+            "significant": e.low is not None and e.high is not None and not e.low <= 0 <= e.high,
+        }
+        for name, e in found.items()
+    }
 
 
 def changed(before: Table, after: Table, ids: Sequence[str]) -> dict[str, dict[str, list[str]]]:

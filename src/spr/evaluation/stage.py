@@ -1,15 +1,19 @@
 """Stage `evaluate`: benchmarks x models -> predictions, metrics, comparisons.
 
-In: the `evaluate` section, a dialect, one factory of a describer per model. Out, under run/<folder>/<benchmark>/:
+In: the `evaluate` section, a dialect, one factory of a describer per model. Out, under
+run/<folder>/<benchmark>/:
 
-    <model>/part-*.parquet …      resumable shards; the unit is an image with all its questions, asked as one group, greedily
+    <model>/part-*.parquet …      resumable shards; the unit is an image with all its questions, asked as one
+                                  group, greedily
     <model>/predictions.parquet   all rows (`spr.types.Prediction`)
     <model>/metrics.json          computed from that file alone
-    comparison.json               every other model against "base": paired differences, items that changed sides
+    comparison.json               every other model against "base": paired differences, items that changed
+                                  sides
 
 and beside them tables.md, and lmms_eval_<model>_results.json for tables made with lmms-eval.
 
-Rows depend on the questions, the prompt and the model; metric options do not touch them. An answer that failed is a row (wrong, unparsed, failed).
+Rows depend on the questions, the prompt and the model; metric options do not touch them. An answer that
+failed is a row (wrong, unparsed, failed).
 """
 
 from __future__ import annotations
@@ -45,7 +49,8 @@ from spr.store.workers import RuntimeConfig, ShardResult, Workers
 from spr.types import Answer, Prediction, Query, Sampling
 
 Maker = Callable[[], Describer]
-GROUP = 32  # ours: questions of one image that may share a forward pass; LVIS has images with hundreds of objects
+# ours: questions of one image that may share a forward pass; LVIS has images with hundreds of objects
+GROUP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ class Asking:
 
     def reading(self) -> Dialect:
         """The dialect."""
-        return get_dialect(self.dialect, encode="official" if self.official else "nearest", **self.dialect_options)
+        return get_dialect(
+            self.dialect, encode="official" if self.official else "nearest", **self.dialect_options
+        )
 
 
 AskedImage: TypeAlias = tuple[Asking, list[Item]]  # all questions of a benchmark about one image
@@ -72,11 +79,15 @@ def asking_of(benchmark: BenchmarkConfig, protocol: Protocol, dialect: Dialect) 
     """How a benchmark is asked in a dialect."""
     template = protocol.template(dialect, benchmark.prompt)
     tokens = benchmark.max_new_tokens or protocol.max_new_tokens
-    return Asking(benchmark.name, protocol.name, template, tokens, dialect.name, dialect.options, dialect.official)
+    return Asking(
+        benchmark.name, protocol.name, template, tokens, dialect.name, dialect.options, dialect.official
+    )
 
 
 def query_of(item: Item, asking: Asking, dialect: Dialect, part: int = 0) -> Query | Answer:
-    """The question, grouped by image and part; or the reason why it cannot be written in this dialect (an image that it cannot show)."""
+    """The question, grouped by image and part; or the reason why it cannot be written in this dialect (an
+    image that it cannot show).
+    """
     try:
         prompt = question(asking.template, item, dialect)
     except ValueError as e:
@@ -99,7 +110,9 @@ def _work(make: Maker) -> Callable[[Sequence[AskedImage]], ShardResult[Predictio
         dialect, judge = asking.reading(), protocol_named(asking.protocol).judge
         sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=asking.max_new_tokens)
         items = [item for _, image in images for item in image]
-        asked = [query_of(item, asking, dialect, k // GROUP) for _, image in images for k, item in enumerate(image)]
+        asked = [
+            query_of(item, asking, dialect, k // GROUP) for _, image in images for k, item in enumerate(image)
+        ]
         queries = [q for q in asked if isinstance(q, Query)]
         answers = iter(describer.answer(queries, sampling) if queries else [])
         given = [next(answers)[0] if isinstance(q, Query) else q for q in asked]
@@ -138,15 +151,20 @@ def size_of(image: str) -> tuple[int, int]:
     return header.width, header.height
 
 
-def prepare(benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect) -> tuple[BenchmarkConfig, Protocol, Any, list[Item], list[str]]:
-    """A benchmark with its protocol, metric options, items and notes: everything that can be wrong is found here."""
+def prepare(
+    benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect
+) -> tuple[BenchmarkConfig, Protocol, Any, list[Item], list[str]]:
+    """A benchmark with its protocol, metric options, items and notes: everything that can be wrong is found
+    here.
+    """
     protocol = protocol_named(benchmark.protocol)
     options = metric_options(benchmark, protocol)
     if isinstance(options, CaptionOptions) and options.meteor:
         require_meteor()
     items, notes = read_benchmark(_limited(benchmark, limit), size_of)
     check_needs(items, protocol, benchmark)
-    query_of(items[0], asking_of(benchmark, protocol, dialect), dialect)  # a wrong field in the prompt is found here
+    # a wrong field in the prompt is found here
+    query_of(items[0], asking_of(benchmark, protocol, dialect), dialect)
     return benchmark, protocol, options, items, notes
 
 
@@ -161,10 +179,11 @@ def evaluate_all(
     progress: Progress,
     workers: Workers | None = None,
 ) -> str:
-    """Ask every model every benchmark, and measure. `identity` is what each model's answers depend on; "base" is the reference of comparisons.
+    """Ask every model every benchmark, and measure. `identity` is what each model's answers depend on; "base"
+    is the reference of comparisons.
 
-    Returns the tables that also stand in tables.md. Everything that can be wrong with the configuration or a benchmark file is found before the
-    first model is built.
+    Returns the tables that also stand in tables.md. Everything that can be wrong with the configuration or a
+    benchmark file is found before the first model is built.
     """
     _check_names(config)
     ready = [prepare(benchmark, config.limit, dialect) for benchmark in config.benchmarks]
@@ -173,7 +192,13 @@ def evaluate_all(
             make_work = partial(_work, make)
             for benchmark, protocol, _, items, _ in ready:
                 asking = asking_of(benchmark, protocol, dialect)
-                stage = Stage("evaluate", (folder, benchmark.name, model), depends_on(asking, items, identity[model]), Prediction, make_work)
+                stage = Stage(
+                    "evaluate",
+                    (folder, benchmark.name, model),
+                    depends_on(asking, items, identity[model]),
+                    Prediction,
+                    make_work,
+                )
                 asked = [(asking, image) for image in by_image(items)]
                 run_stage(run, stage, asked, runtime, Named(progress, f"{benchmark.name} {model}"), crew)
     tables: list[str] = []
@@ -215,9 +240,16 @@ def _table(run: Run, folder: str, benchmark: str) -> str:
 
 
 def _compare_all(
-    run: Run, where: tuple[str, ...], rows: dict[str, list[Prediction]], protocol: Protocol, options: Any, config: EvaluationConfig
+    run: Run,
+    where: tuple[str, ...],
+    rows: dict[str, list[Prediction]],
+    protocol: Protocol,
+    options: Any,
+    config: EvaluationConfig,
 ) -> None:
-    """comparison.json of these models and of those that were measured before on the same items (`left_out`: on others)."""
+    """comparison.json of these models and of those that were measured before on the same items (`left_out`:
+    on others).
+    """
     earlier = run.read_json(*where, COMPARISON) or {"reference": None, "models": {}}
     ids = [r.item_id for r in next(iter(rows.values()))]
     left_out = []
@@ -246,7 +278,8 @@ def check_needs(items: Sequence[Item], protocol: Protocol, benchmark: BenchmarkC
         missing = [name for name in protocol.needs if getattr(item, name) in (None, "", ())]
         if missing:
             raise ConfigError(
-                f"evaluate.benchmarks[{benchmark.name}]: format {benchmark.format!r} gives no {', '.join(missing)} for item {item.item_id!r}, "
+                f"evaluate.benchmarks[{benchmark.name}]: format {benchmark.format!r} gives no "
+                f"{', '.join(missing)} for item {item.item_id!r}, "
                 f"expected a form that does, for protocol {protocol.name!r}"
             )
 
@@ -258,7 +291,11 @@ def depends_on(asking: Asking, items: Sequence[Item], identity: Mapping[str, Any
         "prompt": asking.template,
         "max_new_tokens": asking.max_new_tokens,
         "items": digest(items),
-        "dialect": {"name": asking.dialect, "options": dict(asking.dialect_options), "official": asking.official},
+        "dialect": {
+            "name": asking.dialect,
+            "options": dict(asking.dialect_options),
+            "official": asking.official,
+        },
         "model": identity,
     }
 
@@ -266,7 +303,11 @@ def depends_on(asking: Asking, items: Sequence[Item], identity: Mapping[str, Any
 def collect(run: Run, where: tuple[str, ...], protocol: Protocol, options: Any) -> list[Prediction]:
     """All rows of a finished model, written as one file and read back: metrics come from what users see."""
     rows = run.read_stage(Prediction, *where)
-    correct = protocol.tabulate(rows, options).right["accuracy"].tolist() if protocol.row is AnswerRow else [False] * len(rows)
+    correct = (
+        protocol.tabulate(rows, options).right["accuracy"].tolist()
+        if protocol.row is AnswerRow
+        else [False] * len(rows)
+    )
     write_predictions(run, rows, protocol.row, correct, *where)
     return read_predictions(run, *where)
 

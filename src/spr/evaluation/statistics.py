@@ -1,9 +1,10 @@
 """Metrics as functions of sums over items, so that one bootstrap over images serves them all.
 
-In: a `Table`, i.e. per-item columns that add up (hits, matched boxes, words, …), the image of each item, and named metrics of the sums.
-Out: values with 95 % intervals; differences of two tables on the same items with paired intervals.
-Resampling is over images, because the questions of one image are not independent. A metric that is undefined in a resample is left out of that
-interval; one that is undefined on the whole has the value None.
+In: a `Table`, i.e. per-item columns that add up (hits, matched boxes, words, …), the image of each item, and
+named metrics of the sums. Out: values with 95 % intervals; differences of two tables on the same items with
+paired intervals.
+Resampling is over images, because the questions of one image are not independent. A metric that is undefined
+in a resample is left out of that interval; one that is undefined on the whole has the value None.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Metric: TypeAlias = Callable[[Sums], Floats]  # (b,) values; NaN = undefined
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Per-item columns (n,) that add up, and the metrics of their sums. `right` says per item what a metric counts as right."""
+    """Per-item columns (n,) that add up, and the metrics of their sums. `right` says per item what a metric
+    counts as right.
+    """
 
     columns: Mapping[str, Floats]
     metrics: Mapping[str, Metric]
@@ -31,7 +34,11 @@ class Table:
 
     def only(self, keep: NDArray[np.bool_]) -> Table:
         """The same for some of the items."""
-        return Table({k: v[keep] for k, v in self.columns.items()}, self.metrics, {k: v[keep] for k, v in self.right.items()})
+        return Table(
+            {k: v[keep] for k, v in self.columns.items()},
+            self.metrics,
+            {k: v[keep] for k, v in self.right.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,9 @@ def divide(a: Floats, b: Floats) -> Floats:
 
 
 def resamples(images: int, count: int, seed: int) -> NDArray[np.uint16]:
-    """(count, images) how often each image is drawn in each resample; each row sums to `images`. Two bytes each: 30,000 images are 120 MB."""
+    """(count, images) how often each image is drawn in each resample; each row sums to `images`. Two bytes
+    each: 30,000 images are 120 MB.
+    """
     rng = np.random.default_rng(seed)
     drawn = np.zeros((count, images), dtype=np.uint16)
     for row in drawn:
@@ -78,13 +87,19 @@ def image_numbers(images: Sequence[str]) -> tuple[NDArray[np.int64], int]:
 
 
 def _sums(table: Table, at: NDArray[np.int64], count: int, weights: NDArray[np.uint16]) -> dict[str, Floats]:
-    per_image = np.stack([np.bincount(at, weights=column, minlength=count) for column in table.columns.values()], axis=1)
+    per_image = np.stack(
+        [np.bincount(at, weights=column, minlength=count) for column in table.columns.values()], axis=1
+    )
     step = max(1, (1 << 22) // max(1, count))  # rows at a time, so that the floats stay small
     parts = [weights[k : k + step].astype(np.float64) @ per_image for k in range(0, len(weights), step)]
-    return dict(zip(table.columns, np.concatenate([np.zeros((0, per_image.shape[1])), *parts]).T, strict=True))
+    return dict(
+        zip(table.columns, np.concatenate([np.zeros((0, per_image.shape[1])), *parts]).T, strict=True)
+    )
 
 
-def _values(tables: Sequence[tuple[Table, NDArray[np.int64]]], count: int, weights: NDArray[np.uint16]) -> dict[str, Floats]:
+def _values(
+    tables: Sequence[tuple[Table, NDArray[np.int64]]], count: int, weights: NDArray[np.uint16]
+) -> dict[str, Floats]:
     """(b,) values of every metric: of one table, or the unweighted mean over several (the splits)."""
     names = list(tables[0][0].metrics) if tables else []
     parts = [(t, _sums(t, at, count, weights)) for t, at in tables]

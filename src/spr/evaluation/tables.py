@@ -1,6 +1,8 @@
-"""Tables that people read: one model's metrics; all models beside each other, for REC by threshold and beside the paper's row.
+"""Tables that people read: one model's metrics; all models beside each other, for REC by threshold and beside
+the paper's row.
 
-In: metrics.json and comparison.json as mappings. Out: Markdown. Every table says n and how many answers were not read.
+In: metrics.json and comparison.json as mappings. Out: Markdown. Every table says n and how many answers were
+not read.
 """
 
 from __future__ import annotations
@@ -13,7 +15,13 @@ PAPER_REC: Mapping[str, Mapping[float, float]] = {
     "paper: Ferret-7B": {0.5: 83.91, 0.6: 81.28, 0.7: 76.72, 0.8: 67.02, 0.9: 43.25},
     "paper: Ferret-7B + SPR": {0.5: 84.93, 0.6: 82.36, 0.7: 78.42, 0.8: 70.09, 0.9: 52.21},
 }
-_PLAIN_NUMBERS = ("boxes_per_answer", "objects_per_region", "words_per_answer", "words_outside_per_answer", "cider")
+_PLAIN_NUMBERS = (
+    "boxes_per_answer",
+    "objects_per_region",
+    "words_per_answer",
+    "words_outside_per_answer",
+    "cider",
+)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -66,13 +74,19 @@ def _columns(metrics: Mapping[str, Any]) -> list[str]:
 def _paper_rows(columns: Sequence[str]) -> list[list[str]]:
     rows = []
     for name, values in PAPER_REC.items():
-        cells = [f"{values[t]:.2f}" if c.startswith("acc@") and (t := float(c[4:])) in values else "" for c in columns]
+        cells = [
+            f"{values[t]:.2f}" if c.startswith("acc@") and (t := float(c[4:])) in values else ""
+            for c in columns
+        ]
         rows.append([name, *cells, "8 splits", ""])
     return rows
 
 
-def comparison_table(models: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any], columns: Sequence[str] = ()) -> str:
-    """All models on one benchmark, with the change against the reference in brackets; * where its 95 % interval excludes 0.
+def comparison_table(
+    models: Mapping[str, Mapping[str, Any]], comparison: Mapping[str, Any], columns: Sequence[str] = ()
+) -> str:
+    """All models on one benchmark, with the change against the reference in brackets; * where its 95 %
+    interval excludes 0.
 
     `columns` are the metrics to show; by default every threshold of REC, else all.
     """
@@ -94,4 +108,6 @@ def comparison_table(models: Mapping[str, Mapping[str, Any]], comparison: Mappin
             )
             cells.append(_shown(name, values[name]["value"]) + said)
         rows.append([model, *cells, str(metrics["n"]), str(metrics["unparsed"])])
-    return markdown_table([f"{first['protocol']}{', mean over splits' if mean else ''}", *columns, "n", "unparsed"], rows)
+    return markdown_table(
+        [f"{first['protocol']}{', mean over splits' if mean else ''}", *columns, "n", "unparsed"], rows
+    )

@@ -1,6 +1,8 @@
-"""`spr demo`: the whole loop on the embedded world. The configuration is demo.yaml beside this file; `--quick` takes less of everything and says so.
+"""`spr demo`: the whole loop on the embedded world. The configuration is demo.yaml beside this file;
+`--quick` takes less of everything and says so.
 
-In: a folder. Out: a run folder with report.html, and its tables. Running it again does nothing; a killed run goes on.
+In: a folder. Out: a run folder with report.html, and its tables. Running it again does nothing; a killed run
+goes on.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ LABEL = "QUICK RUN on a tenth of the data: it shows that everything works, its n
 QUICK = ("regions.max_images=160", "evaluate.limit=200", f"label={json.dumps(LABEL)}")
 TITLES: Mapping[str, str] = {
     "test": "Referring expressions, held-out scenes",
-    "shifted": "Referring expressions, shifted scenes (more and smaller things, rougher and darker backgrounds)",
+    "shifted": "Referring expressions, shifted scenes (more and smaller things, rougher and darker "
+    "backgrounds)",
     "test_describe": "Grounded descriptions of regions",
     "test_what_is_at": "What is at this box?",
 }
@@ -35,7 +38,9 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 
 
 def run_demo(out: Path | None, quick: bool, progress: Progress) -> str:
-    """Run or finish the demo in `out` (default: runs/demo, runs/demo-quick). Returns its tables, and where the report is."""
+    """Run or finish the demo in `out` (default: runs/demo, runs/demo-quick). Returns its tables, and where
+    the report is.
+    """
     out = out or Path("runs") / ("demo-quick" if quick else "demo")
     config = load_config(CONFIG, [f"run={out.absolute()}", *(QUICK if quick else ())])
     run = run_pipeline(config, progress)
@@ -43,7 +48,9 @@ def run_demo(out: Path | None, quick: bool, progress: Progress) -> str:
 
 
 def tables(run: Run) -> str:
-    """The results in Markdown: change against the base in points, * where the 95 % interval of the change excludes 0."""
+    """The results in Markdown: change against the base in points, * where the 95 % interval of the change
+    excludes 0.
+    """
     parts = []
     for benchmark, title in TITLES.items():
         comparison = run.read_json(EVALUATION, benchmark, COMPARISON)

@@ -1,9 +1,12 @@
-"""`make results`: every claim of the paper on the embedded world, against controls, three training seeds each; writes docs/results.md.
+"""`make results`: every claim of the paper on the embedded world, against controls, three training seeds
+each; writes docs/results.md.
 
-In: demo.yaml beside this file. Out: runs/results (a run folder whose variants stand in rows/<row>-seed<n>/, as those of `spr ablate` do) with
-rows.json (where the answers of every row are); docs/results.md with its plots; docs/results.json. A killed run goes on.
+In: demo.yaml beside this file. Out: runs/results (a run folder whose variants stand in rows/<row>-seed<n>/,
+as those of `spr ablate` do) with rows.json (where the answers of every row are); docs/results.md with its
+plots; docs/results.json. A killed run goes on.
 
-The regions and the descriptions of the first round are the same for every row, and so are the questions; a row says what differs.
+The regions and the descriptions of the first round are the same for every row, and so are the questions; a
+row says what differs.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ ROWS = "rows"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: a training of demo.yaml (`adapter`) with changes to sections. `rec_only`: not asked for its other abilities."""
+    """A line of the table: a training of demo.yaml (`adapter`) with changes to sections. `rec_only`: not
+    asked for its other abilities.
+    """
 
     name: str
     label: str
@@ -73,10 +78,21 @@ TABLE = (
     Row("spr", "our setting", "spr"),
     Row("spr_original", "- without refinement", "spr", pair={"chosen": "original"}),
     Row("spr_no_detector", "- detector off", "spr", score={"detector_side": "none"}, rec_only=True),
-    Row("spr_no_annotations", "- annotations off: what the detector finds alone", "spr", score={"annotated": False}),
+    Row(
+        "spr_no_annotations",
+        "- annotations off: what the detector finds alone",
+        "spr",
+        score={"annotated": False},
+    ),
     Row("spr_two_rounds", "- two rounds (twice the steps)", "spr", train={"rounds": 2}),
     Row("sft_chosen", "SFT on the chosen answers", "spr", train=SFT),
-    Row("sft_annotated", "SFT on the annotations of the same regions", "spr", train=SFT, pair={"chosen": "annotated"}),
+    Row(
+        "sft_annotated",
+        "SFT on the annotations of the same regions",
+        "spr",
+        train=SFT,
+        pair={"chosen": "annotated"},
+    ),
 )
 
 
@@ -90,8 +106,12 @@ def settings(base: Config, seeds: Sequence[int]) -> dict[str, Config]:
     return {variant_name(row.name, seed): row.config(base, seed) for row in TABLE for seed in seeds}
 
 
-def answers_of(variants: Sequence[Variant], seeds: Sequence[int], run: Run) -> dict[str, dict[str, list[str]]]:
-    """Where the answers are, in the run: {row: {benchmark: [a file per seed]}}; the base model's stand once."""
+def answers_of(
+    variants: Sequence[Variant], seeds: Sequence[int], run: Run
+) -> dict[str, dict[str, list[str]]]:
+    """Where the answers are, in the run: {row: {benchmark: [a file per seed]}}; the base model's stand
+    once.
+    """
     by_name = {v.name: v for v in variants}
     found: dict[str, dict[str, list[str]]] = {BASE: {}}
     for row in TABLE:
@@ -106,7 +126,7 @@ def answers_of(variants: Sequence[Variant], seeds: Sequence[int], run: Run) -> d
     return found
 
 
-# --- the page ------------------------------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 def _cell(f: Figures, metric: str) -> str:
@@ -120,10 +140,20 @@ def rec_table(found: Measurements, benchmark: str) -> str:
     before, after = PAPER_REC.items()
     rows = [
         [before[0], *(f"{before[1][t]:.1f}" for t in THRESHOLDS), ""],
-        [after[0], *(f"{after[1][t]:.1f} ({after[1][t] - before[1][t]:+.1f})" for t in THRESHOLDS), "10k images"],
+        [
+            after[0],
+            *(f"{after[1][t]:.1f} ({after[1][t] - before[1][t]:+.1f})" for t in THRESHOLDS),
+            "10k images",
+        ],
     ]
     for name, label in labels():
-        rows.append([label, *(_cell(found.of(name, benchmark), f"acc@{t:g}") for t in THRESHOLDS), found.pairs.get(name, "")])
+        rows.append(
+            [
+                label,
+                *(_cell(found.of(name, benchmark), f"acc@{t:g}") for t in THRESHOLDS),
+                found.pairs.get(name, ""),
+            ]
+        )
     return markdown_table(["accuracy at IoU", *(f"{t}" for t in THRESHOLDS), "pairs"], rows)
 
 
@@ -152,7 +182,13 @@ def ability_table(found: Measurements) -> str:
     columns = [(b, figure) for b, figures in ABILITIES.items() for figure in figures]
     header = ["", *(f"{b.removeprefix('test_')}: {figure}".replace("_", " ") for b, figure in columns)]
     asked = [(name, label) for name, label in labels() if found.has(name, OTHERS[0])]
-    return markdown_table(header, [[label, *(f"{found.of(name, b).value(figure):.3f}" for b, figure in columns)] for name, label in asked])
+    return markdown_table(
+        header,
+        [
+            [label, *(f"{found.of(name, b).value(figure):.3f}" for b, figure in columns)]
+            for name, label in asked
+        ],
+    )
 
 
 PLOTTED = {
@@ -172,22 +208,47 @@ def plots(found: Measurements) -> dict[str, str]:
         series = [Series("paper: Ferret-7B", "paper", THRESHOLDS, [after[t] - before[t] for t in THRESHOLDS])]
         for row, (name, kind) in PLOTTED.items():
             changes = found.of(row, benchmark).changes
-            value, low, high = ([100 * float(getattr(changes[f"acc@{t:g}"], key) or 0.0) for t in THRESHOLDS] for key in ("value", "low", "high"))
+            value, low, high = (
+                [100 * float(getattr(changes[f"acc@{t:g}"], key) or 0.0) for t in THRESHOLDS]
+                for key in ("value", "low", "high")
+            )
             series.append(Series(name, kind, THRESHOLDS, value, low, high))
-        files[f"results_{benchmark}.svg"] = plot_file(f"Gain over the base: {benchmark}", series, "IoU threshold", "points", zero=True)
+        files[f"results_{benchmark}.svg"] = plot_file(
+            f"Gain over the base: {benchmark}", series, "IoU threshold", "points", zero=True
+        )
     return files
 
 
 def page(found: Measurements, seeds: Sequence[int], label: str) -> str:
     """docs/results.md."""
     parts = ["# Results on the embedded world", ""]
-    parts += ["Printed by `make results`; do not edit by hand. `python docs/results_table.py` computes the tables again from the answers."]
+    parts += [
+        "Printed by `make results`; do not edit by hand. `python docs/results_table.py` computes the "
+        "tables again from the answers."
+    ]
     parts += ["", f"**{label}**"] if label else []
     seeded = f"mean of {len(seeds)} training seeds" if len(seeds) > 1 else "one training seed"
     for benchmark, title in TITLES.items():
-        parts += ["", f"## {title}", "", f"{found.of(BASE, benchmark).n} referring expressions, {seeded}; change against the base in points,"]
-        parts += ["\\* = its 95 % interval (paired bootstrap over images) excludes 0.", "", rec_table(found, benchmark)]
-        parts += ["", f"![gain by threshold](results_{benchmark}.svg)", "", "The changes with their intervals:", "", interval_table(found, benchmark)]
+        parts += [
+            "",
+            f"## {title}",
+            "",
+            f"{found.of(BASE, benchmark).n} referring expressions, {seeded}; change against the base in "
+            "points,",
+        ]
+        parts += [
+            "\\* = its 95 % interval (paired bootstrap over images) excludes 0.",
+            "",
+            rec_table(found, benchmark),
+        ]
+        parts += [
+            "",
+            f"![gain by threshold](results_{benchmark}.svg)",
+            "",
+            "The changes with their intervals:",
+            "",
+            interval_table(found, benchmark),
+        ]
     parts += ["", "## Other abilities", "", ability_table(found), "", "## The claims", ""]
     for claim in verdicts(found):
         parts += [f"### {claim.title}", "", f"**{claim.verdict}.** {claim.text}", ""]
@@ -196,9 +257,15 @@ def page(found: Measurements, seeds: Sequence[int], label: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of `make results`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, help="run folder; default: runs/results, or runs/results-quick")
-    parser.add_argument("--docs", type=Path, help="folder of results.md, its plots and results.json; default: docs, or the run folder when quick")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        help="folder of results.md, its plots and results.json; default: docs, or the run folder when quick",
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, a tenth of the data")
     args = parser.parse_args(arguments)
     out = args.out or Path("runs") / ("results-quick" if args.quick else "results")
@@ -213,7 +280,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = Measurements(run, base.evaluate, files, pairs_of(variants, seeds))
     text = page(found, seeds, LABEL if args.quick else "")
     print(text)
-    for name, content in {"results.md": text, "results.json": json.dumps(found.everything()) + "\n", **plots(found)}.items():
+    for name, content in {
+        "results.md": text,
+        "results.json": json.dumps(found.everything()) + "\n",
+        **plots(found),
+    }.items():
         (docs / name).write_text(content, encoding="utf-8")
 
 

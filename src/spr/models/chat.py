@@ -1,6 +1,7 @@
 """What a model is told: the question inside its chat template, or in the bare form of a family without one.
 
-In: a processor, the model_type, a question, how many images go along (the image first, then the crop). Out: the text that goes to the processor.
+In: a processor, the model_type, a question, how many images go along (the image first, then the crop). Out:
+the text that goes to the processor.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import Any
 
 from spr.errors import ConfigError
 
-# Families that are asked by a bare text. Kosmos-2's and Florence-2's processors put the image in front by themselves.
+# Families that are asked by a bare text. Kosmos-2's and Florence-2's processors put the image in front by
+# themselves.
 BARE: Mapping[str, Callable[[str, int], str]] = {
     "kosmos-2": lambda q, images: q if q.startswith("<grounding>") else "<grounding> " + q,  # model card
     "paligemma": lambda q, images: "<image>" * images + q,  # "detect cat": task words of the model card
@@ -20,19 +22,28 @@ BARE: Mapping[str, Callable[[str, int], str]] = {
 
 def has_chat_template(processor: Any) -> bool:
     """Whether the checkpoint says how a conversation is written."""
-    return bool(getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None))
+    return bool(
+        getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    )
 
 
 def prompt_text(processor: Any, model_type: str, question: str, images: int = 1) -> str:
-    """The text up to the place where the answer begins. Raises ConfigError for a checkpoint without template whose family has no bare form."""
+    """The text up to the place where the answer begins. Raises ConfigError for a checkpoint without template
+    whose family has no bare form.
+    """
     if model_type in BARE:
         return BARE[model_type](question, images)
     if not has_chat_template(processor):
-        raise ConfigError(f"model.folder: found a {model_type!r} checkpoint without a chat template, expected chat_template.jinja beside it")
+        raise ConfigError(
+            f"model.folder: found a {model_type!r} checkpoint without a chat template, expected "
+            "chat_template.jinja beside it"
+        )
     content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if isinstance(template, dict):
         template = template["default"]
-    text: str = processor.tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    text: str = processor.tokenizer.apply_chat_template(
+        messages, chat_template=template, add_generation_prompt=True, tokenize=False
+    )
     return text

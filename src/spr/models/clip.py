@@ -1,9 +1,11 @@
 """The semantic score's two cosines (method 2.3) from a dual encoder: CLIP, SigLIP, SigLIP 2 and their kin.
 
-In: an image, regions, texts, and which pairs to compare. Out: for each pair the cosine of the text with the cropped region, and with the region's
-embedding from the full image. The full image runs once for all its regions, also across calls; crops and distinct texts are batched; a text longer
-than the encoder's context is cut into sentence windows whose embeddings are averaged and normalised again.
-Raw cosines, no rescaling. Known gap: the crop is stretched to a square like the image, as is usual, so thin regions are distorted.
+In: an image, regions, texts, and which pairs to compare. Out: for each pair the cosine of the text with the
+cropped region, and with the region's embedding from the full image. The full image runs once for all its
+regions, also across calls; crops and distinct texts are batched; a text longer than the encoder's context is
+cut into sentence windows whose embeddings are averaged and normalised again.
+Raw cosines, no rescaling. Known gap: the crop is stretched to a square like the image, as is usual, so thin
+regions are distorted.
 """
 
 from __future__ import annotations
@@ -29,13 +31,23 @@ from spr.types import Box, Checkpoint
 LONG_TEXTS = ("windows", "truncate")
 CROPS, TEXTS = 32, 64  # ours: sizes of batches
 REMEMBERED = 2  # images whose pass is kept
-PADDED_TO_LENGTH = frozenset({"siglip", "siglip2"})  # trained on texts padded to their full length (model cards)
+# trained on texts padded to their full length (model cards)
+PADDED_TO_LENGTH = frozenset({"siglip", "siglip2"})
 
 
 class DualEncoderScorer:
-    """A checkpoint folder behind the port `ImageTextScorer`. Raises ConfigError for one that is no dual encoder with a vision transformer."""
+    """A checkpoint folder behind the port `ImageTextScorer`. Raises ConfigError for one that is no dual
+    encoder with a vision transformer.
+    """
 
-    def __init__(self, folder: str, load_image: LoadImage, device: str = "cpu", clip_fit: str = "squash", long_text: str = "windows") -> None:
+    def __init__(
+        self,
+        folder: str,
+        load_image: LoadImage,
+        device: str = "cpu",
+        clip_fit: str = "squash",
+        long_text: str = "windows",
+    ) -> None:
         if long_text not in LONG_TEXTS:
             raise ConfigError("semantic.long_text: " + unknown_name("way", long_text, LONG_TEXTS))
         checkpoint = Checkpoint(folder, attention=None)
@@ -52,7 +64,9 @@ class DualEncoderScorer:
     def similarities(
         self, image: str, regions: Sequence[Box], texts: Sequence[str], pairs: Sequence[tuple[int, int]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Cosines in [-1, 1] of `pairs` = (region index, text index): (of the crop, of the region embedding), each of shape (len(pairs),)."""
+        """Cosines in [-1, 1] of `pairs` = (region index, text index): (of the crop, of the region embedding),
+        each of shape (len(pairs),).
+        """
         if not pairs:
             return np.zeros(0), np.zeros(0)
         written = self.texts(list(dict.fromkeys(texts)))
@@ -67,7 +81,7 @@ class DualEncoderScorer:
         """Forget the images of earlier calls."""
         self._whole.clear()
 
-    # --- pictures ----------------------------------------------------------------------------------------------------------------------------
+    # --- pictures ---------------------------------------------------------------------------------
 
     def _embed_pictures(self, images: Sequence[Image.Image]) -> torch.Tensor:
         pixels = {k: v.to(self.model.device) for k, v in self.fit.pixels(images).items()}
@@ -98,7 +112,7 @@ class DualEncoderScorer:
         inside = np.stack([patches_inside(centres, region) for region in regions])
         return unit(self.tower.regions(states, torch.from_numpy(inside).to(states.device)))
 
-    # --- texts -------------------------------------------------------------------------------------------------------------------------------
+    # --- texts ------------------------------------------------------------------------------------
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text, verbose=False)["input_ids"])
@@ -112,11 +126,15 @@ class DualEncoderScorer:
         """Unit embeddings (T, E) of texts."""
 
         def embed(windows: list[str]) -> torch.Tensor:
-            return torch.cat([self._embed_texts(windows[i : i + TEXTS]) for i in range(0, len(windows), TEXTS)])
+            return torch.cat(
+                [self._embed_texts(windows[i : i + TEXTS]) for i in range(0, len(windows), TEXTS)]
+            )
 
         return embed_in_windows([self.windows(text) for text in texts], embed)
 
     def _embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         padding = "max_length" if self.model.config.model_type in PADDED_TO_LENGTH else True
-        batch = self.tokenizer(list(texts), padding=padding, truncation=True, max_length=self.length, return_tensors="pt")
+        batch = self.tokenizer(
+            list(texts), padding=padding, truncation=True, max_length=self.length, return_tensors="pt"
+        )
         return unit(self.model.get_text_features(**batch.to(self.model.device)).pooler_output)

@@ -1,8 +1,10 @@
-"""Rows -> sampled answers, as token ids, for every decoder-only family: one prefill per prompt, then one light step per token.
+"""Rows -> sampled answers, as token ids, for every decoder-only family: one prefill per prompt, then one
+light step per token.
 
-The tokens that all rows of a batch begin with (image and all) go through the model once; the rest of each prompt follows as one left-padded batch;
-the n samples of a prompt continue from its key-value cache. Rows that have ended leave the batch when half of it has. The shape of every forward
-depends on the rows and the sampling only.
+The tokens that all rows of a batch begin with (image and all) go through the model once; the rest of each
+prompt follows as one left-padded batch; the n samples of a prompt continue from its key-value cache. Rows
+that have ended leave the batch when half of it has. The shape of every forward depends on the rows and the
+sampling only.
 """
 
 from __future__ import annotations
@@ -18,12 +20,11 @@ from spr.models.inputs import Encoder, Row
 from spr.models.sampling import choose, row_keys
 from spr.types import Sampling
 
-# Families whose language model is causal throughout: what stands before a token never depends on what follows.
+# Families whose language model is causal throughout: what stands before a token never depends on what
+# follows.
 CAUSAL = frozenset(
-    {
-        "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "internvl", "idefics3", "smolvlm", "glm4v",
-        "glm4v_moe", "glm46v",
-    }
+    { "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
+    "internvl", "idefics3", "smolvlm", "glm4v", "glm4v_moe", "glm46v", }
 )  # fmt: skip
 
 
@@ -37,7 +38,9 @@ class Tokens:
 
 @dataclass(slots=True)
 class _State:
-    """A batch after its prefill: cache, last logits (B, V), next position of each row (B,), mask (B, T) or None when nothing is padded."""
+    """A batch after its prefill: cache, last logits (B, V), next position of each row (B,), mask (B, T) or
+    None when nothing is padded.
+    """
 
     cache: Any
     logits: torch.Tensor
@@ -47,7 +50,9 @@ class _State:
 
 
 def common_prefix(rows: Sequence[Row], image_tokens: frozenset[int]) -> int:
-    """How many first tokens all rows share, when they share their picture and all its tokens; else 0. Leaves at least one token to each."""
+    """How many first tokens all rows share, when they share their picture and all its tokens; else 0. Leaves
+    at least one token to each.
+    """
     first = rows[0]
     if len(rows) < 2 or any(row.picture is not first.picture for row in rows):
         return 0
@@ -81,7 +86,7 @@ class Decoder:
         per_row = [found[i : i + n] for i in range(0, len(found), n)]
         return [answers * sampling.n for answers in per_row] if greedy else per_row
 
-    # --- prefill -----------------------------------------------------------------------------------------------------------------------------
+    # --- prefill ----------------------------------------------------------------------------------
 
     def _prefill(self, rows: Sequence[Row]) -> _State:
         shared = common_prefix(rows, self.encoder.image_tokens) if self.shares_prefix else 0
@@ -93,14 +98,26 @@ class Decoder:
         after = torch.stack([row.positions.max() + 1 for row in rows])
         return _State(cache, logits, after, mask, rows[0].positions.shape[0])
 
-    def _forward(self, rows: Sequence[Row], start: int, end: int | None, cache: Any, with_images: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens start:end of the rows, left-padded, after what is cached. Returns the last logits and the mask over everything so far."""
+    def _forward(
+        self, rows: Sequence[Row], start: int, end: int | None, cache: Any, with_images: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens start:end of the rows, left-padded, after what is cached. Returns the last logits and the
+        mask over everything so far.
+        """
         device = self.model.device
         parts = [row.ids[start:end] for row in rows]
         width = max(map(len, parts))
         pads = [width - len(part) for part in parts]
-        ids = torch.tensor([(self.pad,) * p + part for p, part in zip(pads, parts, strict=True)], device=device)
-        places = torch.stack([torch.nn.functional.pad(row.positions[:, start:end], (p, 0)) for p, row in zip(pads, rows, strict=True)], dim=1)
+        ids = torch.tensor(
+            [(self.pad,) * p + part for p, part in zip(pads, parts, strict=True)], device=device
+        )
+        places = torch.stack(
+            [
+                torch.nn.functional.pad(row.positions[:, start:end], (p, 0))
+                for p, row in zip(pads, rows, strict=True)
+            ],
+            dim=1,
+        )
         mask = None
         if any(pads):
             mask = torch.ones(len(rows), start + width, dtype=torch.long, device=device)
@@ -114,15 +131,24 @@ class Decoder:
         if with_images:
             extra["mm_encoder_outputs"] = self.encoder.features(rows)
         positions = places if places.shape[0] > 1 else places[0]
-        out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **extra,
+        )
         return out.logits[:, -1], mask
 
-    # --- one token after another -------------------------------------------------------------------------------------------------------------
+    # --- one token after another ------------------------------------------------------------------
 
     def _decode(self, state: _State, keys: torch.Tensor, sampling: Sampling, limit: int) -> list[Tokens]:
         written: list[list[int]] = [[] for _ in range(len(keys))]
         stopped = [False] * len(keys)
-        alive = list(range(len(keys)))  # answer of each row of the batch; ended ones stay until half the batch has ended
+        # answer of each row of the batch; ended ones stay until half the batch has ended
+        alive = list(range(len(keys)))
         logits = state.logits
         for step in range(limit):
             tokens = choose(logits, keys, step, sampling)

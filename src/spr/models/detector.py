@@ -1,7 +1,8 @@
 """Boxes for phrases (method 2.4) from an open-vocabulary detector; the image backbone runs once per image.
 
-In: an image and phrases. Out: per phrase what was found, best first, in pixels of the original image. The unit of a query is one phrase: joining
-several in one caption changes their boxes. A phrase that was asked about the same image before is not asked again.
+In: an image and phrases. Out: per phrase what was found, best first, in pixels of the original image. The
+unit of a query is one phrase: joining several in one caption changes their boxes. A phrase that was asked
+about the same image before is not asked again.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ ENGINES: Mapping[str, Callable[[Any, Any], Engine]] = {
 
 
 class OpenVocabularyDetector:
-    """A checkpoint folder behind the port `Detector`. `threshold` in [0, 1] is the least score of a box that is returned."""
+    """A checkpoint folder behind the port `Detector`. `threshold` in [0, 1] is the least score of a box that
+    is returned.
+    """
 
     def __init__(
         self, folder: str, load_image: LoadImage, device: str = "cpu", threshold: float = 0.35
@@ -51,7 +54,8 @@ class OpenVocabularyDetector:
         engine = ENGINES.get(model.config.model_type)
         if engine is None:
             raise ConfigError(
-                f"detector.folder: found a {model.config.model_type!r} model in {folder!r}, expected one of {', '.join(ENGINES)}"
+                f"detector.folder: found a {model.config.model_type!r} model in {folder!r}, expected one "
+                f"of {', '.join(ENGINES)}"
             )
         self.engine = engine(model, load_processor(checkpoint))
         self.load_image, self.threshold = load_image, threshold

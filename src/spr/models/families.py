@@ -1,7 +1,8 @@
 """What a checkpoint's `model_type` implies: its notation of boxes.
 
-In: a folder. Out: the name of a dialect with its options. A type implies a dialect only where the family's own sources say which notation it writes;
-for every other type, and for fine-tunes that write something else, the configuration names it.
+In: a folder. Out: the name of a dialect with its options. A type implies a dialect only where the family's
+own sources say which notation it writes; for every other type, and for fine-tunes that write something else,
+the configuration names it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ DIALECTS: Mapping[str, str] = {
 }
 # Why a type needs `dialect:`; any other type has no notation that we know of.
 WHY_REQUIRED: Mapping[str, str] = {
-    "llava": "its frame is disputed (llava: the padded square, for a processor that pads; most of its fine-tunes say what they write)",
+    "llava": "its frame is disputed (llava: the padded square, for a processor that pads; most of its "
+    "fine-tunes say what they write)",
     "llava_onevision": "no source says which frame its boxes span (llava:original is a guess)",
     "gemma3": "its authors document no notation of boxes",
     "idefics3": "its authors document no notation of boxes",
@@ -39,13 +41,20 @@ WHY_REQUIRED: Mapping[str, str] = {
 
 
 def read_json(folder: str, file: str) -> dict[str, Any] | None:
-    """A JSON file of a checkpoint, from a folder or from the local cache of the hub; None when it has none."""
+    """A JSON file of a checkpoint, from a folder or from the local cache of the hub; None when it has
+    none.
+    """
     path = Path(folder) / file
     if not Path(folder).is_dir():
         from transformers.utils.hub import cached_file
 
         try:
-            found = cached_file(folder, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+            found = cached_file(
+                folder,
+                file,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
         except OSError:
             found = None
         if found is None:
@@ -61,7 +70,9 @@ def read_json(folder: str, file: str) -> dict[str, Any] | None:
 
 
 def image_settings(folder: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of the checkpoint's image processor, wherever this version of transformers wrote them, with the configuration's changes."""
+    """The settings of the checkpoint's image processor, wherever this version of transformers wrote them,
+    with the configuration's changes.
+    """
     both = (read_json(folder, "processor_config.json") or {}).get("image_processor")
     return {**(both or read_json(folder, "preprocessor_config.json") or {}), **(changes or {})}
 
@@ -70,12 +81,18 @@ def model_type_of(folder: str) -> str:
     """The checkpoint's `model_type`. Raises ConfigError when the folder is no checkpoint."""
     config = read_json(folder, "config.json")
     if config is None or not config.get("model_type"):
-        raise ConfigError(f"model.folder: found no config.json with a model_type in {folder!r}, expected a checkpoint of transformers")
+        raise ConfigError(
+            f"model.folder: found no config.json with a model_type in {folder!r}, expected a checkpoint of "
+            "transformers"
+        )
     return str(config["model_type"])
 
 
-def dialect_for_checkpoint(folder: str, changes: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """(name, options) of the dialect that the checkpoint's family writes; `changes` of its image processor's settings count.
+def dialect_for_checkpoint(
+    folder: str, changes: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """(name, options) of the dialect that the checkpoint's family writes; `changes` of its image processor's
+    settings count.
 
     Raises ConfigError when `model.dialect` has to say it.
     """
@@ -83,5 +100,8 @@ def dialect_for_checkpoint(folder: str, changes: Mapping[str, Any] | None = None
     name = DIALECTS.get(model_type)
     if name is None:
         why = WHY_REQUIRED.get(model_type, "no verified notation of boxes is known for it")
-        raise ConfigError(f"model.dialect: found nothing for model_type {model_type!r}: {why}; expected one of {', '.join(known_names())}")
+        raise ConfigError(
+            f"model.dialect: found nothing for model_type {model_type!r}: {why}; expected one of "
+            f"{', '.join(known_names())}"
+        )
     return name, resize_options(image_settings(folder, changes)) if name == "qwen2_5_vl" else {}

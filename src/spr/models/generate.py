@@ -1,7 +1,9 @@
-"""The general road for families whose forward takes no image features (Kosmos-2, Florence-2, unknown ones): transformers' own generate().
+"""The general road for families whose forward takes no image features (Kosmos-2, Florence-2, unknown ones):
+transformers' own generate().
 
-One prompt at a time, its samples as one batch, each with its own copy of the image: right, not fast. The checkpoint's generation settings that
-force or forbid tokens stay in force; the choice of the token is ours (`spr.models.sampling`), put in as the last logits processor.
+One prompt at a time, its samples as one batch, each with its own copy of the image: right, not fast. The
+checkpoint's generation settings that force or forbid tokens stay in force; the choice of the token is ours
+(`spr.models.sampling`), put in as the last logits processor.
 """
 
 from __future__ import annotations
@@ -48,7 +50,12 @@ class GenerateDecoder:
         start = 1 if self.model.config.is_encoder_decoder else len(row.ids)
         chooser = _Chooser(row_keys(sampling.seed, [row.item_id], n, self.model.device), start, sampling)
         out = self.model.generate(
-            **inputs, do_sample=False, num_beams=1, max_new_tokens=limit, pad_token_id=self.pad, logits_processor=LogitsProcessorList([chooser])
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=limit,
+            pad_token_id=self.pad,
+            logits_processor=LogitsProcessorList([chooser]),
         )
         found = [self._cut(ids[start:]) for ids in out.tolist()]
         return found * sampling.n if n == 1 else found

@@ -1,9 +1,11 @@
 """One Describer for the image-text-to-text models of transformers, in process.
 
-In: queries (image, question, perhaps a crop). Out: sampled answers. The checkpoint's own processor and chat template write the prompt; image tokens
-are never cut: a prompt that does not fit is a failed answer with its reason.
-`per_item`: all queries of a group are one batch, so its shape, hence every bit of the answers, depends on the group alone.
-`throughput`: queries of a call are sorted by length and batched by size; a batch that does not fit into memory is halved, and said so.
+In: queries (image, question, perhaps a crop). Out: sampled answers. The checkpoint's own processor and chat
+template write the prompt; image tokens are never cut: a prompt that does not fit is a failed answer with its
+reason.
+`per_item`: all queries of a group are one batch, so its shape, hence every bit of the answers, depends on the
+group alone. `throughput`: queries of a call are sorted by length and batched by size; a batch that does not
+fit into memory is halved, and said so.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ R = TypeVar("R")
 
 
 def in_halves(work: Callable[[Sequence[T]], list[R]], items: Sequence[T], size: int) -> tuple[list[R], int]:
-    """`work` over batches of at most `size` items; where memory does not suffice the size is halved, logged and kept. Returns the size, too."""
+    """`work` over batches of at most `size` items; where memory does not suffice the size is halved, logged
+    and kept. Returns the size, too.
+    """
     found: list[R] = []
     while len(found) < len(items):
         try:
@@ -74,22 +78,30 @@ class HFDescriber:
         self.load_image, self.batching = load_image, batching
         self.model_type: str = self.model.config.model_type
         self.context = context_length(self.model)
-        self.encoder = Encoder(self.model, self.processor, remember=4 if batching == "per_item" else BATCH * WINDOW)
+        self.encoder = Encoder(
+            self.model, self.processor, remember=4 if batching == "per_item" else BATCH * WINDOW
+        )
         self._batch = BATCH
         tokenizer = self.processor.tokenizer
         self.stops = _stop_tokens(self.model, tokenizer)
-        self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.stops, default=0))
-        self._hidden = self.stops | {t for t in (tokenizer.pad_token_id, tokenizer.bos_token_id) if t is not None}
+        self.pad = int(
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(self.stops, default=0)
+        )
+        self._hidden = self.stops | {
+            t for t in (tokenizer.pad_token_id, tokenizer.bos_token_id) if t is not None
+        }
         self._decoder: Decoder | GenerateDecoder
         if self.encoder.takes_features and not self.model.config.is_encoder_decoder:
             self._decoder = Decoder(self.model, self.encoder, self.stops, self.pad)
         else:
             self._decoder = GenerateDecoder(self.model, self.stops, self.pad)
 
-    # --- the port ----------------------------------------------------------------------------------------------------------------------------
+    # --- the port ---------------------------------------------------------------------------------
 
     def answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
-        """`sampling.n` answers per query, in order. A query without readable image or with too long a prompt gives failed answers."""
+        """`sampling.n` answers per query, in order. A query without readable image or with too long a prompt
+        gives failed answers.
+        """
         found: dict[int, list[Answer]] = {}
         for group in self._groups(queries):
             rows: list[tuple[int, Row]] = []
@@ -100,7 +112,9 @@ class HFDescriber:
                 else:
                     rows.append((i, row))
             if rows:
-                found.update(zip([i for i, _ in rows], self._answers([row for _, row in rows], sampling), strict=True))
+                found.update(
+                    zip([i for i, _ in rows], self._answers([row for _, row in rows], sampling), strict=True)
+                )
         return [found[i] for i in range(len(queries))]
 
     def _groups(self, queries: Sequence[Query]) -> list[list[int]]:
@@ -113,10 +127,12 @@ class HFDescriber:
             groups.setdefault(query.group or f"\0{i}", []).append(i)
         return list(groups.values())
 
-    # --- prompts -----------------------------------------------------------------------------------------------------------------------------
+    # --- prompts ----------------------------------------------------------------------------------
 
     def prompt(self, query: Query) -> str:
-        """The text of a query as it goes to the processor: after the chat template, before image tokens are put in."""
+        """The text of a query as it goes to the processor: after the chat template, before image tokens are
+        put in.
+        """
         return prompt_text(self.processor, self.model_type, query.prompt, 1 if query.crop is None else 2)
 
     def images(self, query: Query) -> tuple[Image.Image, ...]:
@@ -126,7 +142,9 @@ class HFDescriber:
 
     def row(self, query: Query) -> Row:
         """The query as tokens, with its picture. Raises what loading the image raises."""
-        return self.encoder.row(Ask(query.item_id, self.prompt(query), (query.image, query.crop), lambda: self.images(query)))
+        return self.encoder.row(
+            Ask(query.item_id, self.prompt(query), (query.image, query.crop), lambda: self.images(query))
+        )
 
     def _row(self, query: Query, sampling: Sampling) -> Row | str:
         if query.crop is not None and self.model_type in ONE_IMAGE:
@@ -136,20 +154,28 @@ class HFDescriber:
         except (OSError, DataError) as e:
             return f"image: {e}"
         if self.context is not None and len(row.ids) >= self.context:
-            return f"prompt_too_long: found {len(row.ids)} tokens, expected fewer than the model's {self.context}"
+            return (
+                f"prompt_too_long: found {len(row.ids)} tokens, expected fewer than the model's "
+                f"{self.context}"
+            )
         return row
 
-    # --- answers -----------------------------------------------------------------------------------------------------------------------------
+    # --- answers ----------------------------------------------------------------------------------
 
     def _answers(self, rows: Sequence[Row], sampling: Sampling) -> list[list[Answer]]:
         if self.batching == "per_item":
             try:
                 return self._batch_answers(rows, sampling)
             except (torch.OutOfMemoryError, MemoryError):
-                reason = f"out_of_memory: a group of {len(rows)} prompts x {sampling.n} samples; batching: throughput splits it"
+                reason = (
+                    f"out_of_memory: a group of {len(rows)} prompts x {sampling.n} samples; batching: "
+                    "throughput splits it"
+                )
                 return [[Answer("", failed=reason)] * sampling.n for _ in rows]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        answers, self._batch = in_halves(lambda batch: self._batch_answers(batch, sampling), [rows[i] for i in order], self._batch)
+        answers, self._batch = in_halves(
+            lambda batch: self._batch_answers(batch, sampling), [rows[i] for i in order], self._batch
+        )
         by_row = dict(zip(order, answers, strict=True))
         return [by_row[i] for i in range(len(rows))]
 
@@ -160,7 +186,11 @@ class HFDescriber:
         return [[self._read(tokens) for tokens in samples] for samples in answers]
 
     def _read(self, tokens: Tokens) -> Answer:
-        """The answer's text: every tag is kept (boxes are made of them), only the start, padding and stop tokens are left out."""
+        """The answer's text: every tag is kept (boxes are made of them), only the start, padding and stop
+        tokens are left out.
+        """
         ids = [t for t in tokens.ids if t not in self._hidden]
-        text: str = self.processor.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text: str = self.processor.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         return Answer(text.strip(), tokens.stopped)

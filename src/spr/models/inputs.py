@@ -1,8 +1,11 @@
-"""Texts and images -> what the model's forward takes, with each picture decoded, preprocessed and encoded once.
+"""Texts and images -> what the model's forward takes, with each picture decoded, preprocessed and encoded
+once.
 
-In: prompt texts with their images. Out: `Row`s: token ids (unpadded, never truncated), values per token, positions, and the `Picture` whose image
-tokens stand in the row. The processor is asked once per picture; where it only puts a run of image tokens in the place of one placeholder, the
-other questions about the same picture are tokenised alone and the run is put in (checked on the first question, else the processor is asked again).
+In: prompt texts with their images. Out: `Row`s: token ids (unpadded, never truncated), values per token,
+positions, and the `Picture` whose image tokens stand in the row. The processor is asked once per picture;
+where it only puts a run of image tokens in the place of one placeholder, the other questions about the same
+picture are tokenised alone and the run is put in (checked on the first question, else the processor is asked
+again).
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
 @dataclass(slots=True)
 class Picture:
-    """The image or images of a question: processor outputs, and the vision features once they are computed."""
+    """The image or images of a question: processor outputs, and the vision features once they are
+    computed.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     features: Any = None
@@ -47,7 +52,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt, unpadded. `values` are per token (token types), `positions` (axes, tokens) with 1 or 3 axes.
+    """One prompt, unpadded. `values` are per token (token types), `positions` (axes, tokens) with 1 or 3
+    axes.
 
     `raw` is all that the processor gave, for families whose forward does not take image features.
     """
@@ -66,10 +72,13 @@ def adds_start(tokenizer: Any, text: str) -> bool:
     return not (start and text.startswith(start))
 
 
-def ask_processor(processor: Any, model_type: str, text: str, images: tuple[Image.Image, ...]) -> dict[str, torch.Tensor]:
+def ask_processor(
+    processor: Any, model_type: str, text: str, images: tuple[Image.Image, ...]
+) -> dict[str, torch.Tensor]:
     """All tensors that a processor makes of one prompt, except labels. Nothing is truncated."""
     settings = {} if model_type in BARE else {"add_special_tokens": adds_start(processor.tokenizer, text)}
-    with warnings.catch_warnings():  # some processors turn tensors into arrays in a way that numpy 2 warns about
+    # some processors turn tensors into arrays in a way that numpy 2 warns about
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
         out = processor(text=[text], images=list(images), return_tensors="pt", **settings)
     return {k: v for k, v in out.items() if isinstance(v, torch.Tensor) and k != "labels"}
@@ -85,12 +94,21 @@ class Encoder:
         base = model.base_model
         self._rope_index = getattr(base, "get_rope_index", None)
         self._encode_images = getattr(base, "get_image_features", None)
-        self.takes_features = self._encode_images is not None and "mm_encoder_outputs" in inspect.signature(model.forward).parameters
-        self._image_arguments = inspect.signature(self._encode_images).parameters if self._encode_images is not None else {}
+        self.takes_features = (
+            self._encode_images is not None
+            and "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+        )
+        self._image_arguments = (
+            inspect.signature(self._encode_images).parameters if self._encode_images is not None else {}
+        )
         self.forward_arguments = inspect.signature(model.forward).parameters
         self._placeholder = self._image_token_id()
         self._special_ids = frozenset(self.tokenizer.added_tokens_decoder)
-        named = (self._placeholder, getattr(model.config, "image_token_id", None), getattr(model.config, "image_token_index", None))
+        named = (
+            self._placeholder,
+            getattr(model.config, "image_token_id", None),
+            getattr(model.config, "image_token_index", None),
+        )
         self.image_tokens = frozenset(t for t in named if isinstance(t, int))
 
     def _image_token_id(self) -> int | None:
@@ -102,7 +120,7 @@ class Encoder:
         """Forget all pictures."""
         self._pictures.clear()
 
-    # --- tokens ------------------------------------------------------------------------------------------------------------------------------
+    # --- tokens -----------------------------------------------------------------------------------
 
     def row(self, ask: Ask) -> Row:
         """The prompt as tokens. The last few pictures are remembered, with their features."""
@@ -140,20 +158,32 @@ class Encoder:
         return ids, values, out
 
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.model.device, self.model.dtype) if tensor.is_floating_point() else tensor.to(self.model.device)
+        return (
+            tensor.to(self.model.device, self.model.dtype)
+            if tensor.is_floating_point()
+            else tensor.to(self.model.device)
+        )
 
     def _plain_ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=adds_start(self.tokenizer, text))["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=adds_start(self.tokenizer, text))[
+            "input_ids"
+        ]
         return ids
 
-    def _learn_run(self, text: str, ids: tuple[int, ...], values: Mapping[str, tuple[int, ...]], picture: Picture) -> None:
+    def _learn_run(
+        self, text: str, ids: tuple[int, ...], values: Mapping[str, tuple[int, ...]], picture: Picture
+    ) -> None:
         """Find the run of tokens that the processor put in for the placeholder, if that is all it did."""
         plain = self._plain_ids(text)
         if self._placeholder is None or plain.count(self._placeholder) != 1:
             return
         at, longer = plain.index(self._placeholder), len(ids) - len(plain)
         end = at + longer + 1
-        if longer < 0 or [*ids[:at], self._placeholder, *ids[end:]] != plain or not {ids[at], ids[end - 1]} <= self._special_ids:
+        if (
+            longer < 0
+            or [*ids[:at], self._placeholder, *ids[end:]] != plain
+            or not {ids[at], ids[end - 1]} <= self._special_ids
+        ):
             return  # ordinary tokens at its ends might melt into another question's
         rest = {name: {*v[:at], *v[end:]} for name, v in values.items()}
         if all(len(found) == 1 for found in rest.values()):
@@ -161,17 +191,26 @@ class Encoder:
             picture.run_values = {name: v[at:end] for name, v in values.items()}
             picture.outside = {name: found.pop() for name, found in rest.items()}
 
-    def _with_run(self, text: str, picture: Picture) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]] | None:
-        """The tokens of another question about the same picture, or None when it has not exactly one placeholder."""
+    def _with_run(
+        self, text: str, picture: Picture
+    ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]] | None:
+        """The tokens of another question about the same picture, or None when it has not exactly one
+        placeholder.
+        """
         plain = self._plain_ids(text)
         if picture.run is None or self._placeholder is None or plain.count(self._placeholder) != 1:
             return None
         at = plain.index(self._placeholder)
         after = len(plain) - at - 1
-        values = {n: (picture.outside[n],) * at + run + (picture.outside[n],) * after for n, run in picture.run_values.items()}
+        values = {
+            n: (picture.outside[n],) * at + run + (picture.outside[n],) * after
+            for n, run in picture.run_values.items()
+        }
         return (*plain[:at], *picture.run, *plain[at + 1 :]), values
 
-    def _positions(self, ids: tuple[int, ...], values: Mapping[str, tuple[int, ...]], picture: Picture | None) -> torch.Tensor:
+    def _positions(
+        self, ids: tuple[int, ...], values: Mapping[str, tuple[int, ...]], picture: Picture | None
+    ) -> torch.Tensor:
         """(axes, tokens): 0, 1, 2 … or, in families with a rotary embedding of three axes, theirs."""
         if self._rope_index is None or picture is None or "image_grid_thw" not in picture.tensors:
             return torch.arange(len(ids), device=self.model.device)[None]
@@ -186,7 +225,7 @@ class Encoder:
         positions: torch.Tensor = found[:, 0]
         return positions
 
-    # --- vision ------------------------------------------------------------------------------------------------------------------------------
+    # --- vision -----------------------------------------------------------------------------------
 
     def features(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The forward's `mm_encoder_outputs` for a batch of rows; every distinct picture is encoded once."""

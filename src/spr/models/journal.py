@@ -1,7 +1,8 @@
 """A server's answers on disk as they come, so that a killed run asks for none of them again.
 
-In: a key per query (everything the answer depends on) and the answers that have come so far. Out: those of this process and of earlier ones. Each
-process appends to a file of its own; a line that a kill cut is as if it had not come. A stage that is finished needs no journal: it is removed then.
+In: a key per query (everything the answer depends on) and the answers that have come so far. Out: those of
+this process and of earlier ones. Each process appends to a file of its own; a line that a kill cut is as if
+it had not come. A stage that is finished needs no journal: it is removed then.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ class Journal:
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._own = self._folder / f"{time.time_ns()}-{os.getpid()}.jsonl"  # files sort by time, so answers keep their order
+        # files sort by time, so answers keep their order
+        self._own = self._folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
         self._lock = threading.Lock()
         self._found: dict[str, list[Answer]] = {}
         for path in sorted(self._folder.glob("*.jsonl")):
             for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
                 if line.endswith("\n"):
                     row = json.loads(line)
-                    self._found.setdefault(row["key"], []).extend(Answer(text, stopped) for text, stopped in row["answers"])
+                    self._found.setdefault(row["key"], []).extend(
+                        Answer(text, stopped) for text, stopped in row["answers"]
+                    )
 
     def answers(self, key: str) -> list[Answer]:
         """The answers of earlier processes, in the order in which they came."""

@@ -1,8 +1,10 @@
-"""Checkpoints -> model and processor, always explicitly: dtype, device, attention; every weight present; no video part.
+"""Checkpoints -> model and processor, always explicitly: dtype, device, attention; every weight present; no
+video part.
 
-In: a folder (or a hub name that is in the local cache). Out: what `transformers` builds from it, in evaluation mode, on its device.
-Without torchvision the processors of many families cannot be built, because each has a part for video; here the same class is built without that
-part, and still saves and loads (`save_checkpoint`). Nothing here uses video.
+In: a folder (or a hub name that is in the local cache). Out: what `transformers` builds from it, in
+evaluation mode, on its device. Without torchvision the processors of many families cannot be built, because
+each has a part for video; here the same class is built without that part, and still saves and loads
+(`save_checkpoint`). Nothing here uses video.
 """
 
 from __future__ import annotations
@@ -27,7 +29,12 @@ from spr.types import Checkpoint
 
 hf_logging: Any = logging  # some of its functions have no types
 auto_processor: Any = AutoProcessor
-DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 
 def dtype_named(name: str) -> torch.dtype:
@@ -56,14 +63,18 @@ def _revision(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _unreadable(folder: str, error: Exception) -> ConfigError:
     if "trust_remote_code" in str(error):
-        return ConfigError(f"{folder}: this checkpoint brings its own code; read it, then set trust_remote_code: true")
+        return ConfigError(
+            f"{folder}: this checkpoint brings its own code; read it, then set trust_remote_code: true"
+        )
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     kind = "folder" if Path(folder).is_dir() else "name"
     return ConfigError(f"{folder}: found a {kind} that transformers cannot load as a checkpoint ({first})")
 
 
 def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
-    """A model through one of transformers' auto classes. Raises ConfigError when it cannot be loaded or when weights are missing."""
+    """A model through one of transformers' auto classes. Raises ConfigError when it cannot be loaded or when
+    weights are missing.
+    """
     folder, dtype = checkpoint.folder, dtype_named(checkpoint.dtype)
     device_map = {"device_map": "auto"} if device == "auto" else {}
     shown = hf_logging.is_progress_bar_enabled()
@@ -83,7 +94,10 @@ def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedMode
         if shown:
             hf_logging.enable_progress_bar()
     if missing := sorted(info["missing_keys"]):
-        raise ConfigError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}; expected a complete checkpoint")
+        raise ConfigError(
+            f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}; expected a "
+            "complete checkpoint"
+        )
     if device != "auto":
         model.to(device)
     loaded: PreTrainedModel = model.eval()
@@ -91,7 +105,9 @@ def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedMode
 
 
 def _processor_class(folder: str, config: Any) -> Any:
-    """The class that the folder names, or the one of its model_type; None when it must be left to AutoProcessor."""
+    """The class that the folder names, or the one of its model_type; None when it must be left to
+    AutoProcessor.
+    """
     for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         path = Path(folder) / file
         if path.is_file():
@@ -103,10 +119,13 @@ def _processor_class(folder: str, config: Any) -> Any:
 
 
 def without_video(cls: Any) -> Any:
-    """The processor class `cls` without its video part: a subclass of the same name, which also saves without it."""
+    """The processor class `cls` without its video part: a subclass of the same name, which also saves without
+    it.
+    """
 
     class WithoutVideo(cls):  # type: ignore[misc]
-        video_processor = SimpleNamespace(num_frames=None, fps=None)  # asked for by templates of processors with video
+        # asked for by templates of processors with video
+        video_processor = SimpleNamespace(num_frames=None, fps=None)
 
         @classmethod
         def get_attributes(cls) -> list[str]:
@@ -121,16 +140,26 @@ def without_video(cls: Any) -> Any:
 
 
 def load_processor(model: str | Checkpoint) -> Any:
-    """The checkpoint's processor: image part and tokenizer; the video part only where torchvision is installed.
+    """The checkpoint's processor: image part and tokenizer; the video part only where torchvision is
+    installed.
 
-    Of its `processor` settings, `image_processor_type` replaces the class of the image processor, too. Raises ConfigError for an unknown one.
+    Of its `processor` settings, `image_processor_type` replaces the class of the image processor, too. Raises
+    ConfigError for an unknown one.
     """
     checkpoint = Checkpoint.of(model)
     processor, changes = _load_processor(checkpoint), checkpoint.processor
     if changes:
         settings = {**processor.image_processor.to_dict(), **changes}
-        images = _image_processor_class(changes["image_processor_type"]) if "image_processor_type" in changes else type(processor.image_processor)
-        known = {*images.valid_kwargs.__annotations__, *settings.keys() - changes.keys(), "image_processor_type"}
+        images = (
+            _image_processor_class(changes["image_processor_type"])
+            if "image_processor_type" in changes
+            else type(processor.image_processor)
+        )
+        known = {
+            *images.valid_kwargs.__annotations__,
+            *settings.keys() - changes.keys(),
+            "image_processor_type",
+        }
         for name in changes:
             if name not in known:
                 raise ConfigError("model.processor: " + unknown_name("setting", name, sorted(known)))
@@ -143,7 +172,10 @@ def _image_processor_class(name: str) -> Any:
     plain = name.removesuffix("Fast").removesuffix("Pil")
     found = getattr(transformers, plain if is_torchvision_available() else f"{plain}Pil", None)
     if found is None:
-        raise ConfigError(f"model.processor.image_processor_type: found {name!r}, expected an image processor of transformers")
+        raise ConfigError(
+            f"model.processor.image_processor_type: found {name!r}, expected an image processor of "
+            "transformers"
+        )
     return found
 
 
@@ -185,7 +217,9 @@ def quiet_peft() -> Iterator[None]:
 
 
 def with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
-    """The model with a PEFT adapter on top: merged in float32 and float64, kept beside the weights in coarser types (merging would round)."""
+    """The model with a PEFT adapter on top: merged in float32 and float64, kept beside the weights in coarser
+    types (merging would round).
+    """
     from peft import PeftModel
 
     try:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from spr.types import Box
 
-LoadImage: TypeAlias = Callable[[str], Image.Image]  # the path of an image -> the picture, RGB, stored pixels (no EXIF rotation)
+# the path of an image -> the picture, RGB, stored pixels (no EXIF rotation)
+LoadImage: TypeAlias = Callable[[str], Image.Image]
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:

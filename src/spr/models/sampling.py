@@ -1,8 +1,9 @@
 """Which token comes next: greedy, or temperature and top-p with counter-based Gumbel noise.
 
-In: logits of some rows, a 64-bit key per row, the step. Out: one token per row. The noise of a token is a pure function of (key, step, token), and a
-row's key of (run seed, item id, index of the sample): never of the batch, of the order of calls or of a global generator. Adding it to the
-filtered log-probabilities and taking the largest draws exactly from them (the Gumbel-max trick).
+In: logits of some rows, a 64-bit key per row, the step. Out: one token per row. The noise of a token is a
+pure function of (key, step, token), and a row's key of (run seed, item id, index of the sample): never of the
+batch, of the order of calls or of a global generator. Adding it to the filtered log-probabilities and taking
+the largest draws exactly from them (the Gumbel-max trick).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from spr.types import Sampling
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: the increment of SplitMix64
 _MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
-_SHORT_LIST = 256  # most top-p sets are smaller; a larger one is looked for among 16 times as many (sorting 150,000 takes 100 times longer)
+# most top-p sets are smaller; a larger one is looked for among 16 times as many (sorting 150,000 takes 100
+# times longer)
+_SHORT_LIST = 256
 
 
 def row_key(seed: int, item_id: str, sample: int) -> int:
@@ -28,7 +31,11 @@ def row_key(seed: int, item_id: str, sample: int) -> int:
 
 def row_keys(seed: int, item_ids: Sequence[str], samples: int, device: torch.device) -> torch.Tensor:
     """Keys of `samples` answers to each item, items outermost. Shape (len(item_ids) * samples,), int64."""
-    return torch.tensor([row_key(seed, item, k) for item in item_ids for k in range(samples)], dtype=torch.int64, device=device)
+    return torch.tensor(
+        [row_key(seed, item, k) for item in item_ids for k in range(samples)],
+        dtype=torch.int64,
+        device=device,
+    )
 
 
 def _wrapped(n: int) -> int:
@@ -49,7 +56,9 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def gumbel(keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise of tokens (B, K) in rows with keys (B,). float32, deterministic on every device up to rounding of log."""
+    """Standard Gumbel noise of tokens (B, K) in rows with keys (B,). float32, deterministic on every device
+    up to rounding of log.
+    """
     state = _mix(keys + _wrapped((step + 1) * _GOLDEN))[:, None]
     bits = _shift_right(_mix(state + (tokens + 1) * _GOLDEN), 11)
     uniform = (bits.double() + 0.5) * 2.0**-53
@@ -57,7 +66,9 @@ def gumbel(keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _nucleus(log_probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest set of likeliest tokens whose mass reaches `top_p`, per row: (log-probs with -inf outside, token ids), likeliest first."""
+    """The smallest set of likeliest tokens whose mass reaches `top_p`, per row: (log-probs with -inf outside,
+    token ids), likeliest first.
+    """
     count = 0
     while count < log_probs.shape[-1]:
         count = min(16 * count or _SHORT_LIST, log_probs.shape[-1])

@@ -1,6 +1,8 @@
-"""Models that follow a script: ordinary public classes behind the same ports, without torch, so that a whole run works offline and in tests.
+"""Models that follow a script: ordinary public classes behind the same ports, without torch, so that a whole
+run works offline and in tests.
 
-Each takes a plain function and calls it; nothing else happens. They are what a test, a notebook or a dry run uses in the place of a real model.
+Each takes a plain function and calls it; nothing else happens. They are what a test, a notebook or a dry run
+uses in the place of a real model.
 """
 
 from __future__ import annotations
@@ -39,13 +41,17 @@ class ScriptedScorer:
         self, image: str, regions: Sequence[Box], texts: Sequence[str], pairs: Sequence[tuple[int, int]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Cosines of the pairs (region index, text index), each of shape (len(pairs),)."""
-        found = np.array([self.script(image, regions[r], texts[t]) for r, t in pairs], dtype=np.float64).reshape(-1, 2)
+        found = np.array(
+            [self.script(image, regions[r], texts[t]) for r, t in pairs], dtype=np.float64
+        ).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedDetector:
-    """Finds what `boxes[image][phrase]` lists; phrases are compared without regard to case, unknown ones find nothing."""
+    """Finds what `boxes[image][phrase]` lists; phrases are compared without regard to case, unknown ones find
+    nothing.
+    """
 
     boxes: Mapping[str, Mapping[str, Sequence[tuple[Box, float]]]]
 
@@ -53,4 +59,7 @@ class ScriptedDetector:
         """One list of detections per phrase, best first."""
         here = {phrase.casefold(): found for phrase, found in self.boxes.get(image, {}).items()}
         listed = [sorted(here.get(phrase.casefold(), ()), key=lambda found: -found[1]) for phrase in phrases]
-        return [[Detection(box, score, phrase) for box, score in found] for phrase, found in zip(phrases, listed, strict=True)]
+        return [
+            [Detection(box, score, phrase) for box, score in found]
+            for phrase, found in zip(phrases, listed, strict=True)
+        ]

@@ -1,9 +1,12 @@
-"""Vision transformers of dual encoders: the embedding of a picture, and of regions of it through local attention (method 2.3).
+"""Vision transformers of dual encoders: the embedding of a picture, and of regions of it through local
+attention (method 2.3).
 
-In: pixel tensors of one image and, per region, which patches lie in it. Out: region embeddings, not normalised.
-Class-token towers (CLIP and its kin): the full image runs through all blocks but the last once; in the last one the class token attends only to
-itself and to the patches of the region; then the usual rest of the block, post-norm and projection. Probe towers (SigLIP, SigLIP 2) have no class
-token: the pooling probe attends only to the patches of the region. A region that holds every patch gives the embedding of the whole image.
+In: pixel tensors of one image and, per region, which patches lie in it. Out: region embeddings, not
+normalised.
+Class-token towers (CLIP and its kin): the full image runs through all blocks but the last once; in the last
+one the class token attends only to itself and to the patches of the region; then the usual rest of the block,
+post-norm and projection. Probe towers (SigLIP, SigLIP 2) have no class token: the pooling probe attends only
+to the patches of the region. A region that holds every patch gives the embedding of the whole image.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ class Tower(Protocol):
         ...
 
     def regions(self, states: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-        """Embeddings (R, E) of regions, given which patches are inside, (R, patches) bool, at least one each."""
+        """Embeddings (R, E) of regions, given which patches are inside, (R, patches) bool, at least one
+        each.
+        """
         ...
 
 
@@ -53,7 +58,11 @@ class ClassTokenTower:
         def heads(x: torch.Tensor) -> torch.Tensor:
             return x.view(1, x.shape[1], attention.num_heads, -1).transpose(1, 2).expand(count, -1, -1, -1)
 
-        q, k, v = heads(attention.q_proj(normed[:, :1])), heads(attention.k_proj(normed)), heads(attention.v_proj(normed))
+        q, k, v = (
+            heads(attention.q_proj(normed[:, :1])),
+            heads(attention.k_proj(normed)),
+            heads(attention.v_proj(normed)),
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=attention.scale)
         token = states[:, :1] + attention.out_proj(mixed.transpose(1, 2).reshape(count, 1, -1))
         token = token + self.last.mlp(self.last.layer_norm2(token))
@@ -78,7 +87,9 @@ class ProbeTower:
         outside = torch.ones(count, states.shape[1], dtype=torch.bool, device=states.device)
         outside[:, : inside.shape[1]] = ~inside
         keys = states.expand(count, -1, -1)
-        pooled = self.head.attention(self.head.probe.repeat(count, 1, 1), keys, keys, key_padding_mask=outside, need_weights=False)[0]
+        pooled = self.head.attention(
+            self.head.probe.repeat(count, 1, 1), keys, keys, key_padding_mask=outside, need_weights=False
+        )[0]
         pooled = pooled + self.head.mlp(self.head.layernorm(pooled))
         embedding: torch.Tensor = pooled[:, 0]
         return embedding
@@ -97,7 +108,8 @@ def tower_of(model: Any, folder: str) -> Tower:
     if hasattr(getattr(vision, "head", None), "probe"):
         return ProbeTower(model)
     raise ConfigError(
-        f"semantic.folder: found a {model.config.model_type!r} model in {folder!r}, expected a dual encoder whose vision transformer has a class"
+        f"semantic.folder: found a {model.config.model_type!r} model in {folder!r}, expected a dual "
+        "encoder whose vision transformer has a class"
         " token (CLIP) or a pooling probe (SigLIP)"
     )
 

@@ -1,6 +1,7 @@
 """Long texts in windows: whole sentences, as many as fit, so that nothing is silently cut.
 
-In: a text and a function that counts its tokens. Out: pieces that fit, in order, which together hold every word; or their mean embedding.
+In: a text and a function that counts its tokens. Out: pieces that fit, in order, which together hold every
+word; or their mean embedding.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def _pieces(word: str, fits: Callable[[str], bool]) -> Iterator[str]:
 
 
 def sentence_windows(text: str, count: Callable[[str], int], limit: int) -> list[str]:
-    """Windows of at most `limit` tokens: sentences packed together; a longer sentence at its words, a longer word in halves."""
+    """Windows of at most `limit` tokens: sentences packed together; a longer sentence at its words, a longer
+    word in halves.
+    """
 
     def fits(piece: str) -> bool:
         return count(piece) <= limit
@@ -61,8 +64,12 @@ def unit(x: torch.Tensor) -> torch.Tensor:
     return scaled
 
 
-def embed_in_windows(windows: Sequence[Sequence[str]], embed: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
-    """Unit embeddings (T, E) of texts given as windows: `embed` gives unit vectors; those of a text are averaged and normalised again (ours)."""
+def embed_in_windows(
+    windows: Sequence[Sequence[str]], embed: Callable[[list[str]], torch.Tensor]
+) -> torch.Tensor:
+    """Unit embeddings (T, E) of texts given as windows: `embed` gives unit vectors; those of a text are
+    averaged and normalised again (ours).
+    """
     flat = list(dict.fromkeys(w for ws in windows for w in ws))
     embedded, place = embed(flat), {w: i for i, w in enumerate(flat)}
     return torch.stack([unit(embedded[[place[w] for w in ws]].mean(dim=0)) for ws in windows])

@@ -1,4 +1,5 @@
-"""The page of an ablation: tables and plots of every benchmark, one line per setting, and the change against the base by setting.
+"""The page of an ablation: tables and plots of every benchmark, one line per setting, and the change against
+the base by setting.
 
 In: metrics.json and comparison.json of every setting as mappings. Out: one self-contained HTML file.
 """
@@ -18,7 +19,9 @@ from spr.report.results import Measured, shown, view
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One model of one setting on one benchmark, with its comparison against the setting's base model (none for a base model)."""
+    """One model of one setting on one benchmark, with its comparison against the setting's base model (none
+    for a base model).
+    """
 
     setting: str  # "" for a base model that all settings share
     model: str
@@ -34,11 +37,25 @@ class Point:
 def ablation_page(title: str, points: Mapping[str, Sequence[Point]], note: str) -> str:
     """The page. `title`: the keys that were varied."""
     measured = [
-        Measured(name, {p.label: p.metrics for p in found}, {"models": {p.label: p.comparison for p in found if p.comparison}})
+        Measured(
+            name,
+            {p.label: p.metrics for p in found},
+            {"models": {p.label: p.comparison for p in found if p.comparison}},
+        )
         for name, found in points.items()
     ]
-    plots = {m.name: [plot for model in _models(points[m.name]) for plot in by_setting(m, points[m.name], model, title)] for m in measured}
-    return render("ablation.html.j2", title=f"Ablation: {title}", note=note, benchmarks=[(view(m), plots[m.name]) for m in measured])
+    plots = {
+        m.name: [
+            plot for model in _models(points[m.name]) for plot in by_setting(m, points[m.name], model, title)
+        ]
+        for m in measured
+    }
+    return render(
+        "ablation.html.j2",
+        title=f"Ablation: {title}",
+        note=note,
+        benchmarks=[(view(m), plots[m.name]) for m in measured],
+    )
 
 
 def _models(points: Sequence[Point]) -> list[str]:
@@ -51,7 +68,20 @@ def by_setting(m: Measured, points: Sequence[Point], model: str, x_label: str) -
     series = []
     for k, metric in enumerate(shown(m)[:5]):
         changes = [m.change(p.label, metric) for p in there]
-        known = [(float(i), c) for i, c in enumerate(changes) if c is not None and c["value"] is not None and c["low"] is not None]
+        known = [
+            (float(i), c)
+            for i, c in enumerate(changes)
+            if c is not None and c["value"] is not None and c["low"] is not None
+        ]
         value, low, high = ([100 * float(c[key]) for _, c in known] for key in ("value", "low", "high"))
         series.append(Series(metric, f"t{k}", [x for x, _ in known], value, low, high))
-    return [line_plot(f"{model}: change against the base", series, x_label, "points", zero=True, names=[p.setting for p in there])]
+    return [
+        line_plot(
+            f"{model}: change against the base",
+            series,
+            x_label,
+            "points",
+            zero=True,
+            names=[p.setting for p in there],
+        )
+    ]

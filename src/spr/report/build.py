@@ -1,8 +1,9 @@
-"""A finished run -> one self-contained HTML file: results first, then the loop in numbers, training, and a gallery of items and pairs.
+"""A finished run -> one self-contained HTML file: results first, then the loop in numbers, training, and a
+gallery of items and pairs.
 
-In: a run folder, its dialect, loaders of images. Out: the page as text. No network, by its own content security policy; one script, which filters
-the gallery and moves through it, and without which everything is shown. What came from a model or a data set is escaped (Jinja2 autoescape; pictures
-escape their own labels).
+In: a run folder, its dialect, loaders of images. Out: the page as text. No network, by its own content
+security policy; one script, which filters the gallery and moves through it, and without which everything is
+shown. What came from a model or a data set is escaped (Jinja2 autoescape; pictures escape their own labels).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from spr.store.run import Run
 LoadImage = Callable[[str], Image.Image]
 SCRIPT = Markup(Path(__file__).with_name("gallery.js").read_text(encoding="utf-8"))
 LEAD = (
-    "Spatial preference rewarding: a model describes image regions, its descriptions are scored for meaning and for the fit of their boxes, "
+    "Spatial preference rewarding: a model describes image regions, its descriptions are scored for "
+    "meaning and for the fit of their boxes, "
     "and preference training on repaired against worst answers teaches it to place boxes tightly. "
     "Base and trained model answer the same questions."
 )
@@ -35,12 +37,22 @@ ART = "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.
 def render(template: str, **values: object) -> str:
     """A page from a template beside this file; what is not markup is escaped."""
     here = Path(__file__).parent
-    environment = Environment(loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template(template).render(style=STYLE, **values)
 
 
-def build_report(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage, label: str = "") -> str:
-    """The report of a run, labelled. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
+def build_report(
+    run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage, label: str = ""
+) -> str:
+    """The report of a run, labelled. `load_image` loads images of the data set by name, `load_any` those of
+    the benchmarks by full path.
+    """
     known = run.read_json("environment.json") or {}
     return render(
         "template.html.j2",

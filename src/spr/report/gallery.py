@@ -1,7 +1,9 @@
-"""What can be looked at: items that became right or wrong or cannot be read, and preference pairs, each with its picture and what was said.
+"""What can be looked at: items that became right or wrong or cannot be read, and preference pairs, each with
+its picture and what was said.
 
-In: predictions.parquet, comparison.json and the pairs of a run. Out: cards for the template, and the pictures, each embedded once. A card says where
-it is from, what became of it and how many objects it is about; the page filters by these.
+In: predictions.parquet, comparison.json and the pairs of a run. Out: cards for the template, and the
+pictures, each embedded once. A card says where it is from, what became of it and how many objects it is
+about; the page filters by these.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ LoadImage = Callable[[str], Image.Image]
 SHOWN = 24  # ours: cards of each outcome of a benchmark; a page of a few megabytes
 PAIRS_SHOWN = 40  # ours
 COLOURS = 8  # of mentions, in turn
-CHANGED_AT = {"rec": "acc@0.8", "region_description": "box_recall@0.8"}  # where boxes are read right and drawn loosely
+# where boxes are read right and drawn loosely
+CHANGED_AT = {"rec": "acc@0.8", "region_description": "box_recall@0.8"}
 OUTCOMES: Mapping[str, str] = {
     "to_right": "became right",
     "to_wrong": "became wrong",
@@ -40,7 +43,9 @@ OBJECTS = ((1, 1, "1"), (2, 4, "2 to 4"), (5, 6, "5 or 6"), (7, 1 << 30, "7 or m
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One answer: its boxes on the image, and its text with the mentions marked in the colours of their boxes."""
+    """One answer: its boxes on the image, and its text with the mentions marked in the colours of their
+    boxes.
+    """
 
     label: str
     kind: str
@@ -63,7 +68,9 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """All cards, what they can be filtered by ({name: values with counts}), and the definitions of their pictures."""
+    """All cards, what they can be filtered by ({name: values with counts}), and the definitions of their
+    pictures.
+    """
 
     cards: Sequence[Card]
     filters: Mapping[str, Mapping[str, int]]
@@ -88,7 +95,16 @@ def _outlines(g: GroundedText) -> list[Outline]:
     return [Outline(box, f"m{n % COLOURS}", str(n + 1)) for n, m in enumerate(g.mentions) for box in m.boxes]
 
 
-def panel(label: str, kind: str, text: str, image: str, frame: Frame, around: Sequence[Outline], dialect: Dialect, shots: Shots) -> Panel:
+def panel(
+    label: str,
+    kind: str,
+    text: str,
+    image: str,
+    frame: Frame,
+    around: Sequence[Outline],
+    dialect: Dialect,
+    shots: Shots,
+) -> Panel:
     """An answer as a panel; `around` are outlines below those of the answer: the region, the truth."""
     g = dialect.parse(text, frame)
     picture = shots.overlay(image, [*around, *_outlines(g)], f"boxes of the {label} answer")
@@ -100,7 +116,8 @@ def pair_card(pair: TrainingPair, dialect: Dialect, shots: Shots) -> Card:
     frame = Frame(pair.width, pair.height)
     region = [Outline(pair.region, "region")]
     panels = [
-        panel(label, label, text, pair.image, frame, region, dialect, shots) for label, text in (("rejected", pair.rejected), ("chosen", pair.chosen))
+        panel(label, label, text, pair.image, frame, region, dialect, shots)
+        for label, text in (("rejected", pair.rejected), ("chosen", pair.chosen))
     ]
     a, b = pair.chosen_score, pair.rejected_score
     rows = [
@@ -110,7 +127,15 @@ def pair_card(pair: TrainingPair, dialect: Dialect, shots: Shots) -> Card:
         ("total", b.total, a.total),
     ]
     objects = objects_range(len(pair.reference))
-    return Card(pair.pair_id, PAIRS, OUTCOMES["pair"], objects, panels, f"score gap {pair.margin:.3f}", bars(rows, ("rejected", "chosen")))
+    return Card(
+        pair.pair_id,
+        PAIRS,
+        OUTCOMES["pair"],
+        objects,
+        panels,
+        f"score gap {pair.margin:.3f}",
+        bars(rows, ("rejected", "chosen")),
+    )
 
 
 def pair_cards(run: Run, dialect: Dialect, shots: Shots) -> list[Card]:
@@ -128,7 +153,9 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def changed_cards(m: Measured, run: Run, dialect: Dialect, shots: Shots) -> list[Card]:
-    """Items of a benchmark that became right or wrong where boxes are drawn loosely, and those that the trained model left unreadable."""
+    """Items of a benchmark that became right or wrong where boxes are drawn loosely, and those that the
+    trained model left unreadable.
+    """
     protocol = str(m.comparison.get("protocol", ""))
     if m.trained is None or protocol not in CHANGED_AT or m.trained not in m.comparison.get("models", {}):
         return []
@@ -140,31 +167,64 @@ def changed_cards(m: Measured, run: Run, dialect: Dialect, shots: Shots) -> list
     unread = [i for i, r in after.items() if not r.boxes and i not in moved.get("to_wrong", ())]
     ids = {"to_right": moved.get("to_right", []), "to_wrong": moved.get("to_wrong", []), "unparsed": unread}
     return [
-        item_card(m.name, OUTCOMES[key], before[i], after[i], m.trained, dialect, shots) for key, found in ids.items() for i in spread(found, SHOWN)
+        item_card(m.name, OUTCOMES[key], before[i], after[i], m.trained, dialect, shots)
+        for key, found in ids.items()
+        for i in spread(found, SHOWN)
     ]
 
 
-def item_card(source: str, outcome: str, before: Prediction, after: Prediction, trained: str, dialect: Dialect, shots: Shots) -> Card:
+def item_card(
+    source: str,
+    outcome: str,
+    before: Prediction,
+    after: Prediction,
+    trained: str,
+    dialect: Dialect,
+    shots: Shots,
+) -> Card:
     """The answers of the base and of the trained model, the truth in gold below them."""
     truth: Sequence[Box] = before.gt_boxes or ((before.gt,) if before.gt is not None else ())
-    around = [Outline(box, "truth") for box in truth] + ([Outline(before.region, "region")] if before.region is not None else [])
+    around = [Outline(box, "truth") for box in truth] + (
+        [Outline(before.region, "region")] if before.region is not None else []
+    )
     frame = Frame(before.width, before.height)
     panels = [
         panel(label, kind, r.answer, r.image, frame, around, dialect, shots)
         for label, kind, r in ((BASE, "rejected", before), (trained, "chosen", after))
     ]
-    ious = " → ".join("unparsed" if r.iou is None else f"{r.iou:.2f}" for r in (before, after)) if before.gt is not None else ""
-    return Card(before.expression or f"region {before.item_id}", source, outcome, objects_range(len(truth)), panels, f"IoU {ious}" if ious else "")
+    ious = (
+        " → ".join("unparsed" if r.iou is None else f"{r.iou:.2f}" for r in (before, after))
+        if before.gt is not None
+        else ""
+    )
+    return Card(
+        before.expression or f"region {before.item_id}",
+        source,
+        outcome,
+        objects_range(len(truth)),
+        panels,
+        f"IoU {ious}" if ious else "",
+    )
 
 
 def gallery(run: Run, dialect: Dialect, load_image: LoadImage, load_any: LoadImage) -> Gallery:
-    """Every card of the run. `load_image` loads images of the data set by name, `load_any` those of the benchmarks by full path."""
+    """Every card of the run. `load_image` loads images of the data set by name, `load_any` those of the
+    benchmarks by full path.
+    """
     ours, theirs = Shots(load_image, "d"), Shots(load_any, "b")
-    cards = [card for m in measured(run) for card in changed_cards(m, run, dialect, theirs)] + pair_cards(run, dialect, ours)
+    cards = [card for m in measured(run) for card in changed_cards(m, run, dialect, theirs)] + pair_cards(
+        run, dialect, ours
+    )
     order = [name for _, _, name in OBJECTS]
     counted = {
         "from": Counter(c.source for c in cards),
         "outcome": Counter(c.outcome for c in cards),
-        "objects": Counter(sorted((c.objects for c in cards), key=lambda o: order.index(o) if o in order else -1)),
+        "objects": Counter(
+            sorted((c.objects for c in cards), key=lambda o: order.index(o) if o in order else -1)
+        ),
     }
-    return Gallery(cards, {name: values for name, values in counted.items() if len(values) > 1}, ours.definitions + theirs.definitions)
+    return Gallery(
+        cards,
+        {name: values for name, values in counted.items() if len(values) > 1},
+        ours.definitions + theirs.definitions,
+    )

@@ -1,4 +1,5 @@
-"""What the report says about the making of the pairs: counts and reasons per stage, pairs with their pictures, training curves.
+"""What the report says about the making of the pairs: counts and reasons per stage, pairs with their
+pictures, training curves.
 
 In: a run folder. Out: plain structures for the template. A stage that did not run is left out.
 """
@@ -46,7 +47,17 @@ def stage_rows(run: Run) -> list[StageRow]:
     for folder, (name, what) in STAGES.items():
         summary = run.summary(folder)
         if summary is not None:
-            rows.append(StageRow(name, summary.rows, what, summary.seconds, summary.dropped, summary.figures, summary.warnings))
+            rows.append(
+                StageRow(
+                    name,
+                    summary.rows,
+                    what,
+                    summary.seconds,
+                    summary.dropped,
+                    summary.figures,
+                    summary.warnings,
+                )
+            )
     return rows
 
 
@@ -67,9 +78,21 @@ def answer_figures(run: Run) -> list[tuple[str, str, str]]:
         return f"{fmean(known):.3f}" if known else "–"
 
     return [
-        ("localisation score", mean([r.score.localization for r in rows]), mean([r.refined_score.localization for r in rows])),
-        ("semantic score", mean([r.score.semantic for r in rows]), mean([r.refined_score.semantic for r in rows])),
-        ("boxes per answer", mean([float(r.boxes) for r in rows]), mean([float(r.refined_boxes) for r in rows])),
+        (
+            "localisation score",
+            mean([r.score.localization for r in rows]),
+            mean([r.refined_score.localization for r in rows]),
+        ),
+        (
+            "semantic score",
+            mean([r.score.semantic for r in rows]),
+            mean([r.refined_score.semantic for r in rows]),
+        ),
+        (
+            "boxes per answer",
+            mean([float(r.boxes) for r in rows]),
+            mean([float(r.refined_boxes) for r in rows]),
+        ),
         ("reference boxes per region", mean([float(len(r.reference)) for r in rows]), ""),
         ("of these from annotations", mean([float(r.reference_annotated) for r in rows]), ""),
     ]
@@ -98,7 +121,12 @@ def training_plots(run: Run, name: str) -> list[Markup]:
 
     return [
         line_plot("Loss", [series("loss", "loss", "tuned")], "step", "loss"),
-        line_plot("Reward", [series("margin", "margin", "tuned"), series("accuracy", "accuracy", "base")], "step", "margin · accuracy"),
+        line_plot(
+            "Reward",
+            [series("margin", "margin", "tuned"), series("accuracy", "accuracy", "base")],
+            "step",
+            "margin · accuracy",
+        ),
         line_plot(
             "Change of log-probability against the base model",
             [series("chosen", "chosen_shift", "chosen"), series("rejected", "rejected_shift", "rejected")],

@@ -1,4 +1,5 @@
-"""Small pictures for the report: an image as a data URI, boxes as SVG over it, curves as inline SVG. No network, no scripts, no fonts.
+"""Small pictures for the report: an image as a data URI, boxes as SVG over it, curves as inline SVG. No
+network, no scripts, no fonts.
 
 In: PIL images, boxes in pixels, series of numbers. Out: strings of markup, all text escaped.
 """
@@ -25,7 +26,9 @@ WIDEST = 640  # pixels of an embedded picture: enough for a report, small enough
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A box to draw. `kind` is a CSS class (region, truth, m0 … m7 for mentions, …); `label` stands at its corner."""
+    """A box to draw. `kind` is a CSS class (region, truth, m0 … m7 for mentions, …); `label` stands at its
+    corner.
+    """
 
     box: Box
     kind: str
@@ -55,20 +58,24 @@ def data_uri(image: Image.Image) -> str:
 
 def outlined(outlines: Sequence[Outline], width: int, height: int) -> Markup:
     """Outlines with their labels, in pixels of an image of that size."""
-    unit = max(width, height) / 100  # one hundredth of the longer side: strokes and letters look alike on every image
+    # one hundredth of the longer side: strokes and letters look alike on every image
+    unit = max(width, height) / 100
     parts = []
     for o in outlines:
         x1, y1, x2, y2 = o.box
         parts.append(
-            Markup('<rect class="o {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" stroke-width="{:.2f}"/>').format(
-                o.kind, min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1), 0.9 * unit
-            )
+            Markup(
+                '<rect class="o {}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" '
+                'stroke-width="{:.2f}"/>'
+            ).format(o.kind, min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1), 0.9 * unit)
         )
         if o.label:
             at_top = min(y1, y2) > 5 * unit
             y = min(y1, y2) - 0.8 * unit if at_top else max(y1, y2) + 4.2 * unit
             parts.append(
-                Markup('<text class="l {}" x="{:.1f}" y="{:.1f}" font-size="{:.1f}">{}</text>').format(o.kind, min(x1, x2), y, 4.4 * unit, o.label)
+                Markup('<text class="l {}" x="{:.1f}" y="{:.1f}" font-size="{:.1f}">{}</text>').format(
+                    o.kind, min(x1, x2), y, 4.4 * unit, o.label
+                )
             )
     return Markup("").join(parts)
 
@@ -84,7 +91,9 @@ def overlay(image: Image.Image, outlines: Sequence[Outline], alt: str) -> Markup
 
 
 class Shots:
-    """Images that a page embeds once each, in its `definitions`, however often it shows them. `prefix` keeps the names of several apart."""
+    """Images that a page embeds once each, in its `definitions`, however often it shows them. `prefix` keeps
+    the names of several apart.
+    """
 
     def __init__(self, load: Callable[[str], Image.Image], prefix: str) -> None:
         self._load, self._prefix = load, prefix
@@ -97,9 +106,13 @@ class Shots:
             image = self._load(name)
             key = f"{self._prefix}{len(self._sizes)}"
             self._sizes[name] = (key, *image.size)
-            self.definitions += Markup('<image id="{}" href="{}" width="{}" height="{}"/>').format(key, data_uri(image), *image.size)
+            self.definitions += Markup('<image id="{}" href="{}" width="{}" height="{}"/>').format(
+                key, data_uri(image), *image.size
+            )
         key, w, h = self._sizes[name]
-        return Markup(_SHOT).format(w, h, alt, Markup('<use href="#{}"/>').format(key), outlined(outlines, w, h))
+        return Markup(_SHOT).format(
+            w, h, alt, Markup('<use href="#{}"/>').format(key), outlined(outlines, w, h)
+        )
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -110,8 +123,16 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(first + k * step, 10) for k in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False, names: Sequence[str] = ()) -> Markup:
-    """Lines over a shared axis, with bands. Values that are not finite are left out. Empty series give a sentence instead of a plot.
+def line_plot(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    zero: bool = False,
+    names: Sequence[str] = (),
+) -> Markup:
+    """Lines over a shared axis, with bands. Values that are not finite are left out. Empty series give a
+    sentence instead of a plot.
 
     `names`: x is the number of a name, which stands below the axis instead.
     """
@@ -119,30 +140,48 @@ def line_plot(title: str, series: Sequence[Series], x_label: str, y_label: str, 
     if drawn is None:
         return Markup("<p>{}: no figures.</p>").format(title)
     legend = Markup("").join(Markup('<span class="key {}">{}</span>').format(s.kind, s.name) for s in series)
-    return Markup('<figure class="plot"><figcaption>{}</figcaption><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>').format(
-        title, WIDTH, HEIGHT, title, drawn, Markup('<div class="legend">{}</div>').format(legend)
-    )
+    return Markup(
+        '<figure class="plot"><figcaption>{}</figcaption><svg viewBox="0 0 {} {}" role="img" '
+        'aria-label="{}">{}</svg>{}</figure>'
+    ).format(title, WIDTH, HEIGHT, title, drawn, Markup('<div class="legend">{}</div>').format(legend))
 
 
-def plot_file(title: str, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False, names: Sequence[str] = ()) -> str:
+def plot_file(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    zero: bool = False,
+    names: Sequence[str] = (),
+) -> str:
     """The same as an SVG file of its own, with title and legend in it."""
     drawn = _drawn(series, x_label, y_label, zero, names) or Markup("")
     lines = [
-        Markup('<path class="line {}" d="M{} {}h18"/><text class="tick" x="{}" y="{}">{}</text>').format(s.kind, 48, y, 72, y + 4, s.name)
+        Markup('<path class="line {}" d="M{} {}h18"/><text class="tick" x="{}" y="{}">{}</text>').format(
+            s.kind, 48, y, 72, y + 4, s.name
+        )
         for y, s in ((HEIGHT + 34 + 16 * k, s) for k, s in enumerate(series))
     ]
     height = HEIGHT + 40 + 16 * len(series)
     return Markup(
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" font-family="sans-serif"><style>{}</style>'
-        '<rect class="sheet" width="100%" height="100%"/><text class="tick" x="48" y="16" style="font-size:14px">{}</text>'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" '
+        'font-family="sans-serif"><style>{}</style>'
+        '<rect class="sheet" width="100%" height="100%"/><text class="tick" x="48" y="16" '
+        'style="font-size:14px">{}</text>'
         '<g transform="translate(0 20)">{}</g>{}</svg>\n'
     ).format(WIDTH, height, int(WIDTH * 1.4), STYLE, title, drawn, Markup("").join(lines))
 
 
-def _drawn(series: Sequence[Series], x_label: str, y_label: str, zero: bool, names: Sequence[str]) -> Markup | None:
+def _drawn(
+    series: Sequence[Series], x_label: str, y_label: str, zero: bool, names: Sequence[str]
+) -> Markup | None:
     """Axes, bands and lines in a box of WIDTH x HEIGHT, or None when there is nothing to draw."""
-    points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
-    points += [(x, y) for s in series for x, y in [*zip(s.x, s.low, strict=False), *zip(s.x, s.high, strict=False)]]
+    points = [
+        (x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(x) and math.isfinite(y)
+    ]
+    points += [
+        (x, y) for s in series for x, y in [*zip(s.x, s.low, strict=False), *zip(s.x, s.high, strict=False)]
+    ]
     if not points:
         return None
     w, h, left, right, top, bottom = WIDTH, HEIGHT, 48.0, 12.0, 12.0, 40.0
@@ -159,25 +198,38 @@ def _drawn(series: Sequence[Series], x_label: str, y_label: str, zero: bool, nam
         return f"{px:.1f},{py:.1f}"
 
     parts = [
-        Markup('<path class="grid" d="M{} L{}"/><text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>').format(
-            at(x_low, t), at(x_high, t), left - 6, float(at(x_low, t).split(",")[1]) + 4, t
-        )
+        Markup(
+            '<path class="grid" d="M{} L{}"/><text class="tick" x="{}" y="{}" text-anchor="end">{:g}</text>'
+        ).format(at(x_low, t), at(x_high, t), left - 6, float(at(x_low, t).split(",")[1]) + 4, t)
         for t in _ticks(y_low, y_high)
     ]
     parts += [
-        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(at(t, y_low).split(",")[0], h - bottom + 16, text)
-        for t, text in ([(float(k), name) for k, name in enumerate(names)] or [(t, f"{t:g}") for t in _ticks(x_low, x_high)])
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            at(t, y_low).split(",")[0], h - bottom + 16, text
+        )
+        for t, text in (
+            [(float(k), name) for k, name in enumerate(names)]
+            or [(t, f"{t:g}") for t in _ticks(x_low, x_high)]
+        )
     ]
     for s in series:
         if s.low and s.high:
-            outline = [at(x, y) for x, y in zip(s.x, s.low, strict=True)] + [at(x, y) for x, y in reversed(list(zip(s.x, s.high, strict=True)))]
+            outline = [at(x, y) for x, y in zip(s.x, s.low, strict=True)] + [
+                at(x, y) for x, y in reversed(list(zip(s.x, s.high, strict=True)))
+            ]
             parts.append(Markup('<polygon class="band {}" points="{}"/>').format(s.kind, " ".join(outline)))
     for s in series:  # above all bands
         line = " ".join(at(x, y) for x, y in zip(s.x, s.y, strict=True) if math.isfinite(y))
         parts.append(Markup('<polyline class="line {}" points="{}"/>').format(s.kind, line))
-    parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format((w + left) / 2, h - 6, x_label))
     parts.append(
-        Markup('<text class="tick" x="12" y="{0}" text-anchor="middle" transform="rotate(-90 12 {0})">{1}</text>').format((h - bottom) / 2, y_label)
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            (w + left) / 2, h - 6, x_label
+        )
+    )
+    parts.append(
+        Markup(
+            '<text class="tick" x="12" y="{0}" text-anchor="middle" transform="rotate(-90 12 {0})">{1}</text>'
+        ).format((h - bottom) / 2, y_label)
     )
     return Markup("").join(parts)
 
@@ -196,8 +248,12 @@ def bars(rows: Sequence[tuple[str, float | None, float | None]], names: tuple[st
     return Markup('<div class="scores">{}</div>').format(Markup("").join(parts))
 
 
-def marked(text: str, spans: Sequence[tuple[int, int, str, str]], quiet: re.Pattern[str] | None = None) -> Markup:
-    """The text with mentions marked; `spans` = (start, end, label, kind), in order, without overlap. What `quiet` matches is in small print."""
+def marked(
+    text: str, spans: Sequence[tuple[int, int, str, str]], quiet: re.Pattern[str] | None = None
+) -> Markup:
+    """The text with mentions marked; `spans` = (start, end, label, kind), in order, without overlap. What
+    `quiet` matches is in small print.
+    """
 
     def said(part: str) -> Markup:
         pieces, last = [], 0
@@ -208,6 +264,9 @@ def marked(text: str, spans: Sequence[tuple[int, int, str, str]], quiet: re.Patt
 
     parts, last = [], 0
     for start, end, label, kind in spans:
-        parts += [said(text[last:start]), Markup('<mark class="{}"><sup>{}</sup>{}</mark>').format(kind, label, said(text[start:end]))]
+        parts += [
+            said(text[last:start]),
+            Markup('<mark class="{}"><sup>{}</sup>{}</mark>').format(kind, label, said(text[start:end])),
+        ]
         last = end
     return Markup("").join([*parts, said(text[last:])])

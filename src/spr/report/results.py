@@ -1,7 +1,7 @@
 """What the report says about the evaluation: tables, plots by IoU threshold, items that changed sides.
 
-In: metrics.json, comparison.json and predictions.parquet of a run. Out: plain structures for the template. Numbers are taken over, never computed
-again, so that the report and the files cannot disagree.
+In: metrics.json, comparison.json and predictions.parquet of a run. Out: plain structures for the template.
+Numbers are taken over, never computed again, so that the report and the files cannot disagree.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ BEFORE, AFTER = (
     PAPER_REC.values()
 )  # Ferret-7B, mean of the 8 RefCOCO/+/g splits (paper, table of accuracy by IoU threshold)
 ACCURACY = re.compile(r"acc@(\d\.\d+)$")
-OTHERS = ("control", "region", "s3", "s4", "s5", "s6")  # colours of the models that are not compared in detail, in turn
+# colours of the models that are not compared in detail, in turn
+OTHERS = ("control", "region", "s3", "s4", "s5", "s6")
 SHOWN = re.compile(
-    r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization|(boxes|words)_per_answer|categories_named|accuracy|parse_rate"
+    r"(box_)?f1@0\.[579]$|(box_)?(precision|recall)@0\.5$|matched_iou|localization"
+    r"|(boxes|words)_per_answer|categories_named|accuracy|parse_rate"
 )
 
 
@@ -87,7 +89,9 @@ class Measured:
 
     def change(self, model: str, metric: str) -> Mapping[str, Any] | None:
         """The paired difference of a model against the reference."""
-        found: Mapping[str, Any] | None = self.comparison.get("models", {}).get(model, {}).get("differences", {}).get(metric)
+        found: Mapping[str, Any] | None = (
+            self.comparison.get("models", {}).get(model, {}).get("differences", {}).get(metric)
+        )
         return found
 
 
@@ -128,7 +132,11 @@ def _interval(estimate: Mapping[str, Any] | None, metric: str, sign: bool = Fals
     scale = 100 if _share(metric) else 1
     value, low, high = (scale * estimate[k] for k in ("value", "low", "high"))
     digits = 1 if scale == 100 else 2
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]" if sign else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    return (
+        f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        if sign
+        else f"[{low:.{digits}f}, {high:.{digits}f}]"
+    )
 
 
 def _rows(m: Measured, metrics: Sequence[str]) -> list[TableRow]:
@@ -137,26 +145,49 @@ def _rows(m: Measured, metrics: Sequence[str]) -> list[TableRow]:
         cells = [Cell(model, f"n {figures['n']}, unparsed {figures['unparsed']}")]
         for metric in metrics:
             estimate, change = figures["values"].get(metric), m.change(model, metric)
-            cells.append(Cell(_figure(estimate, metric), _interval(change, metric, True) if change else _interval(estimate, metric)))
+            cells.append(
+                Cell(
+                    _figure(estimate, metric),
+                    _interval(change, metric, True) if change else _interval(estimate, metric),
+                )
+            )
         rows.append(TableRow("strong" if model == m.trained else "", cells))
     return rows
 
 
 def _paper_rows(thresholds: Sequence[float]) -> list[TableRow]:
     def cell(values: Mapping[float, float], t: float) -> Cell:
-        return Cell(f"{values[t]:.1f}", f"{values[t] - BEFORE[t]:+.1f}" if values is AFTER else "") if t in values else Cell("–")
+        return (
+            Cell(f"{values[t]:.1f}", f"{values[t] - BEFORE[t]:+.1f}" if values is AFTER else "")
+            if t in values
+            else Cell("–")
+        )
 
-    return [TableRow("paper", [Cell(name), *(cell(values, t) for t in thresholds)]) for name, values in PAPER_REC.items()]
+    return [
+        TableRow("paper", [Cell(name), *(cell(values, t) for t in thresholds)])
+        for name, values in PAPER_REC.items()
+    ]
 
 
 def _rec_view(m: Measured) -> BenchmarkView:
     some = next(iter(m.metrics.values()))["values"]
     x = [float(found.group(1)) for found in map(ACCURACY.match, some) if found]
     names = [f"acc@{t:g}" for t in x]
-    note = "In percent. Small print: 95 % interval, or the change against the base with its interval (paired bootstrap over images)."
-    main = TableView("Referring expressions, accuracy at IoU", ["", *(f"{t:g}" for t in x)], [*_rows(m, names), *_paper_rows(x)], note)
+    note = (
+        "In percent. Small print: 95 % interval, or the change against the base with its interval "
+        "(paired bootstrap over images)."
+    )
+    main = TableView(
+        "Referring expressions, accuracy at IoU",
+        ["", *(f"{t:g}" for t in x)],
+        [*_rows(m, names), *_paper_rows(x)],
+        note,
+    )
     others = [name for name in some if name not in names]
-    lines = [Series(model, m.kind(model), x, [100 * (f["values"][n]["value"] or 0.0) for n in names]) for model, f in m.metrics.items()]
+    lines = [
+        Series(model, m.kind(model), x, [100 * (f["values"][n]["value"] or 0.0) for n in names])
+        for model, f in m.metrics.items()
+    ]
     gains = [_gain(m, model, x, names) for model in m.metrics if m.change(model, names[0])]
     known = [t for t in x if t in BEFORE]
     paper = Series("paper: Ferret-7B", "paper", known, [AFTER[t] - BEFORE[t] for t in known])
@@ -183,11 +214,14 @@ def benchmark_views(run: Run) -> list[BenchmarkView]:
 
 
 def shown(m: Measured) -> list[str]:
-    """The metrics of a benchmark that are looked at first: thresholds of REC, else those that `SHOWN` names, else all."""
+    """The metrics of a benchmark that are looked at first: thresholds of REC, else those that `SHOWN` names,
+    else all.
+    """
     every = list(next(iter(m.metrics.values()))["values"])
     if _protocol(m) == "rec":
         return [n for n in every if ACCURACY.match(n)]
-    return sorted([n for n in every if SHOWN.match(n)] or every, key=lambda n: n.startswith("box_"))  # box alone counts less than box and phrase
+    # box alone counts less than box and phrase
+    return sorted([n for n in every if SHOWN.match(n)] or every, key=lambda n: n.startswith("box_"))
 
 
 def view(m: Measured) -> BenchmarkView:
@@ -195,7 +229,9 @@ def view(m: Measured) -> BenchmarkView:
     if _protocol(m) == "rec":
         return _rec_view(m)
     columns = ["", *(n.replace("_", " ") for n in shown(m))]
-    return BenchmarkView(f"{m.name}: {_protocol(m).replace('_', ' ')}", [TableView("", columns, _rows(m, shown(m)))])
+    return BenchmarkView(
+        f"{m.name}: {_protocol(m).replace('_', ' ')}", [TableView("", columns, _rows(m, shown(m)))]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +248,31 @@ HEADLINE = {"acc@0.5": "IoU 0.5", "acc@0.7": "IoU 0.7", "acc@0.9": "IoU 0.9", "m
 
 
 def headline(run: Run) -> tuple[str, list[Tile]]:
-    """The first referring benchmark in a few figures: what it is, and base -> trained at the loosest, a middle and the strictest threshold."""
+    """The first referring benchmark in a few figures: what it is, and base -> trained at the loosest, a
+    middle and the strictest threshold.
+    """
     m = next((m for m in measured(run) if _protocol(m) == "rec" and m.trained is not None), None)
     if m is None or m.trained is None:
         return "", []
     tiles = []
     for metric, name in HEADLINE.items():
-        change, before, after = m.change(m.trained, metric), m.metrics["base"]["values"].get(metric), m.metrics[m.trained]["values"].get(metric)
+        change, before, after = (
+            m.change(m.trained, metric),
+            m.metrics["base"]["values"].get(metric),
+            m.metrics[m.trained]["values"].get(metric),
+        )
         if change is not None and change["value"] is not None:
             kind = ("up" if change["value"] > 0 else "down") if change["significant"] else ""
-            tiles.append(Tile(name, f"{_figure(before, metric)} → {_figure(after, metric)}", _interval(change, metric, True), kind))
-    return f"{m.trained} against base, {m.name}: referring expressions, accuracy in percent and change in points with its 95 % interval", tiles
+            tiles.append(
+                Tile(
+                    name,
+                    f"{_figure(before, metric)} → {_figure(after, metric)}",
+                    _interval(change, metric, True),
+                    kind,
+                )
+            )
+    return (
+        f"{m.trained} against base, {m.name}: referring expressions, accuracy in percent and change in "
+        "points with its 95 % interval",
+        tiles,
+    )

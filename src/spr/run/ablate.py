@@ -1,10 +1,13 @@
-"""`spr ablate CONFIG --vary A.B=X,Y`: one configuration with some of its values varied. Nothing is computed twice that does not depend on them.
+"""`spr ablate CONFIG --vary A.B=X,Y`: one configuration with some of its values varied. Nothing is computed
+twice that does not depend on them.
 
-In: a configuration, values by dotted key; several keys give every combination. Out: one run folder per variant inside the configured run, under
-ablations/<keys>/, each with config.yaml and what is its own; beside them table.md, table.json and ablation.html.
+In: a configuration, values by dotted key; several keys give every combination. Out: one run folder per
+variant inside the configured run, under ablations/<keys>/, each with config.yaml and what is its own; beside
+them table.md, table.json and ablation.html.
 
-A folder that the configured run has, or an earlier variant, with an equal digest (`spr.run.depends.folders`) is read and written there. So variants of
-`pair.lambda` describe and score once, and every variant shares the base model's answers to the benchmarks.
+A folder that the configured run has, or an earlier variant, with an equal digest (`spr.run.depends.folders`)
+is read and written there. So variants of `pair.lambda` describe and score once, and every variant shares the
+base model's answers to the benchmarks.
 """
 
 from __future__ import annotations
@@ -57,7 +60,11 @@ class Variant:
     @property
     def models(self) -> list[str]:
         """What it evaluates beside the base model."""
-        return [model for name in trainings(self.config) for model in (name, *round_runs(self.config, self.run, name))]
+        return [
+            model
+            for name in trainings(self.config)
+            for model in (name, *round_runs(self.config, self.run, name))
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,9 @@ class Varied:
 
 
 def varied(text: str) -> Varied:
-    """`pairing.lambda=0,0.5` as a key and values, which are a list in YAML's flow form: a value may itself be one. Raises ConfigError."""
+    """`pairing.lambda=0,0.5` as a key and values, which are a list in YAML's flow form: a value may itself be
+    one. Raises ConfigError.
+    """
     key, sign, values = text.partition("=")
     try:
         found = yaml.safe_load(f"[{values}]")
@@ -89,7 +98,9 @@ def folder_name(text: str) -> str:
 
 
 def plan(base: Config, where: Sequence[str], settings: Mapping[str, Config]) -> list[Variant]:
-    """The variants by name, in folders `where`/<name> inside the run of `base`, with what each reads from the base or from a variant before it."""
+    """The variants by name, in folders `where`/<name> inside the run of `base`, with what each reads from the
+    base or from a variant before it.
+    """
     first = Run(base.run)
     known: dict[tuple[Folder, str], Run] = dict.fromkeys(folders(base).items(), first)
     variants: list[Variant] = []
@@ -97,17 +108,22 @@ def plan(base: Config, where: Sequence[str], settings: Mapping[str, Config]) -> 
     for name, config in settings.items():
         own = Run(first.path(*where, folder_name(name)))
         if own.root in (v.run.root for v in variants):
-            raise ConfigError(f"{name}: found two settings whose folder would be {own.root}, expected different ones")
+            raise ConfigError(
+                f"{name}: found two settings whose folder would be {own.root}, expected different ones"
+            )
         parts = folders(config)
         if (twin := same.setdefault(digest_of({"/".join(k): v for k, v in parts.items()}), name)) != name:
-            raise ConfigError(f"{name}: found the same as {twin}, expected values that something depends on (what adapters set goes before train)")
+            raise ConfigError(
+                f"{name}: found the same as {twin}, expected values that something depends on (what "
+                "adapters set goes before train)"
+            )
         owners = {folder: known.setdefault((folder, digest), own) for folder, digest in parts.items()}
         shared = {folder: owner for folder, owner in owners.items() if owner.root != own.root}
         variants.append(Variant(name, replace(config, run=own.root), SharingRun(own.root, shared)))
     return variants
 
 
-# --- running -------------------------------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +143,11 @@ class Training:
 
 
 def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) -> None:
-    """Every adapter that is missing: one after the other with all threads, or with several workers on a CPU, side by side."""
-    wanted: dict[str, dict[int, Training]] = {}  # by the first round's folder, which several numbers of rounds share
+    """Every adapter that is missing: one after the other with all threads, or with several workers on a CPU,
+    side by side.
+    """
+    # by the first round's folder, which several numbers of rounds share
+    wanted: dict[str, dict[int, Training]] = {}
     for v in variants:
         for name, training in trainings(v.config).items():
             alone = replace(v.config, adapters={name: v.config.adapters[name]})
@@ -137,12 +156,14 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
             )
     groups = [list(group.values()) for group in wanted.values()]
     missing = [group for group in groups if not all(t.finished for t in group)]
-    if base.runtime.workers > 1 and len(missing) > 1 and base.model.device == "cpu":  # one accelerator has no room for several
+    # one accelerator has no room for several
+    if base.runtime.workers > 1 and len(missing) > 1 and base.model.device == "cpu":
         progress.start("train", len(groups), len(groups) - len(missing))
         with Workers(base.runtime) as workers:
             workers.work(_trainer, dict(enumerate(missing)), lambda k, result: progress.advance(1))
         progress.end(f"{len(groups)} adapters")
-    for t in (t for group in groups for t in group):  # what is finished is looked at too: it must be what the configuration says
+    # what is finished is looked at too: it must be what the configuration says
+    for t in (t for group in groups for t in group):
         pipeline.do_train(t.config, t.run, Within(progress, t.label))
 
 
@@ -175,11 +196,13 @@ def run_variants(base: Config, variants: Sequence[Variant], progress: Progress) 
             pipeline.do_evaluate(v.config, v.run, Within(progress, v.name), workers=workers)
 
 
-# --- the command ---------------------------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def settings_of(path: Path, vary: Sequence[Varied], overrides: Sequence[str]) -> dict[str, Config]:
-    """The configuration of every combination of values, by its name: the value, or `key=value` of each key where there are several."""
+    """The configuration of every combination of values, by its name: the value, or `key=value` of each key
+    where there are several.
+    """
     found = {}
     for values in itertools.product(*(v.values for v in vary)):
         pairs = [f"{v.key}={value}" for v, value in zip(vary, values, strict=True)]
@@ -187,11 +210,22 @@ def settings_of(path: Path, vary: Sequence[Varied], overrides: Sequence[str]) ->
     return found
 
 
-def ablate(path: Path, vary: Sequence[str], overrides: Sequence[str], progress: Progress, overwrite: str | None = None) -> str:
-    """Run the ablation, or finish it. Returns its table in Markdown, and where the rest is. `overwrite`: a stage of the variants to do again."""
+def ablate(
+    path: Path,
+    vary: Sequence[str],
+    overrides: Sequence[str],
+    progress: Progress,
+    overwrite: str | None = None,
+) -> str:
+    """Run the ablation, or finish it. Returns its table in Markdown, and where the rest is. `overwrite`: a
+    stage of the variants to do again.
+    """
     keys = [varied(text) for text in vary]
     if not keys or len({v.key for v in keys}) < len(keys):
-        raise ConfigError(f"--vary: found {', '.join(v.key for v in keys) or 'nothing'}, expected one or more different keys, each once")
+        raise ConfigError(
+            f"--vary: found {', '.join(v.key for v in keys) or 'nothing'}, expected one or more different "
+            "keys, each once"
+        )
     base = load_config(path, overrides)
     name = folder_name("+".join(v.key for v in keys))
     variants = plan(base, (ABLATIONS, name), settings_of(path, keys, overrides))
@@ -203,9 +237,24 @@ def ablate(path: Path, vary: Sequence[str], overrides: Sequence[str], progress: 
         pipeline.do_report(v.config, v.run, Within(progress, v.name))
     points = points_of(variants)
     title = " x ".join(v.key for v in keys)
-    text = "\n\n".join([f"# {title}", *(f"## {benchmark}\n\n{table(found)}" for benchmark, found in points.items()), pairs_line(variants)]) + "\n"
+    text = (
+        "\n\n".join(
+            [
+                f"# {title}",
+                *(f"## {benchmark}\n\n{table(found)}" for benchmark, found in points.items()),
+                pairs_line(variants),
+            ]
+        )
+        + "\n"
+    )
     run = Run(base.run)
-    raw = {b: [{"setting": p.setting, "model": p.model, "values": p.metrics["values"], **p.comparison} for p in ps] for b, ps in points.items()}
+    raw = {
+        b: [
+            {"setting": p.setting, "model": p.model, "values": p.metrics["values"], **p.comparison}
+            for p in ps
+        ]
+        for b, ps in points.items()
+    }
     for file, content in {
         "table.md": text,
         "table.json": json.dumps(raw, indent=2, sort_keys=True) + "\n",
@@ -216,7 +265,9 @@ def ablate(path: Path, vary: Sequence[str], overrides: Sequence[str], progress: 
 
 
 def points_of(variants: Sequence[Variant]) -> dict[str, list[Point]]:
-    """What was measured, by benchmark: every model of every variant, the base models first where they differ."""
+    """What was measured, by benchmark: every model of every variant, the base models first where they
+    differ.
+    """
     found: dict[str, list[Point]] = {}
     for v in variants:
         for benchmark in (b.name for b in v.config.evaluate.benchmarks):
@@ -227,13 +278,18 @@ def points_of(variants: Sequence[Variant]) -> dict[str, list[Point]]:
                 metrics = v.run.read_json(*where, model, METRICS)
                 known = [p.metrics for p in found.get(benchmark, ()) if p.model == BASE]
                 if model != BASE or metrics not in known:
-                    found.setdefault(benchmark, []).append(Point(v.name if model != BASE or known else "", model, metrics, about))
+                    found.setdefault(benchmark, []).append(
+                        Point(v.name if model != BASE or known else "", model, metrics, about)
+                    )
     return found
 
 
 def table(points: Sequence[Point]) -> str:
     """One benchmark: a line per setting and model, with the change against the setting's base model."""
-    return comparison_table({p.label: p.metrics for p in points}, {"models": {p.label: p.comparison for p in points if p.comparison}})
+    return comparison_table(
+        {p.label: p.metrics for p in points},
+        {"models": {p.label: p.comparison for p in points if p.comparison}},
+    )
 
 
 def pairs_line(variants: Sequence[Variant]) -> str:

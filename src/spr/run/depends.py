@@ -1,6 +1,8 @@
-"""What each folder of a run depends on: the sections that its stage is claimed with, and a digest of these with all that stands before them.
+"""What each folder of a run depends on: the sections that its stage is claimed with, and a digest of these
+with all that stands before them.
 
-In: a `Config`. Out: mappings that go into `_config.json`; digests, equal for two configurations exactly when the folder can be shared.
+In: a `Config`. Out: mappings that go into `_config.json`; digests, equal for two configurations exactly when
+the folder can be shared.
 """
 
 from __future__ import annotations
@@ -37,9 +39,15 @@ def section(config: Config, stage: str) -> dict[str, Any]:
     """What a stage from index to pair depends on, beside the stages before it."""
     match stage:
         case "index":
-            return {k: v for k, v in asdict(config.data).items() if k not in ("where", "accept", "cache")}  # these change no row of it
+            # these change no row of it
+            return {k: v for k, v in asdict(config.data).items() if k not in ("where", "accept", "cache")}
         case "regions":
-            return {"where": config.data.where, "accept": config.data.accept, "regions": asdict(config.regions), "seed": config.seed}
+            return {
+                "where": config.data.where,
+                "accept": config.data.accept,
+                "regions": asdict(config.regions),
+                "seed": config.seed,
+            }
         case "describe":
             return {
                 "model": model_identity(config),
@@ -55,13 +63,23 @@ def section(config: Config, stage: str) -> dict[str, Any]:
                 "score": asdict(config.score),
             }
         case "pair":
-            return {"pair": asdict(config.pair), "prompts": _prompts(config, [config.pair.prompt]), "dialect": dialect_of(config).name}
+            return {
+                "pair": asdict(config.pair),
+                "prompts": _prompts(config, [config.pair.prompt]),
+                "dialect": dialect_of(config).name,
+            }
     raise ValueError(f"found stage {stage!r}, expected one from index to pair")
 
 
 def training_section(config: Config, training: TrainConfig) -> dict[str, Any]:
-    """What a training depends on, beside the pairs. Later rounds start from its adapter and do not change it."""
-    return {"train": {k: v for k, v in asdict(training).items() if k != "rounds"}, "model": model_identity(config), "seed": config.seed}
+    """What a training depends on, beside the pairs. Later rounds start from its adapter and do not
+    change it.
+    """
+    return {
+        "train": {k: v for k, v in asdict(training).items() if k != "rounds"},
+        "model": model_identity(config),
+        "seed": config.seed,
+    }
 
 
 def answering_section(config: Config) -> dict[str, Any]:
@@ -70,7 +88,9 @@ def answering_section(config: Config) -> dict[str, Any]:
 
 
 def folders(config: Config) -> dict[Folder, str]:
-    """Every folder of a run, from index to the answers of its models, with a digest of all that it depends on."""
+    """Every folder of a run, from index to the answers of its models, with a digest of all that it depends
+    on.
+    """
     runtime = {"shard_size": config.runtime.shard_size, "threads": config.runtime.threads}
     found: dict[Folder, str] = {}
     digest = ""
@@ -83,8 +103,15 @@ def folders(config: Config) -> dict[Folder, str]:
         found[ADAPTER, name] = models[name] = key
         if training.rounds > 1:
             found[ROUNDS, name] = key
-            models |= {f"{name}-round-{n}": digest_of({"round": n, "first": key}) for n in range(2, training.rounds + 1)}
-    counting = {"limit": config.evaluate.limit, "bootstrap": config.evaluate.bootstrap, "seed": config.evaluate.seed}
+            models |= {
+                f"{name}-round-{n}": digest_of({"round": n, "first": key})
+                for n in range(2, training.rounds + 1)
+            }
+    counting = {
+        "limit": config.evaluate.limit,
+        "bootstrap": config.evaluate.bootstrap,
+        "seed": config.evaluate.seed,
+    }
     for benchmark in config.evaluate.benchmarks:
         for model, key in models.items():
             asked = {

@@ -2,8 +2,9 @@
 
     index -> regions -> describe -> score -> pair -> train -> evaluate -> report
 
-In: a `Config` and a stage name. Out: files in the run folder. Every stage can be run alone once those before it are finished; a finished stage
-is not run again; one that was made from something else is refused until `--overwrite STAGE`, which also redoes what depends on it.
+In: a `Config` and a stage name. Out: files in the run folder. Every stage can be run alone once those before
+it are finished; a finished stage is not run again; one that was made from something else is refused until
+`--overwrite STAGE`, which also redoes what depends on it.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def open_run(config: Config) -> Run:
     run = Run(config.run)
     described = {
         "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True).encode(),
-        "environment.json": (json.dumps({**versions(), "platform": platform.platform()}, indent=2) + "\n").encode(),
+        "environment.json": (
+            json.dumps({**versions(), "platform": platform.platform()}, indent=2) + "\n"
+        ).encode(),
     }
     for name, content in described.items():
         run.keep_bytes(content, name)
@@ -96,7 +99,13 @@ def _texts(value: object) -> list[str]:
     """All texts in a section of the configuration."""
     if isinstance(value, Mapping):
         value = list(value.values())
-    return [text for inner in value for text in _texts(inner)] if isinstance(value, list | tuple) else [value] if isinstance(value, str) else []
+    return (
+        [text for inner in value for text in _texts(inner)]
+        if isinstance(value, list | tuple)
+        else [value]
+        if isinstance(value, str)
+        else []
+    )
 
 
 def _need_files(section: Any, progress: Progress) -> None:
@@ -106,7 +115,7 @@ def _need_files(section: Any, progress: Progress) -> None:
     ensure_world(_texts(asdict(section)), progress.start, progress.advance, progress.end)
 
 
-# --- index and regions ---------------------------------------------------------------------------------------------------------------------
+# --- index and regions ----------------------------------------------------------------------------
 
 
 def do_index(config: Config, run: Run, progress: Progress) -> None:
@@ -137,7 +146,11 @@ def _regions_work(config: Config, index_path: str) -> Callable[[Sequence[ImageRe
         dropped: list[Dropped] = []
         for image in images:
             rows, lost = draw_regions(image, boxes.get(image.image_id, ()), config.regions, config.seed)
-            if rows and config.regions.verify and (problem := store.problem(image.path, image.width, image.height, config.data.accept)):
+            if (
+                rows
+                and config.regions.verify
+                and (problem := store.problem(image.path, image.width, image.height, config.data.accept))
+            ):
                 rows, lost = [], [Dropped(image.image_id, problem.reason, problem.detail)]
             kept += rows
             dropped += lost
@@ -167,17 +180,24 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
         raise DataError(f"{run.path(REGIONS)}: no region is left ({reasons})")
 
 
-# --- describe, score, pair -----------------------------------------------------------------------------------------------------------------
+# --- describe, score, pair ------------------------------------------------------------------------
 
 
 def _journal(config: Config) -> str | None:
-    """Where a server's answers are kept until their stage is finished; None where a run folder takes no appended lines."""
+    """Where a server's answers are kept until their stage is finished; None where a run folder takes no
+    appended lines.
+    """
     return None if "://" in config.run else Run(config.run).path(JOURNAL)
 
 
-def _describe_work(config: Config, adapter: str | None) -> Callable[[Sequence[Region]], ShardResult[Description]]:
+def _describe_work(
+    config: Config, adapter: str | None
+) -> Callable[[Sequence[Region]], ShardResult[Description]]:
     dialect = dialect_of(config)
-    describer, templates = build_describer(config, image_store(config), adapter, journal=_journal(config)), templates_with(config.prompts)
+    describer, templates = (
+        build_describer(config, image_store(config), adapter, journal=_journal(config)),
+        templates_with(config.prompts),
+    )
     return lambda regions: describe(regions, describer, dialect, config.describe, config.seed, templates)
 
 
@@ -189,7 +209,9 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
         {"upstream": upstream_digest(run, "regions"), **section(config, "describe")},
         Description,
         partial(_describe_work, config, None),
-        {"batching": config.model.batching} if config.model.kind == "hf" else {"reproducible": "no: the server draws the samples"},
+        {"batching": config.model.batching}
+        if config.model.kind == "hf"
+        else {"reproducible": "no: the server draws the samples"},
         look=partial(look_at_answers, dialect=dialect_of(config), config=config.describe),
     )
     run_stage(run, stage, run.read_stage(Region, REGIONS), config.runtime, progress)
@@ -214,7 +236,9 @@ def _by_region(rows: Iterable[Any]) -> dict[str, list[Any]]:
 
 
 def do_score(config: Config, run: Run, progress: Progress) -> None:
-    """Candidates -> run/scores. The unit of work is an image with all its regions, so that batches do not depend on the shards."""
+    """Candidates -> run/scores. The unit of work is an image with all its regions, so that batches do not
+    depend on the shards.
+    """
     candidates = _by_region(run.iter_stage(Description, CANDIDATES))
     regions = run.read_stage(Region, REGIONS)
     images = [
@@ -232,7 +256,9 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
     run_stage(run, stage, images, config.runtime, progress)
 
 
-def _pair_work(config: Config) -> Callable[[Sequence[tuple[Region, list[ScoredCandidate]]]], ShardResult[TrainingPair]]:
+def _pair_work(
+    config: Config,
+) -> Callable[[Sequence[tuple[Region, list[ScoredCandidate]]]], ShardResult[TrainingPair]]:
     dialect, templates = dialect_of(config), templates_with(config.prompts)
     return lambda items: make_pairs(items, dialect, config.pair, templates)
 
@@ -255,11 +281,13 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
         raise DataError(f"{run.path(PAIRS)}: no pair is left ({reasons})")
 
 
-# --- train, evaluate, report ---------------------------------------------------------------------------------------------------------------
+# --- train, evaluate, report ----------------------------------------------------------------------
 
 
 def do_train(config: Config, run: Run, progress: Progress) -> None:
-    """Pairs -> run/adapter/<name>, each a normal PEFT adapter; then the later rounds, if the configuration asks for them."""
+    """Pairs -> run/adapter/<name>, each a normal PEFT adapter; then the later rounds, if the configuration
+    asks for them.
+    """
     upstream = upstream_digest(run, "pair")
     for name, training in trainings(config).items():
         folder = (ADAPTER, name)
@@ -279,11 +307,14 @@ def do_train(config: Config, run: Run, progress: Progress) -> None:
     later_rounds(config, run, progress, (do_describe, do_score, do_pair, do_train))
 
 
-def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, training: TrainConfig, progress: Progress) -> TrainResult:
+def train_on(
+    config: Config, pairs: Sequence[TrainingPair], out: str, training: TrainConfig, progress: Progress
+) -> TrainResult:
     """Train one adapter into the folder `out`, going on where an interrupted training stands."""
     from spr.training.trainer import train
 
-    set_threads(config.runtime.workers * config.runtime.threads)  # training is one process: it gets the threads of all workers
+    # training is one process: it gets the threads of all workers
+    set_threads(config.runtime.workers * config.runtime.threads)
     return train(
         pairs,
         config.model.checkpoint,
@@ -297,8 +328,16 @@ def train_on(config: Config, pairs: Sequence[TrainingPair], out: str, training: 
     )
 
 
-def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[str] = (BASE, "adapter"), workers: Workers | None = None) -> None:
-    """Benchmarks x models -> run/evaluation/<benchmark>/<model>/. A model is "base" or the name of an adapter; "adapter" means all of them."""
+def do_evaluate(
+    config: Config,
+    run: Run,
+    progress: Progress,
+    models: Sequence[str] = (BASE, "adapter"),
+    workers: Workers | None = None,
+) -> None:
+    """Benchmarks x models -> run/evaluation/<benchmark>/<model>/. A model is "base" or the name of an
+    adapter; "adapter" means all of them.
+    """
     trained = trainings(config)
     unknown = [m for m in models if m not in (BASE, "adapter", *trained)]
     if unknown:
@@ -317,12 +356,16 @@ def do_evaluate(config: Config, run: Run, progress: Progress, models: Sequence[s
         named := [name for name, adapter in adapters.items() if adapter is not None]
     ):
         raise ConfigError(
-            f"model.kind: found 'endpoint' with the adapter {named[0]}, which the server does not have; expected --models base, or 'hf', or a server "
+            f"model.kind: found 'endpoint' with the adapter {named[0]}, which the server does not have; "
+            "expected --models base, or 'hf', or a server "
             "of the weights that `spr train --merge DIR` writes"
         )
     _need_files(config.evaluate, progress)
     dialect = dialect_of(config)
-    makers = {name: partial(build_describer, config, FullPaths(), adapter, journal=_journal(config)) for name, adapter in adapters.items()}
+    makers = {
+        name: partial(build_describer, config, FullPaths(), adapter, journal=_journal(config))
+        for name, adapter in adapters.items()
+    }
     identity = {name: {"adapter": digests[name], **answering_section(config)} for name in adapters}
     evaluate_all(
         run, EVALUATION, config.evaluate, dialect, makers, identity, config.runtime, progress, workers

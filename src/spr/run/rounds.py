@@ -1,8 +1,8 @@
 """Rounds (`train.rounds: N`): describe with the adapter of the round before, score, pair, and train on.
 
-In: a run whose first round is trained. Out: rounds/<adapter>/2 … N inside it, each with the folders of a run; index and regions are the run's own.
-The reference of a later round is the adapter it starts from (its loss starts at ln 2 again), and each round's `_stage.json` says so.
-The paper trains one round; rounds are ours.
+In: a run whose first round is trained. Out: rounds/<adapter>/2 … N inside it, each with the folders of a run;
+index and regions are the run's own. The reference of a later round is the adapter it starts from (its loss
+starts at ln 2 again), and each round's `_stage.json` says so. The paper trains one round; rounds are ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ SHARED = (INDEX, REGIONS)
 
 
 def round_run(run: Run, name: str, number: int) -> Run:
-    """The folder of a round of an adapter, which reads index and regions from the run it belongs to; round 1 is the run itself."""
+    """The folder of a round of an adapter, which reads index and regions from the run it belongs to; round 1
+    is the run itself.
+    """
     return (
         run
         if number == 1
@@ -27,18 +29,30 @@ def round_run(run: Run, name: str, number: int) -> Run:
     )
 
 
-def later_rounds(config: Config, run: Run, progress: Progress, stages: Sequence[Callable[[Config, Run, Progress], None]]) -> None:
-    """Rounds 2 … N of every adapter: each runs `stages` (describe, score, pair, train) with the adapter of the round before."""
+def later_rounds(
+    config: Config, run: Run, progress: Progress, stages: Sequence[Callable[[Config, Run, Progress], None]]
+) -> None:
+    """Rounds 2 … N of every adapter: each runs `stages` (describe, score, pair, train) with the adapter of
+    the round before.
+    """
     for name, training in trainings(config).items():
         for number in range(2, training.rounds + 1):
             later = round_run(run, name, number)
             model = replace(config.model, adapter=round_run(run, name, number - 1).path(ADAPTER, name))
-            inner = replace(config, run=later.root, model=model, adapters={name: {**config.adapters[name], "rounds": 1}})
+            inner = replace(
+                config, run=later.root, model=model, adapters={name: {**config.adapters[name], "rounds": 1}}
+            )
             for stage in stages:
                 stage(inner, later, progress)
 
 
 def round_runs(config: Config, run: Run, name: str) -> Mapping[str, Run]:
-    """Model names of the later rounds of a model for the evaluation, with their folders: spr-round-2 … Empty for the base model."""
+    """Model names of the later rounds of a model for the evaluation, with their folders: spr-round-2 … Empty
+    for the base model.
+    """
     training = trainings(config).get(name)
-    return {f"{name}-round-{n}": round_run(run, name, n) for n in range(2, training.rounds + 1)} if training else {}
+    return (
+        {f"{name}-round-{n}": round_run(run, name, n) for n in range(2, training.rounds + 1)}
+        if training
+        else {}
+    )

@@ -1,7 +1,7 @@
 """From the configuration to objects: the one place that knows which class stands behind which port.
 
-In: a `Config` (one YAML file). Out: dialect, image store, describer, scorer, detector. torch and transformers are imported only when a model is
-really built, inside the functions.
+In: a `Config` (one YAML file). Out: dialect, image store, describer, scorer, detector. torch and transformers
+are imported only when a model is really built, inside the functions.
 """
 
 from __future__ import annotations
@@ -37,20 +37,25 @@ if TYPE_CHECKING:
 class ModelConfig:
     """The user's multimodal model, in process (`hf`) or behind an OpenAI-compatible server (`endpoint`)."""
 
-    folder: str  # folder or hub name; for an endpoint the folder of its processor, which says what size the model sees
+    # folder or hub name; for an endpoint the folder of its processor, which says what size the model sees
+    folder: str
     kind: Literal["hf", "endpoint"] = "hf"
     dialect: str | None = None  # None: from the checkpoint's model_type, where that is verified
     dialect_options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
-    dtype: str = "float32"  # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
-    batching: Literal["per_item", "throughput"] = "per_item"  # ours: per_item gives the same bytes for any sharding
+    # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
+    dtype: str = "float32"
+    # ours: per_item gives the same bytes for any sharding
+    batching: Literal["per_item", "throughput"] = "per_item"
     attention: str = "sdpa"
     trust_remote_code: bool = False  # never implied
-    processor: Mapping[str, Any] = field(default_factory=dict)  # settings of the image processor that replace the checkpoint's
+    # settings of the image processor that replace the checkpoint's
+    processor: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None  # a PEFT adapter to start from
     url: str = ""  # endpoint only, e.g. http://localhost:8000/v1
     served_name: str = ""  # endpoint only: the model's name at the server
-    server: Literal["vllm", "sglang", "transformers", "other"] = "vllm"  # endpoint only: each needs other fields to sample and to keep tags
+    # endpoint only: each needs other fields to sample and to keep tags
+    server: Literal["vllm", "sglang", "transformers", "other"] = "vllm"
     api_key_env: str = ""  # endpoint only: name of the environment variable with the key, never the key
     concurrency: int = 16  # endpoint only
 
@@ -71,7 +76,8 @@ class SemanticConfig:
     """The dual encoder behind S_sem (method 2.3)."""
 
     folder: str
-    clip_fit: Literal["squash", "pad", "center_crop"] = "squash"  # ours: a centre crop would hide regions at the sides
+    # ours: a centre crop would hide regions at the sides
+    clip_fit: Literal["squash", "pad", "center_crop"] = "squash"
     long_text: Literal["windows", "truncate"] = "windows"  # ours
     device: str = "cpu"
 
@@ -109,11 +115,14 @@ class Config:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file with `a.b=c` overrides, checked as far as it can be without touching a model.
+    """The configuration of a YAML file with `a.b=c` overrides, checked as far as it can be without touching a
+    model.
 
     Relative paths are relative to the file's folder. Raises ConfigError or DialectError, one line each.
     """
-    overrides_by_name = [own_key(Config, name) + sign + value for name, sign, value in (o.partition("=") for o in overrides)]
+    overrides_by_name = [
+        own_key(Config, name) + sign + value for name, sign, value in (o.partition("=") for o in overrides)
+    ]
     config = load(Config, apply_overrides(own_names(Config, read_yaml(path)), overrides_by_name))
     templates = templates_with(config.prompts)
     for name in (*config.describe.templates, config.pair.prompt):
@@ -127,11 +136,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def trainings(config: Config) -> dict[str, TrainConfig]:
-    """The `train` section of every adapter, by name. Raises ConfigError for a name that cannot be a model's, or a change that cannot be."""
+    """The `train` section of every adapter, by name. Raises ConfigError for a name that cannot be a model's,
+    or a change that cannot be.
+    """
     found = {}
     for name, changes in config.adapters.items():
         if name in (BASE, "adapter") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ConfigError(f"adapters: found the name {name!r}, expected a folder name other than {BASE!r} and 'adapter'")
+            raise ConfigError(
+                f"adapters: found the name {name!r}, expected a folder name other than {BASE!r} and 'adapter'"
+            )
         found[name] = load(TrainConfig, {**asdict(config.train), **changes}, f"adapters.{name}")
     if not found:
         raise ConfigError("adapters: found none, expected at least one, e.g. {spr: {}}")
@@ -139,7 +152,9 @@ def trainings(config: Config) -> dict[str, TrainConfig]:
 
 
 def with_absolute_paths(config: Config, base: Path) -> Config:
-    """Every path of the configuration, resolved against `base`. Hub names (`org/name` that is no folder here) stay; `embedded:` is looked up."""
+    """Every path of the configuration, resolved against `base`. Hub names (`org/name` that is no folder here)
+    stay; `embedded:` is looked up.
+    """
 
     def place(path: str) -> str:
         if path.startswith("embedded:"):
@@ -188,9 +203,14 @@ def image_store(config: Config) -> ImageStore:
 
 
 def build_describer(
-    config: Config, store: ImageStore | FullPaths, adapter: str | None = None, whole_images: bool = True, journal: str | None = None
+    config: Config,
+    store: ImageStore | FullPaths,
+    adapter: str | None = None,
+    whole_images: bool = True,
+    journal: str | None = None,
 ) -> Describer:
-    """The user's model. `adapter` is a PEFT folder that goes on top; `journal` a folder where a server's answers are kept as they come.
+    """The user's model. `adapter` is a PEFT folder that goes on top; `journal` a folder where a server's
+    answers are kept as they come.
 
     Raises ConfigError, also for a processor that crops where `whole_images` are asked for.
     """
@@ -235,7 +255,9 @@ def build_scorer(config: Config, store: ImageStore) -> ImageTextScorer | None:
     from spr.models.clip import DualEncoderScorer
 
     s = config.semantic
-    return DualEncoderScorer(s.folder, load_image=store.load, device=s.device, clip_fit=s.clip_fit, long_text=s.long_text)
+    return DualEncoderScorer(
+        s.folder, load_image=store.load, device=s.device, clip_fit=s.clip_fit, long_text=s.long_text
+    )
 
 
 def build_detector(config: Config, store: ImageStore) -> Detector | None:
@@ -245,4 +267,6 @@ def build_detector(config: Config, store: ImageStore) -> Detector | None:
     from spr.models.detector import OpenVocabularyDetector
 
     d = config.detector
-    return OpenVocabularyDetector(d.folder, load_image=store.load, device=d.device, threshold=config.score.detector_threshold)
+    return OpenVocabularyDetector(
+        d.folder, load_image=store.load, device=d.device, threshold=config.score.detector_threshold
+    )

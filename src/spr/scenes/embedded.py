@@ -1,7 +1,8 @@
 """Where the embedded world and its checkpoints lie: `embedded:` paths of a configuration.
 
     embedded:mllm, embedded:clip, embedded:owl           checkpoints shipped with the package
-    embedded:pair/instances.json, embedded:test/…        files of the world, written into the user's cache when first needed
+    embedded:pair/instances.json, embedded:test/…        files of the world, written into the user's cache
+                                                         when first needed
 
 In: such a path. Out: an ordinary path. Nothing after this function knows that the world is synthetic.
 """
@@ -17,7 +18,8 @@ from spr.scenes.files import VERSION, write_split
 
 PREFIX = "embedded:"
 CHECKPOINTS = ("mllm", "clip", "owl")
-COUNTS: Mapping[str, int] = {"pair": 1600, "val": 500, "test": 660, "shifted": 500}  # scenes; the recipe draws what it trains on in memory
+# scenes; the recipe draws what it trains on in memory
+COUNTS: Mapping[str, int] = {"pair": 1600, "val": 500, "test": 660, "shifted": 500}
 
 
 def checkpoint_folder(name: str) -> Path:
@@ -27,7 +29,9 @@ def checkpoint_folder(name: str) -> Path:
 
 def world_folder() -> Path:
     """The cache folder of the world: $SPR_CACHE, or $XDG_CACHE_HOME/spr, or ~/.cache/spr."""
-    cache = os.environ.get("SPR_CACHE") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spr")
+    cache = os.environ.get("SPR_CACHE") or str(
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spr"
+    )
     return Path(cache) / f"world-{VERSION}"
 
 
@@ -41,10 +45,19 @@ def resolve_embedded(path: str) -> str:
     return str(world_folder() / head / rest)
 
 
-def ensure_world(paths: Iterable[str], start: Callable[[str, int], None], tick: Callable[[int], None], end: Callable[[], None]) -> None:
-    """Write the splits of the world in which some of `paths` lie, unless they are there. The callbacks report progress."""
+def ensure_world(
+    paths: Iterable[str],
+    start: Callable[[str, int], None],
+    tick: Callable[[int], None],
+    end: Callable[[], None],
+) -> None:
+    """Write the splits of the world in which some of `paths` lie, unless they are there. The callbacks report
+    progress.
+    """
     root = world_folder()
-    wanted = {Path(p).relative_to(root).parts[0] for p in paths if Path(p).is_relative_to(root) and Path(p) != root}
+    wanted = {
+        Path(p).relative_to(root).parts[0] for p in paths if Path(p).is_relative_to(root) and Path(p) != root
+    }
     for split in sorted(wanted & set(COUNTS)):
         if not (root / split / "done.json").exists():
             start(f"drawing {split} scenes", COUNTS[split])

@@ -1,12 +1,16 @@
-"""The embedded world as the files that real data sets are made of, so that the pipeline reads it through the readers of COCO and RefCOCO.
+"""The embedded world as the files that real data sets are made of, so that the pipeline reads it through the
+readers of COCO and RefCOCO.
 
 In: a folder, a split, a count. Out, per split:
 
     images/000000.jpg …              JPEG, quality 95, no chroma subsampling
     instances.json                   COCO instances: bbox is [x, y, width, height] in pixels
-    finetune_refcoco_SPLIT.json      MDETR / Ferret form of RefCOCO: one "image" per expression, `caption`, `original_id`
-    regions.json                     regions with their objects (grounded region description; spr.evaluation.readers)
-    descriptions.json                a written description of each region, with boxes in COCO's convention (what an annotator would say)
+    finetune_refcoco_SPLIT.json      MDETR / Ferret form of RefCOCO: one "image" per expression, `caption`,
+                                     `original_id`
+    regions.json                     regions with their objects (grounded region description;
+                                     spr.evaluation.readers)
+    descriptions.json                a written description of each region, with boxes in COCO's convention
+                                     (what an annotator would say)
 
 A split is written once: a finished one (it holds `done.json` of the same recipe) is left as it is.
 """
@@ -86,10 +90,20 @@ def _coco(scenes: Sequence[Drawn]) -> dict[str, Any]:
     rows = [(i, t, _xywh(t.box)) for i, scene in enumerate(scenes) for t in scene.things]
     return {
         "info": {"description": "embedded world of spr; art: OpenMoji, CC BY-SA 4.0"},
-        "images": [{"id": i, "file_name": image_name(i), "width": s.width, "height": s.height} for i, s in enumerate(scenes)],
+        "images": [
+            {"id": i, "file_name": image_name(i), "width": s.width, "height": s.height}
+            for i, s in enumerate(scenes)
+        ],
         "categories": _CATEGORIES,
         "annotations": [
-            {"id": n, "image_id": i, "category_id": CATEGORY[t.noun], "bbox": xywh, "area": xywh[2] * xywh[3], "iscrowd": 0}
+            {
+                "id": n,
+                "image_id": i,
+                "category_id": CATEGORY[t.noun],
+                "bbox": xywh,
+                "area": xywh[2] * xywh[3],
+                "iscrowd": 0,
+            }
             for n, (i, t, xywh) in enumerate(rows)
         ],
     }
@@ -108,7 +122,14 @@ def _mdetr(scenes: Sequence[Drawn], split: str) -> dict[str, Any]:
         for text, thing in referring(split, i, scene.things):
             number, xywh = len(images), _xywh(thing.box)
             images.append({"id": number, **size, "caption": text, "dataset_name": "refcoco"})
-            row = {"id": number, "image_id": number, "category_id": CATEGORY[thing.noun], "bbox": xywh, "area": xywh[2] * xywh[3], "iscrowd": 0}
+            row = {
+                "id": number,
+                "image_id": number,
+                "category_id": CATEGORY[thing.noun],
+                "bbox": xywh,
+                "area": xywh[2] * xywh[3],
+                "iscrowd": 0,
+            }
             annotations.append({**row, "tokens": []})
     return {"images": images, "annotations": annotations, "categories": _CATEGORIES}
 
@@ -133,8 +154,12 @@ def _described(region: Region) -> dict[str, Any]:
     return {"image": region.image_id, "region": _xywh(region.box), "text": plain(parts), "phrases": phrases}
 
 
-def write_split(folder: Path, split: str, count: int, tick: Callable[[int], None] = lambda n: None) -> SplitFiles:
-    """Write a split, unless the same is there already. `tick` hears how many more scenes are drawn. Raises DataError when another one is there."""
+def write_split(
+    folder: Path, split: str, count: int, tick: Callable[[int], None] = lambda n: None
+) -> SplitFiles:
+    """Write a split, unless the same is there already. `tick` hears how many more scenes are drawn. Raises
+    DataError when another one is there.
+    """
     if split not in SPLITS:
         raise DataError(unknown_name("split", split, SPLITS))
     files = SplitFiles(folder / split, split)
@@ -142,7 +167,9 @@ def write_split(folder: Path, split: str, count: int, tick: Callable[[int], None
     done = files.folder / "done.json"
     if done.exists():
         if json.loads(done.read_text(encoding="utf-8")) != made:
-            raise DataError(f"{done}: found another world, expected {made}; remove the folder or choose another")
+            raise DataError(
+                f"{done}: found another world, expected {made}; remove the folder or choose another"
+            )
         return files
     files.images.mkdir(parents=True, exist_ok=True)
     scenes = []
@@ -161,9 +188,20 @@ def write_split(folder: Path, split: str, count: int, tick: Callable[[int], None
 
 
 def region_row(region: Region) -> dict[str, Any]:
-    """A region as a row of regions.json (xyxy pixels; the form is that of spr.evaluation.readers.regions_json)."""
-    objects = [{"category": o.category, "phrase": with_article(o.category), "box": list(o.box)} for o in region.objects]
-    return {"image": region.image, "width": region.width, "height": region.height, "box": list(region.box), "objects": objects}
+    """A region as a row of regions.json (xyxy pixels; the form is that of
+    spr.evaluation.readers.regions_json).
+    """
+    objects = [
+        {"category": o.category, "phrase": with_article(o.category), "box": list(o.box)}
+        for o in region.objects
+    ]
+    return {
+        "image": region.image,
+        "width": region.width,
+        "height": region.height,
+        "box": list(region.box),
+        "objects": objects,
+    }
 
 
 def _write(path: Path, value: object) -> None:

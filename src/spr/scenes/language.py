@@ -1,6 +1,8 @@
-"""What is said about scenes: questions, referring expressions, descriptions. This is the language that the embedded models were trained in.
+"""What is said about scenes: questions, referring expressions, descriptions. This is the language that the
+embedded models were trained in.
 
-In: things (noun, box in pixels) and a random stream. Out: expressions that mean one thing; descriptions as parts
+In: things (noun, box in pixels) and a random stream. Out: expressions that mean one thing; descriptions as
+parts
 (text | (phrase, box)), which a dialect writes.
 """
 
@@ -20,7 +22,10 @@ PROMPTS: Mapping[str, Template] = {  # what stage `describe` asks the embedded m
     "plain": Template("Describe the region {region} with boxes."),
     "objects": Template("Describe the region {region} with boxes. It shows {names}."),
     "crop": Template("The second image is a crop of the region {region}. Describe it with boxes.", crop=True),
-    "crop_objects": Template("The second image is a crop of the region {region}. Describe it with boxes. It shows {names}.", crop=True),
+    "crop_objects": Template(
+        "The second image is a crop of the region {region}. Describe it with boxes. It shows {names}.",
+        crop=True,
+    ),
 }
 WHERE = "Where is {expression}?"
 LOCATE = "Locate {phrases}."
@@ -39,7 +44,9 @@ SELECTORS: Mapping[str, _Key] = {  # word -> what is smallest for the thing that
 
 
 def expression(things: Sequence[Thing], target: int, rng: random.Random) -> tuple[str, int]:
-    """A referring expression, and the index of the thing that it means: of the target's kind, not always the target."""
+    """A referring expression, and the index of the thing that it means: of the target's kind, not always the
+    target.
+    """
     noun = things[target].noun
     same = [i for i, t in enumerate(things) if t.noun == noun]
     if len(same) == 1:
@@ -86,7 +93,12 @@ def corpus() -> list[str]:
     for noun in NOUNS:
         one = with_article(noun)
         two = f"{one} and {one}"
-        lines += [f"{one}, {two}.", EXISTS.format(phrase=one), WHERE.format(expression=f"the {noun}"), LOCATE.format(phrases=one)]
+        lines += [
+            f"{one}, {two}.",
+            EXISTS.format(phrase=one),
+            WHERE.format(expression=f"the {noun}"),
+            LOCATE.format(phrases=one),
+        ]
         lines += [WHERE.format(expression=f"the {word} {noun}") for word in SELECTORS]
         lines += [t.text.format(region="", names=two) for t in PROMPTS.values()]
         lines.append(WHAT.format(region=""))

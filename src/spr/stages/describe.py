@@ -1,7 +1,7 @@
 """Stage `describe` (method 2.2): each region is described K times by the user's model, under several prompts.
 
-In: regions. Out: descriptions, K = templates x samples per region, in a fixed order. An answer that failed, that is empty, or that breaks off at the
-token limit is dropped with its reason, and keeps its number.
+In: regions. Out: descriptions, K = templates x samples per region, in a fixed order. An answer that failed,
+that is empty, or that breaks off at the token limit is dropped with its reason, and keeps its number.
 The paper's count of candidates and its sampling are unknown; the defaults are ours.
 """
 
@@ -22,14 +22,17 @@ MOSTLY = 0.5  # ours: from this share of equal samples on, a person is told
 class DescribeConfig:
     """How regions are described. K = len(templates) * samples (ours: 4 x 2)."""
 
-    templates: tuple[str, ...] = ("plain", "objects", "crop", "crop_objects")  # ours: the four combinations that the paper names
+    # ours: the four combinations that the paper names
+    templates: tuple[str, ...] = ("plain", "objects", "crop", "crop_objects")
     samples: int = 2
     temperature: float = 1.0  # ours
     top_p: float = 0.95  # ours
     max_new_tokens: int = 512  # ours
 
 
-def queries_of(region: Region, config: DescribeConfig, dialect: Dialect, templates: Mapping[str, Template] = TEMPLATES) -> list[Query]:
+def queries_of(
+    region: Region, config: DescribeConfig, dialect: Dialect, templates: Mapping[str, Template] = TEMPLATES
+) -> list[Query]:
     """One query per template. Its id, which seeds the sampling, names region and template only."""
     return [
         Query(
@@ -60,9 +63,17 @@ def candidates_of(
             elif not answer.text.strip():
                 dropped.append(Dropped(candidate_id, "empty_answer"))
             elif not answer.stopped:
-                dropped.append(Dropped(candidate_id, "answer_cut", f"no end within {config.max_new_tokens} tokens: …{answer.text[-40:]}"))
+                dropped.append(
+                    Dropped(
+                        candidate_id,
+                        "answer_cut",
+                        f"no end within {config.max_new_tokens} tokens: …{answer.text[-40:]}",
+                    )
+                )
             else:
-                kept.append(Description(candidate_id, region.region_id, index, name, query.prompt, answer.text))
+                kept.append(
+                    Description(candidate_id, region.region_id, index, name, query.prompt, answer.text)
+                )
             index += 1
     return kept, dropped
 
@@ -89,15 +100,19 @@ def describe(
 
 
 def look_at_answers(rows: Iterable[Description], dialect: Dialect, config: DescribeConfig) -> Findings:
-    """Whether samples of one prompt differ, and whether answers still have the tags around their boxes; with the usual cause and its fix.
+    """Whether samples of one prompt differ, and whether answers still have the tags around their boxes; with
+    the usual cause and its fix.
 
-    Equal samples leave nothing to prefer: a server may ignore the temperature without a word. Stripped tags cost the phrases.
+    Equal samples leave nothing to prefer: a server may ignore the temperature without a word. Stripped tags
+    cost the phrases.
     """
     samples: dict[tuple[str, str], list[str]] = {}
     stripped = 0
     for row in rows:
         samples.setdefault((row.region_id, row.template), []).append(row.text)
-        stripped += any(p.kind == "tags_stripped" for p in dialect.parse(row.text, Frame(1000, 1000)).problems)
+        stripped += any(
+            p.kind == "tags_stripped" for p in dialect.parse(row.text, Frame(1000, 1000)).problems
+        )
     several = [len(set(texts)) == 1 for texts in samples.values() if len(texts) > 1]
     total = sum(len(texts) for texts in samples.values())
     figures, warnings = {}, []
@@ -105,13 +120,15 @@ def look_at_answers(rows: Iterable[Description], dialect: Dialect, config: Descr
         figures["equal_samples"] = sum(several) / len(several)
         if figures["equal_samples"] > MOSTLY:
             warnings.append(
-                f"all samples are equal for {figures['equal_samples']:.0%} of the prompts, at temperature {config.temperature:g}: "
+                f"all samples are equal for {figures['equal_samples']:.0%} of the prompts, at temperature "
+                f"{config.temperature:g}: "
                 "raise describe.temperature; a server may ignore it (model.server says which one it is)"
             )
     if stripped:
         figures["stripped_tags"] = stripped / total
         warnings.append(
-            f"{stripped} of {total} answers have lost the tags around their boxes, so that phrases are guessed: "
+            f"{stripped} of {total} answers have lost the tags around their boxes, so that phrases are "
+            "guessed: "
             "serve with vLLM or SGLang (model.server), which can keep special tokens"
         )
     return Findings(figures, tuple(warnings))

@@ -1,8 +1,9 @@
 """Stage `pair` (method 2.5): refine candidates and choose (best refined, worst original) for every region.
 
 In: the scored candidates of a region. Out: one training pair, or a reason why there is none.
-Refinement: a box with IoU >= 0.5 to a reference box becomes that reference box, one-to-one and best IoU first; other boxes are not kept, their
-phrase stays (paper, section 3.4; one-to-one and the fate of the phrase are ours). The text is written again in the model's own notation.
+Refinement: a box with IoU >= 0.5 to a reference box becomes that reference box, one-to-one and best IoU
+first; other boxes are not kept, their phrase stays (paper, section 3.4; one-to-one and the fate of the phrase
+are ours). The text is written again in the model's own notation.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ class PairConfig:
     """What makes a pair. Changing any of it never runs a model again."""
 
     lam: float = field(default=0.8, metadata={"also": "lambda"})  # paper, section 3.3
-    chosen: Chosen = "refined"  # the paper; ours, for comparison: the best answer as written | the annotated objects of the region in its place
+    # the paper; ours, for comparison: the best answer as written | the annotated objects of the region in its
+    # place
+    chosen: Chosen = "refined"
     min_margin: float = 0.05  # ours: smaller gaps are noise of the scores
-    min_chosen_boxes: float = 0.5  # ours: refinement may not win by silence; share of the rejected answer's boxes
+    # ours: refinement may not win by silence; share of the rejected answer's boxes
+    min_chosen_boxes: float = 0.5
     prompt: str = CANONICAL  # ours: the policy must learn to answer the plain question
 
 
-NEARLY_EQUAL = 0.1  # ours: pairs whose answers differ in a smaller share of their words are dangerous under DPO (method 2.5)
+# ours: pairs whose answers differ in a smaller share of their words are dangerous under DPO (method 2.5)
+NEARLY_EQUAL = 0.1
 
 
 def refine(
@@ -60,10 +65,12 @@ def refine(
     iou_threshold: float = 0.5,
     unmatched: Unmatched = "unbox",
 ) -> GroundedText:
-    """The text with its boxes replaced by the reference boxes (n, 4) they match; `unmatched` says what becomes of the others.
+    """The text with its boxes replaced by the reference boxes (n, 4) they match; `unmatched` says what
+    becomes of the others.
 
-    "unbox": the box goes, the phrase stays (default) · "drop_clause": the clause around it goes too, unless another box of it stays ·
-    "keep": the box stays as it was. Raises DialectError when the notation cannot say it.
+    "unbox": the box goes, the phrase stays (default) · "drop_clause": the clause around it goes too, unless
+    another box of it stays · "keep": the box stays as it was. Raises DialectError when the notation cannot
+    say it.
     """
     slots = [(m, b) for m, mention in enumerate(g.mentions) for b in range(len(mention.boxes))]
     references = as_boxes(reference)
@@ -77,14 +84,19 @@ def refine(
         elif unmatched != "keep":
             edits[slot] = None
     if unmatched == "drop_clause":
-        emptied = {m for m, mention in enumerate(g.mentions) if mention.boxes and all(edits[m, b] is None for b in range(len(mention.boxes)))}
+        emptied = {
+            m
+            for m, mention in enumerate(g.mentions)
+            if mention.boxes and all(edits[m, b] is None for b in range(len(mention.boxes)))
+        }
         if emptied:
             return _drop_clauses(g, emptied, edits, dialect, frame)
     return dialect.replace_boxes(g, edits, frame)
 
 
 def _clause(g: GroundedText, m: int) -> Span:
-    """The clause of mention m with its separator: from the box before it, or the nearest of `, . ; :`, to its end.
+    """The clause of mention m with its separator: from the box before it, or the nearest of `, . ; :`, to its
+    end.
 
     The first clause of a text goes with the separator after it; a JSON object goes with its comma.
     """
@@ -104,8 +116,16 @@ def _clause(g: GroundedText, m: int) -> Span:
     return start, after.end() if after else end
 
 
-def _drop_clauses(g: GroundedText, emptied: set[int], edits: dict[tuple[int, int], Box | None], dialect: Dialect, frame: Frame) -> GroundedText:
-    """Cut the clauses of mentions that lose all their boxes, where no other mention stands in them; then edit the rest."""
+def _drop_clauses(
+    g: GroundedText,
+    emptied: set[int],
+    edits: dict[tuple[int, int], Box | None],
+    dialect: Dialect,
+    frame: Frame,
+) -> GroundedText:
+    """Cut the clauses of mentions that lose all their boxes, where no other mention stands in them; then edit
+    the rest.
+    """
     cuts: list[Span] = []
     kept = [mention.span for m, mention in enumerate(g.mentions) if m not in emptied]
     for m in sorted(emptied):
@@ -115,8 +135,16 @@ def _drop_clauses(g: GroundedText, emptied: set[int], edits: dict[tuple[int, int
     edited = dialect.replace_boxes(g, edits, frame)
     if not cuts:
         return edited
-    # Cut in the original, then read again: mentions keep their order, so the remaining edits only need new mention numbers.
-    text, gone = g.text, {m for m in emptied if any(s <= g.mentions[m].span[0] and g.mentions[m].span[1] <= e for s, e in cuts)}
+    # Cut in the original, then read again: mentions keep their order, so the remaining edits only need new
+    # mention numbers.
+    text, gone = (
+        g.text,
+        {
+            m
+            for m in emptied
+            if any(s <= g.mentions[m].span[0] and g.mentions[m].span[1] <= e for s, e in cuts)
+        },
+    )
     for start, end in sorted(set(cuts), reverse=True):
         text = text[:start] + text[end:]
     again = dialect.parse(text, frame)
@@ -124,7 +152,9 @@ def _drop_clauses(g: GroundedText, emptied: set[int], edits: dict[tuple[int, int
     if [g.mentions[m].boxes for m in left] != [mention.boxes for mention in again.mentions]:
         return edited  # the cut would change how the rest is read: unbox instead
     number = {m: n for n, m in enumerate(left)}
-    return dialect.replace_boxes(again, {(number[m], b): box for (m, b), box in edits.items() if m in number}, frame)
+    return dialect.replace_boxes(
+        again, {(number[m], b): box for (m, b), box in edits.items() if m in number}, frame
+    )
 
 
 def with_lambda(score: Score, lam: float) -> Score:
@@ -137,13 +167,18 @@ def with_lambda(score: Score, lam: float) -> Score:
 def choose_pair(item_id: str, candidates: Sequence[Candidate], min_margin: float = 0.05) -> Pair | Dropped:
     """Best refined against worst original answer of one region; ties go to the lower candidate index.
 
-    Dropped reasons: too_few_scored (fewer than two originals, or no refinement, with a score), same_text, small_margin (gap < min_margin).
+    Dropped reasons: too_few_scored (fewer than two originals, or no refinement, with a score), same_text,
+    small_margin (gap < min_margin).
     """
     ranked = sorted(candidates, key=lambda c: c.index)
     originals = [(c.original.total, c) for c in ranked if c.original.total is not None]
     refined = [(c.refined.total, c) for c in ranked if c.refined.total is not None]
     if len(originals) < 2 or not refined:
-        return Dropped(item_id, "too_few_scored", f"{len(originals)} of {len(candidates)} candidates have a score, expected at least 2")
+        return Dropped(
+            item_id,
+            "too_few_scored",
+            f"{len(originals)} of {len(candidates)} candidates have a score, expected at least 2",
+        )
     worst_total, worst = min(originals, key=lambda pair: pair[0])
     best_total, best = max(refined, key=lambda pair: pair[0])
     if best.refined_text == worst.text:
@@ -154,17 +189,30 @@ def choose_pair(item_id: str, candidates: Sequence[Candidate], min_margin: float
 
 
 def pair_region(
-    region: Region, scored: Sequence[ScoredCandidate], dialect: Dialect, config: PairConfig, templates: Mapping[str, Template] = TEMPLATES
+    region: Region,
+    scored: Sequence[ScoredCandidate],
+    dialect: Dialect,
+    config: PairConfig,
+    templates: Mapping[str, Template] = TEMPLATES,
 ) -> TrainingPair | Dropped:
     """The training pair of a region: the canonical prompt with the two answers.
 
-    Dropped reasons: those of `choose_pair`; boxes_lost (the chosen answer has fewer than min_chosen_boxes times the boxes of the rejected one).
+    Dropped reasons: those of `choose_pair`; boxes_lost (the chosen answer has fewer than min_chosen_boxes
+    times the boxes of the rejected one).
     """
     if config.chosen == "original":
-        scored = [replace(c, refined_text=c.text, refined_score=c.score, refined_boxes=c.boxes) for c in scored]
+        scored = [
+            replace(c, refined_text=c.text, refined_score=c.score, refined_boxes=c.boxes) for c in scored
+        ]
     rows = {c.index: c for c in scored}
     candidates = {
-        c.index: Candidate(c.index, c.text, c.refined_text, with_lambda(c.score, config.lam), with_lambda(c.refined_score, config.lam))
+        c.index: Candidate(
+            c.index,
+            c.text,
+            c.refined_text,
+            with_lambda(c.score, config.lam),
+            with_lambda(c.refined_score, config.lam),
+        )
         for c in scored
     }
     pair = choose_pair(region.region_id, list(candidates.values()), config.min_margin)
@@ -190,14 +238,20 @@ def pair_region(
         rejected_score=rejected,
         reference=rows[pair.rejected_index].reference,
     )
-    return replace(found, chosen=annotated(region, dialect), chosen_score=_ANNOTATED, margin=0.0) if config.chosen == "annotated" else found
+    return (
+        replace(found, chosen=annotated(region, dialect), chosen_score=_ANNOTATED, margin=0.0)
+        if config.chosen == "annotated"
+        else found
+    )
 
 
 _ANNOTATED = Score(None, None, None, None, None, "annotated")
 
 
 def annotated(region: Region, dialect: Dialect) -> str:
-    """What an annotator would say: the objects of a region from left to right, with their boxes. Raises DialectError when the notation cannot."""
+    """What an annotator would say: the objects of a region from left to right, with their boxes. Raises
+    DialectError when the notation cannot.
+    """
     ordered = sorted(region.objects, key=lambda o: o.box[0] + o.box[2])
     parts: list[str | tuple[str, list[Box]]] = []
     for k, o in enumerate(ordered):
@@ -218,13 +272,17 @@ def make_pairs(
 
 
 def difference(a: str, b: str) -> float:
-    """Share of the words and numbers of two texts that are not part of their common subsequences, in [0, 1]."""
+    """Share of the words and numbers of two texts that are not part of their common subsequences, in
+    [0, 1].
+    """
     first, second = (re.findall(r"\w+", text) for text in (a, b))
     return 1.0 - SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
 def differences(pairs: Iterable[TrainingPair], dialect: Dialect) -> Findings:
-    """How far chosen and rejected answers differ: medians over the pairs, with boxes and without. Warns when they are nearly equal (method 2.5)."""
+    """How far chosen and rejected answers differ: medians over the pairs, with boxes and without. Warns when
+    they are nearly equal (method 2.5).
+    """
     whole, plain = [], []
     for p in pairs:
         frame = Frame(p.width, p.height)
@@ -236,7 +294,10 @@ def differences(pairs: Iterable[TrainingPair], dialect: Dialect) -> Findings:
     advice = "plain DPO can unlearn both; use sft_weight: 1 with rejected_coordinates: none, or loss: sft"
     warnings = []
     if figures["differing_words"] < NEARLY_EQUAL:
-        warnings.append(f"the answers of a pair are nearly equal: {figures['differing_words']:.0%} of their words differ (median); {advice}")
+        warnings.append(
+            f"the answers of a pair are nearly equal: {figures['differing_words']:.0%} of their words "
+            f"differ (median); {advice}"
+        )
     elif figures["differing_words_without_boxes"] == 0:
         warnings.append(f"in most pairs the answers say the same and differ in coordinates only; {advice}")
     return Findings(figures, tuple(warnings))

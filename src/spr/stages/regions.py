@@ -1,12 +1,15 @@
 """Stage `regions` (method 2.1): random region queries on object-rich images.
 
 In: one image with its annotations. Out: regions, or the reasons why there are none.
-From a randomly chosen object the region grows by merging the nearest other object (the region is the enclosing box) until it holds more than four
-objects (paper, section 3.2). Nearest = smallest gap between the region and the object's box, ties by centre distance, then by annotation id; an
-object is in the region when its centre is, or at least half of its area (both ours). Crowd and ignored boxes are never used; difficult ones are
-objects. "Random" is a hash of (seed, image id, region index, attempt): a region depends on that and on its image's annotations, and on nothing else:
-not on the order of rows, the shard, the worker, or the other images.
-Where an annotation sticks out of its image, the region grows around its visible part; the object's own box stays as annotated.
+From a randomly chosen object the region grows by merging the nearest other object (the region is the
+enclosing box) until it holds more than four objects (paper, section 3.2). Nearest = smallest gap between the
+region and the object's box, ties by centre distance, then by annotation id; an object is in the region when
+its centre is, or at least half of its area (both ours). Crowd and ignored boxes are never used; difficult
+ones are objects. "Random" is a hash of (seed, image id, region index, attempt): a region depends on that and
+on its image's annotations, and on nothing else: not on the order of rows, the shard, the worker, or the other
+images.
+Where an annotation sticks out of its image, the region grows around its visible part; the object's own box
+stays as annotated.
 """
 
 from __future__ import annotations
@@ -27,15 +30,29 @@ class RegionsConfig:
     min_objects: int = 5  # paper, section 3.2: "more than four objects"
     regions_per_image: int = 1
     max_images: int | None = 10_000  # paper, section 4.1: 10k images; None: all that pass `data.where`
-    redraw_iou: float = 0.7  # ours: a region this like an earlier one of its image is redrawn from another seed object
-    verify: bool = True  # ours: decode each chosen image once, and drop it with a reason when it cannot be used
+    # ours: a region this like an earlier one of its image is redrawn from another seed object
+    redraw_iou: float = 0.7
+    # ours: decode each chosen image once, and drop it with a reason when it cannot be used
+    verify: bool = True
 
 
-def draw_regions(image: ImageRecord, annotations: Sequence[Annotation], config: RegionsConfig, seed: int) -> tuple[list[Region], list[Dropped]]:
-    """The regions of one image in order of index. What cannot be drawn is dropped: too_few_objects (per image), no_new_region (per index)."""
-    objects = sorted((a for a in annotations if not (a.crowd or a.ignore)), key=lambda a: _id_order(a.annotation_id))
+def draw_regions(
+    image: ImageRecord, annotations: Sequence[Annotation], config: RegionsConfig, seed: int
+) -> tuple[list[Region], list[Dropped]]:
+    """The regions of one image in order of index. What cannot be drawn is dropped: too_few_objects (per
+    image), no_new_region (per index).
+    """
+    objects = sorted(
+        (a for a in annotations if not (a.crowd or a.ignore)), key=lambda a: _id_order(a.annotation_id)
+    )
     if len(objects) < max(1, config.min_objects):
-        return [], [Dropped(image.image_id, "too_few_objects", f"{len(objects)} objects, expected at least {config.min_objects}")]
+        return [], [
+            Dropped(
+                image.image_id,
+                "too_few_objects",
+                f"{len(objects)} objects, expected at least {config.min_objects}",
+            )
+        ]
     boxes = [_visible(a.box, image) for a in objects]
     regions: list[Region] = []
     dropped: list[Dropped] = []
@@ -50,10 +67,12 @@ def draw_regions(image: ImageRecord, annotations: Sequence[Annotation], config: 
 
 
 def grow(boxes: Sequence[Box], seed: int, min_objects: int) -> Growth:
-    """The region around box `seed` with at least `min_objects` of the boxes in it (all of them, when there are fewer).
+    """The region around box `seed` with at least `min_objects` of the boxes in it (all of them, when there
+    are fewer).
 
-    The boxes must come in the order that breaks ties. Plain floats, not numpy: an image has a dozen boxes, and a call of numpy costs more than all
-    of them. The rules are those of `boxes.gap` and `boxes.inside`, against which they are tested.
+    The boxes must come in the order that breaks ties. Plain floats, not numpy: an image has a dozen boxes,
+    and a call of numpy costs more than all of them. The rules are those of `boxes.gap` and `boxes.inside`,
+    against which they are tested.
     """
     region, merged = boxes[seed], [seed]
     rest = [i for i in range(len(boxes)) if i != seed]
@@ -77,7 +96,9 @@ class Growth:
 
 
 def _survey(boxes: Sequence[Box], rest: Sequence[int], region: Box) -> tuple[int | None, list[int]]:
-    """Which of `rest` is nearest to the region (smallest gap, then nearest centre, then first), and which of them are in it."""
+    """Which of `rest` is nearest to the region (smallest gap, then nearest centre, then first), and which of
+    them are in it.
+    """
     x1, y1, x2, y2 = region
     nearest, least, least_off = None, math.inf, math.inf
     inside = []
@@ -115,34 +136,52 @@ def _visible(box: Box, image: ImageRecord) -> Box:
 
 
 def select_images(images: Sequence[ImageRecord], config: RegionsConfig, seed: int) -> list[ImageRecord]:
-    """At most `max_images` images, chosen by a hash of (seed, image id), in order of image id (so that a shard's boxes lie close together)."""
+    """At most `max_images` images, chosen by a hash of (seed, image id), in order of image id (so that a
+    shard's boxes lie close together).
+    """
     chosen = list(images)
     if config.max_images is not None and len(chosen) > config.max_images:
         prefix = f"{seed}\x00"
-        chosen.sort(key=lambda image: hashlib.blake2b((prefix + image.image_id).encode(), digest_size=8).digest())
+        chosen.sort(
+            key=lambda image: hashlib.blake2b((prefix + image.image_id).encode(), digest_size=8).digest()
+        )
         chosen = chosen[: config.max_images]
     return sorted(chosen, key=lambda image: image.image_id)
 
 
 def _draw(
-    image: ImageRecord, objects: Sequence[Annotation], boxes: Sequence[Box], config: RegionsConfig, seed: int, index: int, earlier: Sequence[Box]
+    image: ImageRecord,
+    objects: Sequence[Annotation],
+    boxes: Sequence[Box],
+    config: RegionsConfig,
+    seed: int,
+    index: int,
+    earlier: Sequence[Box],
 ) -> Region | None:
-    """Region `index`, from the first drawn seed object whose region is not too like an earlier one; each object is drawn once at most."""
+    """Region `index`, from the first drawn seed object whose region is not too like an earlier one; each
+    object is drawn once at most.
+    """
     left = list(range(len(objects)))
     while left:
         start = left.pop(_hash(seed, image.image_id, index, len(left)) % len(left))
         growth = grow(boxes, start, config.min_objects)
         if any(iou(growth.box, other) >= config.redraw_iou for other in earlier):
             continue
-        held = tuple(RegionObject(a.annotation_id, a.category, a.box) for a in (objects[i] for i in growth.held))
+        held = tuple(
+            RegionObject(a.annotation_id, a.category, a.box) for a in (objects[i] for i in growth.held)
+        )
         region_id, seed_id = f"{image.image_id}#{index}", objects[start].annotation_id
-        return Region(region_id, image.image_id, image.path, image.width, image.height, index, growth.box, seed_id, held)
+        return Region(
+            region_id, image.image_id, image.path, image.width, image.height, index, growth.box, seed_id, held
+        )
     return None
 
 
 def _hash(*parts: object) -> int:
     """A uniform 64-bit number made of its parts, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b("\x00".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b("\x00".join(map(str, parts)).encode(), digest_size=8).digest(), "big"
+    )
 
 
 def _id_order(annotation_id: str) -> tuple[int, str]:

@@ -1,9 +1,11 @@
 """The method's score of an answer (2.3-2.5) as a library call, and as a reward function of TRL's GRPOTrainer.
 
-In: a region with its annotated objects, and answers about it. Out: the very numbers of stage `score`, because it is the same code. An answer without
-a score (nothing readable, nothing to compare with) has no reward either: None, which TRL leaves out; never 0.
-Known gap: as in stage `score`, with `g_scope: region` the reference boxes depend on the phrases of *all* answers of the region that are scored
-together. A reward function sees the group of answers that the trainer drew, stage `score` the K candidates.
+In: a region with its annotated objects, and answers about it. Out: the very numbers of stage `score`, because
+it is the same code. An answer without a score (nothing readable, nothing to compare with) has no reward
+either: None, which TRL leaves out; never 0.
+Known gap: as in stage `score`, with `g_scope: region` the reference boxes depend on the phrases of *all*
+answers of the region that are scored together. A reward function sees the group of answers that the trainer
+drew, stage `score` the K candidates.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class _Silent:
 class SpatialReward:
     """Scores answers. `reward(image, region, text)` for one; `as_trl_reward()` for a trainer.
 
-    Without `scorer` there is no semantic part, and therefore no total, unless `lam` is 0: then the boxes alone are rewarded.
+    Without `scorer` there is no semantic part, and therefore no total, unless `lam` is 0: then the boxes
+    alone are rewarded.
     """
 
     scorer: ImageTextScorer | None
@@ -54,25 +57,50 @@ class SpatialReward:
         return self.scores(image, region, [text])[0]
 
     def scores(self, image: str, region: Region, texts: Sequence[str]) -> list[Score]:
-        """The scores of several answers about one region, computed together: crops, phrases and texts are encoded once."""
+        """The scores of several answers about one region, computed together: crops, phrases and texts are
+        encoded once.
+        """
         region = replace(region, image=image)
-        candidates = [Description(f"{region.region_id}/{i}", region.region_id, i, "", "", text) for i, text in enumerate(texts)]
+        candidates = [
+            Description(f"{region.region_id}/{i}", region.region_id, i, "", "", text)
+            for i, text in enumerate(texts)
+        ]
         boxes_alone = self.scorer is None and self.lam == 0.0
-        rows = score_region(region, candidates, self.dialect, _Silent() if boxes_alone else self.scorer, self.detector, self.config)
+        rows = score_region(
+            region,
+            candidates,
+            self.dialect,
+            _Silent() if boxes_alone else self.scorer,
+            self.detector,
+            self.config,
+        )
         scores = [with_lambda(row.score, self.lam) for row in rows]
-        return [replace(s, semantic=None, semantic_crop=None, semantic_local=None) for s in scores] if boxes_alone else scores
+        return (
+            [replace(s, semantic=None, semantic_crop=None, semantic_local=None) for s in scores]
+            if boxes_alone
+            else scores
+        )
 
     def as_trl_reward(self) -> TrlReward:
-        """A function for `GRPOTrainer(reward_funcs=…)`. The data set needs a column `region`: a `Region`, its dict, or that dict as JSON.
+        """A function for `GRPOTrainer(reward_funcs=…)`. The data set needs a column `region`: a `Region`, its
+        dict, or that dict as JSON.
 
-        A column `image` with paths is used when there is one, else the region's own path. Completions may be texts or conversations.
+        A column `image` with paths is used when there is one, else the region's own path. Completions may be
+        texts or conversations.
         """
 
         def spatial_reward(
-            prompts: Sequence[Any], completions: Sequence[Completion], region: Sequence[Any], image: Sequence[Any] | None = None, **columns: Any
+            prompts: Sequence[Any],
+            completions: Sequence[Completion],
+            region: Sequence[Any],
+            image: Sequence[Any] | None = None,
+            **columns: Any,
         ) -> list[float | None]:
             regions = [region_of(value) for value in region]
-            paths = [p if isinstance(p, str) else r.image for p, r in zip(image or [None] * len(regions), regions, strict=True)]
+            paths = [
+                p if isinstance(p, str) else r.image
+                for p, r in zip(image or [None] * len(regions), regions, strict=True)
+            ]
             groups: dict[tuple[str, str], list[int]] = {}
             for i, (path, r) in enumerate(zip(paths, regions, strict=True)):
                 groups.setdefault((path, r.region_id), []).append(i)
@@ -87,11 +115,15 @@ class SpatialReward:
 
 
 def region_of(value: Any) -> Region:
-    """A region from a data set's column: a `Region`, its dict (`dataclasses.asdict`), or that dict as JSON."""
+    """A region from a data set's column: a `Region`, its dict (`dataclasses.asdict`), or that dict as
+    JSON.
+    """
     if isinstance(value, Region):
         return value
     fields: dict[str, Any] = dict(json.loads(value) if isinstance(value, str) else value)
-    objects = tuple(RegionObject(o["annotation_id"], o["category"], _box(o["box"])) for o in fields.pop("objects"))
+    objects = tuple(
+        RegionObject(o["annotation_id"], o["category"], _box(o["box"])) for o in fields.pop("objects")
+    )
     return Region(**{**fields, "box": _box(fields["box"])}, objects=objects)
 
 

@@ -1,12 +1,16 @@
-"""Stage `score` (method 2.3-2.5): a semantic and a localisation score for every candidate and for its refinement.
+"""Stage `score` (method 2.3-2.5): a semantic and a localisation score for every candidate and for its
+refinement.
 
-In: the regions of one image with their candidates. Out: one `ScoredCandidate` per candidate, all components as columns.
-S_loc = 1/n sum_i max_j p[i, j] with p = IoU where IoU >= 0.5, else 0 (paper, section 3.3; which index is which is our reading).
-S = lambda S_sem + (1 - lambda) S_loc, lambda = 0.8 (paper). The totals written here use that lambda; stage `pair` recomputes them from the
-components with its own, so that another lambda never runs a model again.
-G is one set per region (annotations joined with the detector's boxes for the phrases of all K candidates), so that the candidates of a region
-are comparable; the paper's wording also allows one set per candidate (`g_scope: candidate`).
-Known gap: S_loc has no precision term. The report therefore prints boxes and words per answer beside every score.
+In: the regions of one image with their candidates. Out: one `ScoredCandidate` per candidate, all components
+as columns. S_loc = 1/n sum_i max_j p[i, j] with p = IoU where IoU >= 0.5, else 0 (paper, section 3.3; which
+index is which is our reading). S = lambda S_sem + (1 - lambda) S_loc, lambda = 0.8 (paper). The totals
+written here use that lambda; stage `pair` recomputes them from the components with its own, so that another
+lambda never runs a model again.
+G is one set per region (annotations joined with the detector's boxes for the phrases of all K candidates), so
+that the candidates of a region are comparable; the paper's wording also allows one set per candidate
+(`g_scope: candidate`).
+Known gap: S_loc has no precision term. The report therefore prints boxes and words per answer beside every
+score.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ from spr.types import (
 )
 
 PAPER_LAMBDA = 0.8  # paper, section 3.3
-NEARLY_ALONE = 0.9  # ours: a part of the score with more than this share of the weighted spread decides nearly alone
+# ours: a part of the score with more than this share of the weighted spread decides nearly alone
+NEARLY_ALONE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,10 @@ class ScoreConfig:
     """What counts as a reference, and how refinement treats boxes without one."""
 
     iou_threshold: float = 0.5  # paper, section 3.3
-    annotated: bool = True  # the paper: annotated boxes are references; ours: false leaves those that the detector finds alone
-    detector_side: Literal["reference", "prediction", "both", "none"] = "reference"  # the paper's two readings conflict; ours
+    # the paper: annotated boxes are references; ours: false leaves those that the detector finds alone
+    annotated: bool = True
+    # the paper's two readings conflict; ours
+    detector_side: Literal["reference", "prediction", "both", "none"] = "reference"
     g_scope: Literal["region", "candidate"] = "region"  # ours: one G per region keeps candidates comparable
     detector_threshold: float = 0.35  # ours (Grounding DINO's own default box threshold)
     detector_nms: float = 0.7  # ours
@@ -55,18 +62,23 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be together."""
         if self.detector_side == "none" and not self.annotated:
-            raise ConfigError("score: found annotated: false with detector_side 'none', expected a detector that is used")
+            raise ConfigError(
+                "score: found annotated: false with detector_side 'none', expected a detector that is used"
+            )
         if not self.annotated and self.detector_side == "prediction":
             raise ConfigError(
-                "score: found annotated: false with detector_side 'prediction', expected 'reference' or 'both': nothing else gives references"
+                "score: found annotated: false with detector_side 'prediction', expected 'reference' or "
+                "'both': nothing else gives references"
             )
 
 
-def localization_score(reference: ArrayLike, predicted: ArrayLike, iou_threshold: float = 0.5) -> float | None:
+def localization_score(
+    reference: ArrayLike, predicted: ArrayLike, iou_threshold: float = 0.5
+) -> float | None:
     """S_loc in [0, 1] of predicted boxes (m, 4) against reference boxes (n, 4), both xyxy pixels.
 
-    None when there is no reference; 0.0 when there is one and nothing is predicted (a real zero). Raises ValueError for other shapes or
-    values that are not finite.
+    None when there is no reference; 0.0 when there is one and nothing is predicted (a real zero). Raises
+    ValueError for other shapes or values that are not finite.
     """
     g, b = as_boxes(reference), as_boxes(predicted)
     if len(g) == 0:
@@ -78,7 +90,9 @@ def localization_score(reference: ArrayLike, predicted: ArrayLike, iou_threshold
 
 
 def combine(semantic: float | None, localization: float | None, lam: float = PAPER_LAMBDA) -> float | None:
-    """lam * semantic + (1 - lam) * localization; None when either is None. Raises ValueError when lam is not in [0, 1]."""
+    """lam * semantic + (1 - lam) * localization; None when either is None. Raises ValueError when lam is not
+    in [0, 1].
+    """
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"lam: found {lam}, expected a number in [0, 1]")
     if semantic is None or localization is None:
@@ -86,8 +100,12 @@ def combine(semantic: float | None, localization: float | None, lam: float = PAP
     return lam * semantic + (1.0 - lam) * localization
 
 
-def join_detections(annotated: Sequence[Box], detections: Sequence[Detection], region: Box, config: ScoreConfig) -> list[Box]:
-    """Detector boxes that are new objects of the region: in it, confident, one per object, none that is an annotated object."""
+def join_detections(
+    annotated: Sequence[Box], detections: Sequence[Detection], region: Box, config: ScoreConfig
+) -> list[Box]:
+    """Detector boxes that are new objects of the region: in it, confident, one per object, none that is an
+    annotated object.
+    """
     sure = [d for d in detections if d.score >= config.detector_threshold]
     if not sure:
         return []
@@ -96,7 +114,11 @@ def join_detections(annotated: Sequence[Box], detections: Sequence[Detection], r
     if annotated:
         keep &= iou_matrix(boxes, list(annotated)).max(axis=1) < config.iou_threshold
     chosen = [sure[i] for i in np.flatnonzero(keep).tolist()]
-    return [chosen[i].box for i in nms([d.box for d in chosen], [d.score for d in chosen], config.detector_nms)] if chosen else []
+    return (
+        [chosen[i].box for i in nms([d.box for d in chosen], [d.score for d in chosen], config.detector_nms)]
+        if chosen
+        else []
+    )
 
 
 def phrases_of(texts: Sequence[GroundedText]) -> list[str]:
@@ -121,7 +143,11 @@ def _why_unscored(g: GroundedText, reference: Sequence[Box]) -> str | None:
     if not g.plain.strip():
         return "no_text"
     read = any(mention.boxes for mention in g.mentions)
-    broken = [p.kind for p in g.problems if p.kind not in ("absent_marker", "phrase_guessed", "tags_stripped", "draft_box")]
+    broken = [
+        p.kind
+        for p in g.problems
+        if p.kind not in ("absent_marker", "phrase_guessed", "tags_stripped", "draft_box")
+    ]
     if not read and broken:
         return f"unparsed:{broken[0]}"
     return None
@@ -129,7 +155,9 @@ def _why_unscored(g: GroundedText, reference: Sequence[Box]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The reference boxes of a region: the annotated ones first, then the detector's; and detector boxes that join the predictions."""
+    """The reference boxes of a region: the annotated ones first, then the detector's; and detector boxes that
+    join the predictions.
+    """
 
     annotated: tuple[Box, ...]
     detected: tuple[Box, ...]
@@ -152,8 +180,16 @@ def references_of(region: Region, detections: Sequence[Detection], config: Score
     return References(annotated, found if on_reference else (), found if on_prediction else ())
 
 
-def score_text(g: GroundedText, references: References, cosines: tuple[float, float] | None, config: ScoreConfig, lam: float = PAPER_LAMBDA) -> Score:
-    """The score of one text, given its cosines (with the crop, with the region embedding), or None when there is no semantic model."""
+def score_text(
+    g: GroundedText,
+    references: References,
+    cosines: tuple[float, float] | None,
+    config: ScoreConfig,
+    lam: float = PAPER_LAMBDA,
+) -> Score:
+    """The score of one text, given its cosines (with the crop, with the region embedding), or None when there
+    is no semantic model.
+    """
     unscored = _why_unscored(g, references.boxes)
     if cosines is None and unscored is None:
         unscored = "no_semantic_score"
@@ -166,13 +202,17 @@ def score_text(g: GroundedText, references: References, cosines: tuple[float, fl
     return Score(combine(semantic, localization, lam), semantic, crop, local, localization, None)
 
 
-def _detections(image: str, phrases: Sequence[str], detector: Detector | None, config: ScoreConfig) -> dict[str, list[Detection]]:
+def _detections(
+    image: str, phrases: Sequence[str], detector: Detector | None, config: ScoreConfig
+) -> dict[str, list[Detection]]:
     if detector is None or config.detector_side == "none" or not phrases:
         return {}
     return {p.casefold(): found for p, found in zip(phrases, detector.detect(image, phrases), strict=True)}
 
 
-def _cosines(region: Region, texts: Sequence[GroundedText], scorer: ImageTextScorer | None) -> Mapping[str, tuple[float, float]]:
+def _cosines(
+    region: Region, texts: Sequence[GroundedText], scorer: ImageTextScorer | None
+) -> Mapping[str, tuple[float, float]]:
     """Cosines by plain text; each distinct text is encoded once."""
     plain = list(dict.fromkeys(g.plain for g in texts if g.plain.strip()))
     if scorer is None or not plain:
@@ -199,7 +239,10 @@ def score_region(
         return references_of(region, [d for p in phrases for d in found.get(p.casefold(), [])], config)
 
     per_text = [references(g) for g in texts]
-    refined = [refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched) for g, r in zip(texts, per_text, strict=True)]
+    refined = [
+        refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched)
+        for g, r in zip(texts, per_text, strict=True)
+    ]
     cosines = _cosines(region, [*texts, *refined], scorer)
     rows = []
     for c, g, better, r in zip(candidates, texts, refined, per_text, strict=True):
@@ -229,16 +272,25 @@ def score(
     detector: Detector | None,
     config: ScoreConfig,
 ) -> tuple[list[ScoredCandidate], list[Dropped]]:
-    """Scores of some regions' candidates; an unscored one is also listed as dropped, with its reason (its row stays)."""
-    rows = [row for region, candidates in items for row in score_region(region, candidates, dialect, scorer, detector, config)]
-    return rows, [Dropped(r.candidate_id, "unscored", r.score.unscored) for r in rows if r.score.unscored is not None]
+    """Scores of some regions' candidates; an unscored one is also listed as dropped, with its reason (its row
+    stays).
+    """
+    rows = [
+        row
+        for region, candidates in items
+        for row in score_region(region, candidates, dialect, scorer, detector, config)
+    ]
+    return rows, [
+        Dropped(r.candidate_id, "unscored", r.score.unscored) for r in rows if r.score.unscored is not None
+    ]
 
 
 def spreads(rows: Iterable[ScoredCandidate], lam: float = PAPER_LAMBDA) -> Findings:
-    """How far the two parts of the score differ within a region: the medians over regions of their standard deviations, raw.
+    """How far the two parts of the score differ within a region: the medians over regions of their standard
+    deviations, raw.
 
-    Lambda balances the parts only where weighted spreads are of one order (method 2.3): warns when one has more than NEARLY_ALONE of their sum,
-    unless lambda itself leaves one part out.
+    Lambda balances the parts only where weighted spreads are of one order (method 2.3): warns when one has
+    more than NEARLY_ALONE of their sum, unless lambda itself leaves one part out.
     """
     regions: dict[str, list[tuple[float, float]]] = {}
     for r in rows:
@@ -248,7 +300,8 @@ def spreads(rows: Iterable[ScoredCandidate], lam: float = PAPER_LAMBDA) -> Findi
     if not several:
         return Findings({})
     semantic, localization = (
-        median(pstdev(part) for part in column) for column in zip(*(zip(*parts, strict=True) for parts in several), strict=True)
+        median(pstdev(part) for part in column)
+        for column in zip(*(zip(*parts, strict=True) for parts in several), strict=True)
     )
     figures = {"spread_semantic": semantic, "spread_localization": localization}
     weighted = {"semantic": lam * semantic, "localisation": (1 - lam) * localization}

@@ -1,1 +1,3 @@
-"""What a run keeps: bytes on disk, records as tables, what each part was made from, and the work that fills it."""
+"""What a run keeps: bytes on disk, records as tables, what each part was made from, and the work that fills
+it.
+"""

@@ -1,7 +1,9 @@
-"""One YAML file -> frozen dataclasses, strictly: an unknown key, a wrong type or a missing value is one clear line.
+"""One YAML file -> frozen dataclasses, strictly: an unknown key, a wrong type or a missing value is one clear
+line.
 
-The dataclasses stand beside the stages that use them; this module only knows how to read them. `a.b=c` overrides come after the file.
-Paths in the file are relative to the folder of the file (`base`), unless absolute or a URL: a field whose metadata says `path` is resolved.
+The dataclasses stand beside the stages that use them; this module only knows how to read them. `a.b=c`
+overrides come after the file. Paths in the file are relative to the folder of the file (`base`), unless
+absolute or a URL: a field whose metadata says `path` is resolved.
 """
 
 from __future__ import annotations
@@ -40,17 +42,23 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def own_key(cls: type, dotted: str) -> str:
-    """A dotted key by the fields' own names: `pairing.lambda` is `pair.lam`. What is unknown stays as it is."""
+    """A dotted key by the fields' own names: `pairing.lambda` is `pair.lam`. What is unknown stays as
+    it is.
+    """
     first, dot, rest = dotted.partition(".")
     for field in dataclasses.fields(cls):
         if first in (field.name, field.metadata.get("also")):
             inner, many = _dataclass_in(typing.get_type_hints(cls)[field.name])
-            return field.name + dot + (own_key(inner, rest) if dot and inner is not None and not many else rest)
+            return (
+                field.name + dot + (own_key(inner, rest) if dot and inner is not None and not many else rest)
+            )
     return dotted
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` with `a.b=value` set (the value is read as YAML); `a.0.b` is the first of a list. Raises ConfigError."""
+    """`data` with `a.b=value` set (the value is read as YAML); `a.0.b` is the first of a list. Raises
+    ConfigError.
+    """
     result: Any = data
     for override in overrides:
         name, sign, text = override.partition("=")
@@ -59,7 +67,9 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as e:
-            raise ConfigError(f"--set {override!r}: found no YAML after the sign ({getattr(e, 'problem', None) or e})") from None
+            raise ConfigError(
+                f"--set {override!r}: found no YAML after the sign ({getattr(e, 'problem', None) or e})"
+            ) from None
         result = _with(result, name.strip().split("."), value)
     return dict(result)
 
@@ -76,7 +86,9 @@ def _with(node: object, keys: Sequence[str], value: object) -> object:
 
 
 def _dataclass_in(annotation: Any) -> tuple[type | None, bool]:
-    """The dataclass in an annotation `D`, `D | None`, `tuple[D, ...]`, `Mapping[str, D]`, and whether it is one of several."""
+    """The dataclass in an annotation `D`, `D | None`, `tuple[D, ...]`, `Mapping[str, D]`, and whether it is
+    one of several.
+    """
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         for part in typing.get_args(annotation):
             found = _dataclass_in(part)
@@ -94,7 +106,10 @@ def _dataclass_in(annotation: Any) -> tuple[type | None, bool]:
 def _check_keys(cls: type, data: object, where: str) -> None:
     if not isinstance(data, Mapping):
         if data is not None:
-            raise ConfigError(f"{where or 'configuration'}: found {type(data).__name__}, expected a mapping with keys of {cls.__name__}")
+            raise ConfigError(
+                f"{where or 'configuration'}: found {type(data).__name__}, expected a mapping with keys of "
+                f"{cls.__name__}"
+            )
         return
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
@@ -106,13 +121,21 @@ def _check_keys(cls: type, data: object, where: str) -> None:
         if inner is not None and value is not None:
             values: Iterable[tuple[object, object]] = [("", value)]
             if many:
-                values = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else values
+                values = (
+                    value.items()
+                    if isinstance(value, Mapping)
+                    else enumerate(value)
+                    if isinstance(value, list | tuple)
+                    else values
+                )
             for i, v in values:
                 _check_keys(inner, v, f"{dotted}.{i}" if i != "" else dotted)
 
 
 def own_names(cls: type, data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """`data` by the fields' own names: a field whose metadata says `also` is known by that name too. Raises ConfigError when both are given."""
+    """`data` by the fields' own names: a field whose metadata says `also` is known by that name too. Raises
+    ConfigError when both are given.
+    """
     named: dict[str, Any] = {}
     for key, value in data.items():
         own = own_key(cls, str(key))
@@ -120,12 +143,18 @@ def own_names(cls: type, data: Mapping[str, Any], where: str = "") -> dict[str, 
             raise ConfigError(f"{where}{key}: found {own!r} twice, as {key!r} too; expected it once")
         hint = typing.get_type_hints(cls).get(own)
         inner, many = _dataclass_in(hint) if hint is not None else (None, False)
-        named[own] = own_names(inner, value, f"{where}{own}.") if inner is not None and not many and isinstance(value, Mapping) else value
+        named[own] = (
+            own_names(inner, value, f"{where}{own}.")
+            if inner is not None and not many and isinstance(value, Mapping)
+            else value
+        )
     return named
 
 
 def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """`data` as the frozen dataclass `cls`. Raises ConfigError naming the key, what was found and what was expected."""
+    """`data` as the frozen dataclass `cls`. Raises ConfigError naming the key, what was found and what was
+    expected.
+    """
     _check_keys(cls, data, where)
     try:
         return TypeAdapter(cls).validate_python(dict(data))

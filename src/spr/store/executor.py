@@ -1,7 +1,8 @@
-"""Run a stage: cut its items into shards, do the missing ones here or in worker processes, and write its summary.
+"""Run a stage: cut its items into shards, do the missing ones here or in worker processes, and write its
+summary.
 
-A shard's rows are a pure function of (stage configuration, items of the shard), so resuming is "do what has no file", and one process or many
-give the same rows.
+A shard's rows are a pure function of (stage configuration, items of the shard), so resuming is "do what has
+no file", and one process or many give the same rows.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def run_stage(
     progress: Progress,
     workers: Workers | None = None,
 ) -> StageSummary:
-    """Do what is missing of a stage, by `workers` or by its own. Raises StaleRunError when it was begun with another configuration."""
+    """Do what is missing of a stage, by `workers` or by its own. Raises StaleRunError when it was begun with
+    another configuration.
+    """
     digest = claim(run, stage.name, stage.folder, {**stage.config, "shard_size": runtime.shard_size})
     done = run.summary(*stage.folder)
     if done is not None:

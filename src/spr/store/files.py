@@ -1,4 +1,6 @@
-"""Local files that are there whole or not at all: written under a temporary name, flushed to the disk, renamed."""
+"""Local files that are there whole or not at all: written under a temporary name, flushed to the disk,
+renamed.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, for a file or a folder. When the block ends, what stands there is flushed and takes the name;
-    after an error nothing is left of it.
+    """A temporary path beside `path`, for a file or a folder. When the block ends, what stands there is
+    flushed and takes the name; after an error nothing is left of it.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")

@@ -34,7 +34,9 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
 
 
 def claim(run: Run, name: str, folder: tuple[str, ...], config: Mapping[str, Any]) -> str:
-    """Write the stage's `_config.json`, or refuse when it was started with another one. Returns the digest."""
+    """Write the stage's `_config.json`, or refuse when it was started with another one. Returns the
+    digest.
+    """
     config = json.loads(json.dumps(config, default=str))
     before = run.read_json(*folder, CONFIG_FILE)
     if before is None:
@@ -42,7 +44,8 @@ def claim(run: Run, name: str, folder: tuple[str, ...], config: Mapping[str, Any
     elif before != config:
         fields = ", ".join(changed_fields(before, config))
         raise StaleRunError(
-            f"{run.path(*folder)}: made with another configuration (changed: {fields}); use --overwrite {name} to redo it"
+            f"{run.path(*folder)}: made with another configuration (changed: {fields}); use --overwrite "
+            f"{name} to redo it"
         )
     return digest_of(config)
 
@@ -59,7 +62,9 @@ def versions() -> dict[str, str]:
 
 
 def upstream_digest(run: Run, stage: str, *inner: str) -> str:
-    """Digest of a finished stage (of one adapter, `inner`, of stage train). Raises DataError when it is not finished."""
+    """Digest of a finished stage (of one adapter, `inner`, of stage train). Raises DataError when it is not
+    finished.
+    """
     folder = (FOLDERS[stage], *inner)
     value = run.read_json(*folder, STAGE_FILE)
     if value is None:

@@ -1,4 +1,6 @@
-"""Where work reports how far it is. The base class says nothing; `spr.store.bars` draws bars on a terminal."""
+"""Where work reports how far it is. The base class says nothing; `spr.store.bars` draws bars on a
+terminal.
+"""
 
 from __future__ import annotations
 

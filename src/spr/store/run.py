@@ -1,4 +1,5 @@
-"""A run folder: bytes, JSON and shards of records under any fsspec path, written so that a killed run loses at most the shard it was on.
+"""A run folder: bytes, JSON and shards of records under any fsspec path, written so that a killed run loses
+at most the shard it was on.
 
 A stage's folder:
 
@@ -7,7 +8,8 @@ A stage's folder:
     _config.json                    what the stage was started with (refuses to go on with something else)
     _stage.json                     written last: counts, seconds, versions
 
-Every file is written under a temporary name and renamed. A shard is finished when its `part` file exists: the dropped rows are written first.
+Every file is written under a temporary name and renamed. A shard is finished when its `part` file exists: the
+dropped rows are written first.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ class Run:
 
     def write_json(self, value: object, *parts: str) -> None:
         """Write JSON with sorted keys, so that equal values are equal bytes."""
-        self.write_bytes((json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(), *parts)
+        self.write_bytes(
+            (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode(), *parts
+        )
 
     def read_json(self, *parts: str) -> Any:
         """The JSON of a file of the run, or None when it does not exist."""
@@ -123,7 +127,11 @@ class Run:
         fs, path = self._inner(*folder)
         if not fs.exists(path):
             return []
-        return sorted(str(p["name"]).rstrip("/").rsplit("/", 1)[-1] for p in fs.ls(path, detail=True) if p["type"] == "directory")
+        return sorted(
+            str(p["name"]).rstrip("/").rsplit("/", 1)[-1]
+            for p in fs.ls(path, detail=True)
+            if p["type"] == "directory"
+        )
 
     def read_stage(self, cls: type[T], *folder: str) -> list[T]:
         """All rows of a stage, in order of shards."""
@@ -134,8 +142,12 @@ class Run:
         for name in self.shard_names(*folder):
             yield from self.read_rows(cls, *folder, name)
 
-    def write_shard(self, number: int, rows: Sequence[Any], cls: type, dropped: Iterable[Dropped], *folder: str) -> None:
-        """Write a finished shard: what was dropped first, then the rows, whose presence says that the shard is finished."""
+    def write_shard(
+        self, number: int, rows: Sequence[Any], cls: type, dropped: Iterable[Dropped], *folder: str
+    ) -> None:
+        """Write a finished shard: what was dropped first, then the rows, whose presence says that the shard
+        is finished.
+        """
         name = shard_name(number)
         self.write_rows(list(dropped), Dropped, *folder, DROPPED, name)
         self.write_rows(rows, cls, *folder, name)
@@ -148,7 +160,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class SharingRun(Run):
-    """A run some of whose folders stand in other runs, where they are read and written. Keys of `owners` are the parts of a folder's path."""
+    """A run some of whose folders stand in other runs, where they are read and written. Keys of `owners` are
+    the parts of a folder's path.
+    """
 
     owners: Mapping[tuple[str, ...], Run]
 
@@ -159,15 +173,23 @@ class SharingRun(Run):
 
     def path(self, *parts: str) -> str:
         """The path of something inside the run."""
-        return Run.path(self, *parts) if (owner := self.owner(*parts)).root == self.root else owner.path(*parts)
+        return (
+            Run.path(self, *parts) if (owner := self.owner(*parts)).root == self.root else owner.path(*parts)
+        )
 
     def _inner(self, *parts: str) -> tuple[Any, str]:
-        return Run._inner(self, *parts) if (owner := self.owner(*parts)).root == self.root else owner._inner(*parts)
+        return (
+            Run._inner(self, *parts)
+            if (owner := self.owner(*parts)).root == self.root
+            else owner._inner(*parts)
+        )
 
     def folders(self, *folder: str) -> list[str]:
         """Names of the folders inside a folder, those that stand elsewhere too."""
         n = len(folder)
-        elsewhere = [key[n] for key in self.owners if len(key) > n and key[:n] == folder and self.exists(*key[: n + 1])]
+        elsewhere = [
+            key[n] for key in self.owners if len(key) > n and key[:n] == folder and self.exists(*key[: n + 1])
+        ]
         return sorted({*Run.folders(self, *folder), *elsewhere})
 
 

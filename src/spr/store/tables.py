@@ -1,7 +1,7 @@
 """Records <-> Arrow tables and Parquet bytes.
 
-In: frozen dataclasses of `spr.types` (fields: str, int, float, bool, tuples, nested records, and `| None` of these). Out: tables whose
-columns are typed by the annotations of the class; equal records are equal bytes.
+In: frozen dataclasses of `spr.types` (fields: str, int, float, bool, tuples, nested records, and `| None` of
+these). Out: tables whose columns are typed by the annotations of the class; equal records are equal bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Where shards are worked on: this process, or spawned ones. Each builds its models once.
 
-The threads of the numerical libraries are fixed per worker, because another count of threads rounds differently.
+The threads of the numerical libraries are fixed per worker, because another count of threads rounds
+differently.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ _built: tuple[bytes, Work[Any, Any]] | None = None  # what this worker process w
 
 
 def _start_worker(threads: int) -> None:
-    """Fix the threads, and end this process when its parent is killed: nobody else would, and a model stayed in memory."""
+    """Fix the threads, and end this process when its parent is killed: nobody else would, and a model stayed
+    in memory.
+    """
     set_threads(threads)
     parent = multiprocessing.parent_process()
     assert parent is not None

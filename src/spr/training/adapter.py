@@ -1,7 +1,7 @@
 """The LoRA adapter: where it goes, and the folder that it becomes.
 
-In: a model. Out: a PEFT model whose LoRA sits on the linear layers of the language model only; later `adapter_model.safetensors`,
-`adapter_config.json` and a model card, which `PeftModel.from_pretrained` reads.
+In: a model. Out: a PEFT model whose LoRA sits on the linear layers of the language model only; later
+`adapter_model.safetensors`, `adapter_config.json` and a model card, which `PeftModel.from_pretrained` reads.
 """
 
 from __future__ import annotations
@@ -22,29 +22,40 @@ from spr.training.config import TrainConfig
 
 
 def target_pattern(model: Any) -> str:
-    """A regular expression for the names of all linear layers of the language model; neither tower, nor projector, nor lm_head."""
+    """A regular expression for the names of all linear layers of the language model; neither tower, nor
+    projector, nor lm_head.
+    """
     decoder = model.get_decoder()
     head = model.get_output_embeddings()
     prefix = next((name for name, module in model.named_modules() if module is decoder), "")
     linear = [n for n, m in decoder.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
     if not prefix or not linear:
-        raise ModelError(f"{type(model).__name__}: found no linear layers in a language model, expected a decoder below the model")
+        raise ModelError(
+            f"{type(model).__name__}: found no linear layers in a language model, expected a decoder below "
+            "the model"
+        )
     leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
     return rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})"
 
 
 def _without_dropout(model: Any) -> None:
-    """Switch off all dropout, as TRL does by default. The share is a dropout module's `p`, or any attribute with "drop" in its name."""
+    """Switch off all dropout, as TRL does by default. The share is a dropout module's `p`, or any attribute
+    with "drop" in its name.
+    """
     for module in model.modules():
         for attribute, value in list(vars(module).items()):
-            if isinstance(value, float) and ("drop" in attribute or (attribute == "p" and isinstance(module, nn.Dropout))):
+            if isinstance(value, float) and (
+                "drop" in attribute or (attribute == "p" and isinstance(module, nn.Dropout))
+            ):
                 setattr(module, attribute, 0.0)
 
 
 def attach(model: Any, config: TrainConfig, adapter: str | None = None) -> Any:
-    """The model with a fresh LoRA (seeded by torch's global generator), or with the trainable adapter of a folder.
+    """The model with a fresh LoRA (seeded by torch's global generator), or with the trainable adapter of a
+    folder.
 
-    Everything else is frozen, and without dropout: the base must be able to answer as it did for the reference.
+    Everything else is frozen, and without dropout: the base must be able to answer as it did for the
+    reference.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
@@ -68,7 +79,8 @@ tags: [lora, spatial-preference-rewarding]
 ---
 # LoRA adapter trained by Spatial Preference Rewarding
 
-Trained on {pairs} preference pairs over region descriptions (chosen: best refined answer; rejected: worst answer), {steps} steps, loss `{loss}`.
+Trained on {pairs} preference pairs over region descriptions (chosen: best refined answer; \
+rejected: worst answer), {steps} steps, loss `{loss}`.
 Reference of the loss: {reference}. Layout of the rows: {layout}. Dropped pairs: {dropped}.
 
 ```python

@@ -1,6 +1,7 @@
 """From log-probabilities per token to what the losses and the figures need, per pair.
 
-In: the answers' log-probabilities in the order of the units, the pairs with their references. Out: tensors (pairs of this forward pass,).
+In: the answers' log-probabilities in the order of the units, the pairs with their references. Out: tensors
+(pairs of this forward pass,).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from spr.training.prepare import Prepared
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Weighted sums over tokens. Without rejected answers (plain SFT) `rejected` and `ratios` are zeros and mean nothing."""
+    """Weighted sums over tokens. Without rejected answers (plain SFT) `rejected` and `ratios` are zeros and
+    mean nothing.
+    """
 
     chosen: Tensor
     rejected: Tensor
@@ -30,7 +33,9 @@ class Answers:
 
 
 def gather(found: Sequence[Tensor], units: Sequence[Unit], pairs: Sequence[Prepared]) -> Answers:
-    """Bring the answers of some units into the order of their pairs, and sum them over tokens in one operation."""
+    """Bring the answers of some units into the order of their pairs, and sum them over tokens in one
+    operation.
+    """
     keys = [a for unit in units for a in unit.answers]
     order = {i: k for k, i in enumerate(dict.fromkeys(i for i, _ in keys))}
     n = len(order)
@@ -54,13 +59,30 @@ def gather(found: Sequence[Tensor], units: Sequence[Unit], pairs: Sequence[Prepa
     return Answers(chosen, rejected, Ratios(*sums(w * (values - b))), Lengths(*sums(w)), margins)
 
 
-def measure(loss: Tensor, answers: Answers, config: TrainConfig, units: Sequence[Unit]) -> Mapping[str, Tensor | float]:
+def measure(
+    loss: Tensor, answers: Answers, config: TrainConfig, units: Sequence[Unit]
+) -> Mapping[str, Tensor | float]:
     """The sums of a forward pass that the figures are made of."""
     rows = [row for unit in units for row in unit.rows]
-    counts = {"pairs": float(len(loss)), "tokens": float(sum(len(r) for r in rows)), "tokens_plain": float(sum(r.source for r in rows))}
-    values: dict[str, Tensor | float] = {"loss": loss.sum(), "chosen": answers.chosen.detach().sum(), **counts}
+    counts = {
+        "pairs": float(len(loss)),
+        "tokens": float(sum(len(r) for r in rows)),
+        "tokens_plain": float(sum(r.source for r in rows)),
+    }
+    values: dict[str, Tensor | float] = {
+        "loss": loss.sum(),
+        "chosen": answers.chosen.detach().sum(),
+        **counts,
+    }
     if config.loss != "sft":
         margin = reward_margin(answers.ratios, config.beta).detach()
-        values |= {"margin": margin.sum(), "accuracy": (margin > 0).sum(), "rejected": answers.rejected.detach().sum()}
-        values |= {"chosen_shift": answers.ratios.chosen.detach().sum(), "rejected_shift": answers.ratios.rejected.detach().sum()}
+        values |= {
+            "margin": margin.sum(),
+            "accuracy": (margin > 0).sum(),
+            "rejected": answers.rejected.detach().sum(),
+        }
+        values |= {
+            "chosen_shift": answers.ratios.chosen.detach().sum(),
+            "rejected_shift": answers.ratios.rejected.detach().sum(),
+        }
     return values

@@ -1,7 +1,8 @@
 """Before the first step: does the packed row say what the plain one says, and does the model see the image?
 
-In: the policy and one pair. Out: the largest difference, and warnings. Three extra forward passes of one pair. A family or a version of transformers
-that takes a mask of ours in another way than the table says is found here, and not in a result that is silently wrong.
+In: the policy and one pair. Out: the largest difference, and warnings. Three extra forward passes of one
+pair. A family or a version of transformers that takes a mask of ours in another way than the table says is
+found here, and not in a result that is silently wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ UNSEEN = 1e-6  # ours: blank features change less than this only when nothing lo
 
 @torch.no_grad()
 def check_rows(model: Any, policy: Policy, family: Family, pair: Encoded) -> tuple[float | None, list[str]]:
-    """Largest difference per token between packed and plain rows (None for a family on plain rows), and warnings."""
+    """Largest difference per token between packed and plain rows (None for a family on plain rows), and
+    warnings.
+    """
     if family.layout is None:
         return None, [f"plain rows, nothing is shared: {family.why}"]
     units = units_of([pair], family, "pair", 1)
@@ -36,11 +39,15 @@ def check_rows(model: Any, policy: Policy, family: Family, pair: Encoded) -> tup
     difference = _largest(packed, plain)
     if difference > TOLERANCE.get(packed[0].dtype, 0.5):
         found.append(
-            f"packed rows differ from plain ones by {difference:.3g} nats per token: this version of {family.model_type} takes masks or positions "
+            f"packed rows differ from plain ones by {difference:.3g} nats per token: this version of "
+            f"{family.model_type} takes masks or positions "
             "in another way than ours are made for; set train.share to none and report it"
         )
     if _largest(packed, blank) < UNSEEN:
-        found.append("the model does not see the image: blanking its features changes no log-probability; look at the prompt's image token")
+        found.append(
+            "the model does not see the image: blanking its features changes no log-probability; look at "
+            "the prompt's image token"
+        )
     return difference, found
 
 

@@ -1,9 +1,11 @@
 """A training pair as tokens, exactly as the model is asked and as it answers.
 
-In: a model with its processor, a pair. Out: prompt ids (from the very code that asks the model in stage `describe`) and the ids of both answers, each
-with what the chat template puts before an answer and with the end token after it; weights of coordinate tokens. Nothing is ever cut.
-`rejected_coordinates` (method 2.6): on the rejected side the coordinates of `all` boxes count, of `wrong` ones only (not of boxes with IoU >= 0.5 to
-a reference box, so that nearly right boxes are not pushed away), or `none`. What does not count has weight 0, for policy and reference alike.
+In: a model with its processor, a pair. Out: prompt ids (from the very code that asks the model in stage
+`describe`) and the ids of both answers, each with what the chat template puts before an answer and with the
+end token after it; weights of coordinate tokens. Nothing is ever cut. `rejected_coordinates` (method 2.6): on
+the rejected side the coordinates of `all` boxes count, of `wrong` ones only (not of boxes with IoU >= 0.5 to
+a reference box, so that nearly right boxes are not pushed away), or `none`. What does not count has weight 0,
+for policy and reference alike.
 """
 
 from __future__ import annotations
@@ -78,12 +80,23 @@ class Encoder:
         self._load = load_image
         self._dialect, self._weight, self._rejected = dialect, coordinate_weight, rejected_coordinates
         self._ends = _end_tokens(self._tokenizer)
-        self._start: int | None = model.config.get_text_config().decoder_start_token_id if model.config.is_encoder_decoder else None
-        forced = getattr(model.generation_config, "forced_bos_token_id", None)  # the token that such a decoder always writes first
-        self._lead: str = self._tokenizer.decode([forced]) if self._start is not None and forced is not None else ""
-        self._image_token = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", -1)
+        self._start: int | None = (
+            model.config.get_text_config().decoder_start_token_id if model.config.is_encoder_decoder else None
+        )
+        # the token that such a decoder always writes first
+        forced = getattr(model.generation_config, "forced_bos_token_id", None)
+        self._lead: str = (
+            self._tokenizer.decode([forced]) if self._start is not None and forced is not None else ""
+        )
+        self._image_token = getattr(model.config, "image_token_id", None) or getattr(
+            model.config, "image_token_index", -1
+        )
         self.takes_features: bool = self._prompts.takes_features
-        self.feature_arguments = tuple(inspect.signature(model.base_model.get_image_features).parameters) if self.takes_features else ()
+        self.feature_arguments = (
+            tuple(inspect.signature(model.base_model.get_image_features).parameters)
+            if self.takes_features
+            else ()
+        )
 
     def prompt_text(self, question: str) -> str:
         """The text up to the place where an answer begins, as stage `describe` puts it."""
@@ -109,7 +122,8 @@ class Encoder:
         row = self.ask(pair.prompt, pair.image)
         ids = np.asarray(row.ids, dtype=np.int64)
         positions = self._positions(row)
-        if self._start is not None:  # the decoder's row begins with its start token; image and prompt are the encoder's
+        # the decoder's row begins with its start token; image and prompt are the encoder's
+        if self._start is not None:
             ids, positions = np.asarray([self._start], dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
         return Encoded(
             pair_id=pair.pair_id,
@@ -124,12 +138,16 @@ class Encoder:
         )
 
     def completion_text(self, question: str, answer: str) -> str:
-        """What the model would write: what the chat template puts before an answer, the answer, and the token that ends the turn."""
+        """What the model would write: what the chat template puts before an answer, the answer, and the token
+        that ends the turn.
+        """
         lead, end = self._around(question, answer)
         return lead + answer.strip() + end
 
     def _around(self, question: str, answer: str) -> tuple[str, str]:
-        """What stands before an answer, and the end token after it. Blanks between the two are the template's and never generated."""
+        """What stands before an answer, and the end token after it. Blanks between the two are the template's
+        and never generated.
+        """
         if self._model_type in BARE:
             return self._lead, self._tokenizer.eos_token
         asked = self.prompt_text(question)
@@ -142,38 +160,59 @@ class Encoder:
         at = answered.find(answer.strip(), len(asked))
         if not answered.startswith(asked) or at < 0:
             raise ModelError(
-                f"the chat template renders an answered question as {answered[-80:]!r}, which is not the prompt that it makes for generation "
-                f"({asked[-40:]!r}) with the answer after it: answers would be trained in another place than they are generated"
+                f"the chat template renders an answered question as {answered[-80:]!r}, which is not the "
+                "prompt that it makes for generation "
+                f"({asked[-40:]!r}) with the answer after it: answers would be trained in another place "
+                "than they are generated"
             )
         rest = answered[at + len(answer.strip()) :].lstrip()
-        return answered[len(asked) : at], next((end for end in self._ends if rest.startswith(end)), self._tokenizer.eos_token)
+        return answered[len(asked) : at], next(
+            (end for end in self._ends if rest.startswith(end)), self._tokenizer.eos_token
+        )
 
     def answer(self, pair: TrainingPair, answer: str, rejected: bool = False) -> Answer:
-        """The tokens of an answer up to and including the end token, with their weights on the chosen or the rejected side."""
+        """The tokens of an answer up to and including the end token, with their weights on the chosen or the
+        rejected side.
+        """
         lead, end = self._around(pair.prompt, answer)
         shown, weighted = answer.strip(), self._weight != 1.0 or (rejected and self._rejected != "all")
-        encoded = self._tokenizer(lead + shown + end, add_special_tokens=False, return_offsets_mapping=weighted)
+        encoded = self._tokenizer(
+            lead + shown + end, add_special_tokens=False, return_offsets_mapping=weighted
+        )
         ids = np.asarray(encoded["input_ids"], dtype=np.int64)
         weights = np.ones(len(ids))
         for (start, stop), weight in self._coordinates(shown, pair, rejected) if weighted else ():
-            weights[[s < stop + len(lead) and start + len(lead) < e for s, e in encoded["offset_mapping"]]] = weight
+            weights[
+                [s < stop + len(lead) and start + len(lead) < e for s, e in encoded["offset_mapping"]]
+            ] = weight
         return Answer(ids, weights)
 
     def _coordinates(self, answer: str, pair: TrainingPair, rejected: bool) -> list[tuple[Span, float]]:
         """Every number of every box of an answer, with its weight."""
         if self._dialect is None:
-            raise ModelError("train.coordinate_weight, rejected_coordinates: found no dialect, expected the notation, which finds the coordinates")
+            raise ModelError(
+                "train.coordinate_weight, rejected_coordinates: found no dialect, expected the notation, "
+                "which finds the coordinates"
+            )
         boxes = [box.numbers for mention in self._dialect.layout(answer).mentions for box in mention.boxes]
         counts = np.full(len(boxes), not (rejected and self._rejected == "none"))
         if rejected and self._rejected == "wrong" and pair.reference:
-            read = [box for mention in self._dialect.parse(answer, pair.frame).mentions for box in mention.boxes]
+            read = [
+                box for mention in self._dialect.parse(answer, pair.frame).mentions for box in mention.boxes
+            ]
             near = iou_matrix(sanitize(read, pair.frame), pair.reference).max(axis=1) >= NEARLY_RIGHT
             counts[: len(read)] = ~near  # an image that the dialect cannot show has no boxes in pixels
-        return [(span, self._weight if count else 0.0) for numbers, count in zip(boxes, counts, strict=True) for span in numbers]
+        return [
+            (span, self._weight if count else 0.0)
+            for numbers, count in zip(boxes, counts, strict=True)
+            for span in numbers
+        ]
 
 
 def _end_tokens(tokenizer: Any) -> list[str]:
-    """Tokens that end an answer: the usual ends of a turn where the vocabulary has them, then the tokenizer's own."""
+    """Tokens that end an answer: the usual ends of a turn where the vocabulary has them, then the tokenizer's
+    own.
+    """
     names = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<end_of_utterance>", "<|end|>", "<|user|>")
     vocabulary = tokenizer.get_vocab()
     return [*(n for n in names if n in vocabulary), tokenizer.eos_token]

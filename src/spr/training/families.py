@@ -1,7 +1,8 @@
-"""Which layout a model family takes. The contract tests check every packed entry: packed = plain, with images.
+"""Which layout a model family takes. The contract tests check every packed entry: packed = plain, with
+images.
 
-In: a model of transformers. Out: a `Family`. A family that is not in the table, or whose attention takes no mask of our own, gets plain rows:
-correct, nothing shared, and reported as `fallback` with the reason.
+In: a model of transformers. Out: a `Family`. A family that is not in the table, or whose attention takes no
+mask of our own, gets plain rows: correct, nothing shared, and reported as `fallback` with the reason.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ TABLE: Mapping[str, tuple[Layout | None, str]] = {
     "idefics3": ("causal", _CAUSAL),
     "smolvlm": ("causal", _CAUSAL),
     "glm4v": ("causal", _CAUSAL + "; three position axes"),
-    "gemma3": ("image_block", "image tokens see each other, some layers see a window of positions: one mask per kind of layer"),
+    "gemma3": (
+        "image_block",
+        "image tokens see each other, some layers see a window of positions: one mask per kind of layer",
+    ),
     "paligemma": ("prefix", "image and prompt see each other, so prompts cannot be shared; answers can"),
     "kosmos-2": (None, "its attention takes no mask of four dimensions"),
     "florence2": (None, "encoder-decoder: image and prompt are read by the encoder, apart from the answers"),
@@ -41,7 +45,8 @@ TABLE: Mapping[str, tuple[Layout | None, str]] = {
 class Family:
     """How rows of one model are built. `layout` None = plain rows; `why` says why, for people.
 
-    `window`: how many positions the layers of kind "sliding_attention" see; None when all layers see everything.
+    `window`: how many positions the layers of kind "sliding_attention" see; None when all layers see
+    everything.
     """
 
     model_type: str
@@ -56,27 +61,44 @@ class Family:
 
 
 def family_of(model: Any) -> Family:
-    """The family of a model. Facts of its configuration that the layout cannot carry turn it into a fallback."""
+    """The family of a model. Facts of its configuration that the layout cannot carry turn it into a
+    fallback.
+    """
     kind = str(model.config.model_type)
     layout, why = TABLE.get(kind, (None, f"model_type {kind!r} is not in the table"))
     family = Family(kind, layout, why)
     text = model.config.get_text_config()
     if layout is not None and text._attn_implementation not in MASKED:
-        return replace(family, layout=None, why=f"attention {text._attn_implementation!r} takes no mask of ours, only {' and '.join(MASKED)} do")
+        return replace(
+            family,
+            layout=None,
+            why=f"attention {text._attn_implementation!r} takes no mask of ours, only "
+            f"{' and '.join(MASKED)} do",
+        )
     if layout is not None and getattr(text, "final_logit_softcapping", None) is not None:
-        return replace(family, layout=None, why="the logits are capped after the head, where only the answers' log-probabilities are left")
+        return replace(
+            family,
+            layout=None,
+            why="the logits are capped after the head, where only the answers' log-probabilities are left",
+        )
     if layout is not None and "sliding_attention" in (getattr(text, "layer_types", None) or ()):
         if kind != "gemma3":
-            return replace(family, layout=None, why="some layers see a window, and the model takes one mask for all of them")
+            return replace(
+                family,
+                layout=None,
+                why="some layers see a window, and the model takes one mask for all of them",
+            )
         return replace(family, window=int(text.sliding_window))
     return family
 
 
-# --- image features ------------------------------------------------------------------------------------------------------------------------
+# --- image features -------------------------------------------------------------------------------
 
 
 class FeatureStore:
-    """Image features by path, kept in memory up to a size; tower and projector are frozen, so they never change."""
+    """Image features by path, kept in memory up to a size; tower and projector are frozen, so they never
+    change.
+    """
 
     def __init__(self, limit_mb: int) -> None:
         self._limit = limit_mb * 2**20
@@ -91,7 +113,9 @@ class FeatureStore:
     def put(self, image: str, features: Any) -> None:
         """Keep features if they fit."""
         self.encoded += 1
-        size = sum(t.nbytes for t in _tensors(features.pooler_output)) + sum(t.nbytes for t in _tensors(features.get("deepstack_features") or []))
+        size = sum(t.nbytes for t in _tensors(features.pooler_output)) + sum(
+            t.nbytes for t in _tensors(features.get("deepstack_features") or [])
+        )
         if self._bytes + size <= self._limit:
             self._kept[image] = features
             self._bytes += size
@@ -103,7 +127,9 @@ def _tensors(value: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def image_features(model: Any, tensors: Mapping[str, Tensor], arguments: Sequence[str]) -> Any:
-    """What tower and projector make of one image, in the form that the model's forward takes; `arguments` of get_image_features."""
+    """What tower and projector make of one image, in the form that the model's forward takes; `arguments` of
+    get_image_features.
+    """
     out = model.get_image_features(**{k: v for k, v in tensors.items() if k in arguments}, return_dict=True)
     return joined_features([out])
 
@@ -119,7 +145,9 @@ def joined_features(outputs: Sequence[Any]) -> Any:
 
 def _cat(parts: Sequence[Any]) -> Any:
     """Tensors joined along the first axis, lists of tensors joined as lists."""
-    return torch.cat(list(parts), dim=0) if isinstance(parts[0], Tensor) else [x for part in parts for x in part]
+    return (
+        torch.cat(list(parts), dim=0) if isinstance(parts[0], Tensor) else [x for part in parts for x in part]
+    )
 
 
 def blanked(features: Any) -> Any:

@@ -1,4 +1,5 @@
-"""What a step is judged by: loss, reward margin, accuracy, log-probabilities, speed; and warnings with the usual cause.
+"""What a step is judged by: loss, reward margin, accuracy, log-probabilities, speed; and warnings with the
+usual cause.
 
 In: sums over the pairs of a step. Out: one line of `history.jsonl` per logged step, and warnings.
 """
@@ -17,7 +18,18 @@ from torch import Tensor
 from spr.training.config import TrainConfig
 
 # The sums that every forward pass adds to; all over pairs, except the two counts of tokens.
-SUMS = ("loss", "margin", "accuracy", "chosen", "rejected", "chosen_shift", "rejected_shift", "pairs", "tokens", "tokens_plain")
+SUMS = (
+    "loss",
+    "margin",
+    "accuracy",
+    "chosen",
+    "rejected",
+    "chosen_shift",
+    "rejected_shift",
+    "pairs",
+    "tokens",
+    "tokens_plain",
+)
 Line = dict[str, float | int | None]
 
 
@@ -44,7 +56,11 @@ class Meter:
         line: Line = {"loss": s["loss"] / n, "chosen": s["chosen"] / n}
         names = ("margin", "accuracy", "rejected", "chosen_shift", "rejected_shift")
         line |= {name: s[name] / n if preference else None for name in names}
-        line |= {"pairs": int(s["pairs"]), "pairs_per_second": round(s["pairs"] / max(now - self._since, 1e-9), 2), "tokens": int(s["tokens"])}
+        line |= {
+            "pairs": int(s["pairs"]),
+            "pairs_per_second": round(s["pairs"] / max(now - self._since, 1e-9), 2),
+            "tokens": int(s["tokens"]),
+        }
         line["tokens_shared"] = round(1 - s["tokens"] / s["tokens_plain"], 4) if s["tokens_plain"] else 0.0
         self._total = torch.zeros_like(self._total)
         self._since = now
@@ -52,7 +68,9 @@ class Meter:
 
 
 class History:
-    """`history.jsonl`: one line per logged step. A resumed run first removes the lines after the step it resumes from."""
+    """`history.jsonl`: one line per logged step. A resumed run first removes the lines after the step it
+    resumes from.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
@@ -94,17 +112,20 @@ def warnings_of(history: Sequence[Line], config: TrainConfig) -> list[str]:
         and abs(loss - expected) > 0.02
     ):
         found.append(
-            f"the loss starts at {loss:.4f}, not at ln 2 = {expected:.4f}: policy and reference differ before the first step "
+            f"the loss starts at {loss:.4f}, not at ln 2 = {expected:.4f}: policy and reference differ "
+            "before the first step "
             "(another precision, dropout, or a reference of another model)"
         )
     change, reference = last["chosen_shift"], first["chosen"]
     if change is not None and reference is not None and change < -max(10.0, 0.5 * abs(reference)):
         found.append(
-            f"the chosen answers lost {-change:.1f} nats of log-probability: the policy unlearns both answers; "
+            f"the chosen answers lost {-change:.1f} nats of log-probability: the policy unlearns both "
+            "answers; "
             "lower learning_rate or raise beta, or set sft_weight: 1"
         )
     if last["accuracy"] is not None and config.loss != "sft" and last["accuracy"] < 0.5 and len(history) > 20:
         found.append(
-            "fewer than half of the pairs prefer the chosen answer at the end: the learning rate is too low, or the pairs contradict each other"
+            "fewer than half of the pairs prefer the chosen answer at the end: the learning rate is too "
+            "low, or the pairs contradict each other"
         )
     return found

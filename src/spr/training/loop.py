@@ -1,8 +1,9 @@
 """The loop: transformers.Trainer, with our steps and our forward.
 
-In: prepared pairs, the steps they make. Out: a trained adapter, figures, checkpoints. Trainer brings the optimiser, schedule, clipping, mixed
-precision, DDP and FSDP, logging and checkpoints. Ours: the loss of a step = sum over its pairs / pairs of the global step, so that neither the number
-of processes nor the token budget changes what is learnt.
+In: prepared pairs, the steps they make. Out: a trained adapter, figures, checkpoints. Trainer brings the
+optimiser, schedule, clipping, mixed precision, DDP and FSDP, logging and checkpoints. Ours: the loss of a
+step = sum over its pairs / pairs of the global step, so that neither the number of processes nor the token
+budget changes what is learnt.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ from spr.training.prepare import Prepared
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """A batch sampler that yields this process's pairs of every optimiser step of all epochs, each with the size of the global step.
+    """A batch sampler that yields this process's pairs of every optimiser step of all epochs, each with the
+    size of the global step.
 
     A process that a small last step leaves idle gets one pair with size 0: it takes part, and counts nothing.
     """
@@ -83,20 +85,38 @@ class Report(TrainerCallback):
 
 
 class PairTrainer(Trainer):
-    """transformers.Trainer whose batch is this process's share of an optimiser step, in packed forward passes."""
+    """transformers.Trainer whose batch is this process's share of an optimiser step, in packed forward
+    passes.
+    """
 
     def __init__(
-        self, model: Any, args: TrainingArguments, pairs: Sequence[Prepared], steps: Steps, policy: Policy, family: Family, config: TrainConfig
+        self,
+        model: Any,
+        args: TrainingArguments,
+        pairs: Sequence[Prepared],
+        steps: Steps,
+        policy: Policy,
+        family: Family,
+        config: TrainConfig,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=_Identity(len(pairs)))
         self.remove_callback(PrinterCallback)
-        self._pairs, self._steps, self._policy, self._family, self._config = pairs, steps, policy, family, config
+        self._pairs, self._steps, self._policy, self._family, self._config = (
+            pairs,
+            steps,
+            policy,
+            family,
+            config,
+        )
         self.meter = Meter()
         self.history: History | None = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Steps in their fixed order; already this process's share, so accelerate must not share them out again."""
-        return DataLoader(self.train_dataset, batch_sampler=self._steps, collate_fn=_collate)  # type: ignore[arg-type]
+        """Steps in their fixed order; already this process's share, so accelerate must not share them out
+        again.
+        """
+        data, steps = cast(Any, self.train_dataset), cast(Any, self._steps)  # not typed as a Sampler
+        return DataLoader(data, batch_sampler=steps, collate_fn=_collate)
 
     @override
     def floating_point_ops(self, inputs: Any) -> int:  # for a figure that nobody reads
@@ -107,13 +127,17 @@ class PairTrainer(Trainer):
         model.train()
         pairs = [self._pairs[i] for i in inputs["pairs"]]
         budget, preference = self._config.tokens, self._config.loss != "sft"
-        units = units_of([p.pair for p in pairs], self._family, self._config.share, budget, rejected=preference)
+        units = units_of(
+            [p.pair for p in pairs], self._family, self._config.share, budget, rejected=preference
+        )
         batches = batches_of(units, budget)
         total = torch.zeros((), device=self.args.device)
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self._loss(model, batch, pairs, inputs["total"]) * (1.0 / inputs["total"] if inputs["total"] else 0.0)
+                loss = self._loss(model, batch, pairs, inputs["total"]) * (
+                    1.0 / inputs["total"] if inputs["total"] else 0.0
+                )
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             total = total + loss.detach()
         reduced: Tensor = self.accelerator.reduce(total)
@@ -140,9 +164,17 @@ class PairTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our figures to what Trainer logs, and write the history."""
         if "loss" in logs and "learning_rate" in logs:
-            total = self.accelerator.reduce(self.meter.total.to(self.args.device)) if self.accelerator.num_processes > 1 else self.meter.total
+            total = (
+                self.accelerator.reduce(self.meter.total.to(self.args.device))
+                if self.accelerator.num_processes > 1
+                else self.meter.total
+            )
             line = self.meter.line(total.cpu(), self._config.loss != "sft")
-            rest = {"step": self.state.global_step, "lr": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", 0.0))}
+            rest = {
+                "step": self.state.global_step,
+                "lr": logs["learning_rate"],
+                "grad_norm": float(logs.get("grad_norm", 0.0)),
+            }
             if self.history is not None:
                 self.history.write({**rest, **line})
             logs = {**logs, **{k: v for k, v in line.items() if v is not None and k != "loss"}}
@@ -155,7 +187,15 @@ def _collate(items: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 # What decides which pairs make a step; never taken from `train.trainer`.
 OWNED = frozenset(
-    {"output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "seed", "remove_unused_columns"}
+    {
+        "output_dir",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "num_train_epochs",
+        "max_steps",
+        "seed",
+        "remove_unused_columns",
+    }
 )
 
 
@@ -186,19 +226,31 @@ def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> Train
         "report_to": "none",
     }
     if owned := OWNED & set(config.trainer):
-        raise ConfigError(f"train.trainer.{min(owned)}: found a setting that follows from train.batch, epochs and seed, expected it there")
+        raise ConfigError(
+            f"train.trainer.{min(owned)}: found a setting that follows from train.batch, epochs and seed, "
+            "expected it there"
+        )
     try:
         return TrainingArguments(**{**ours, **config.trainer})
     except (TypeError, ValueError) as e:
-        raise UserError(f"train.trainer: transformers.TrainingArguments refuses it ({str(e).splitlines()[0]})") from None
+        raise UserError(
+            f"train.trainer: transformers.TrainingArguments refuses it ({str(e).splitlines()[0]})"
+        ) from None
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed. Trainer writes `trainer_state.json` last."""
+    """The newest checkpoint that was written to its end; half-written ones are removed. Trainer writes
+    `trainer_state.json` last.
+    """
     complete = []
     for path in folder.glob("checkpoint-*"):
         try:
-            complete.append((int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]), path))
+            complete.append(
+                (
+                    int(json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]),
+                    path,
+                )
+            )
         except (OSError, ValueError, KeyError):
             shutil.rmtree(path, ignore_errors=True)
     return max(complete)[1] if complete else None

@@ -1,7 +1,9 @@
-"""Preference losses as pure functions. All tensors have the shape (pairs,), results too. The paper's form is `dpo`.
+"""Preference losses as pure functions. All tensors have the shape (pairs,), results too. The paper's form is
+`dpo`.
 
-`Ratios` are sums over answer tokens of w (log pi - log ref); the caller subtracts per token, before summing, because two sums of several hundred nats
-would lose in float32 what the loss is about. w is 1 unless coordinate tokens are weighted. `Lengths` are the sums of w: token counts when w = 1.
+`Ratios` are sums over answer tokens of w (log pi - log ref); the caller subtracts per token, before summing,
+because two sums of several hundred nats would lose in float32 what the loss is about. w is 1 unless
+coordinate tokens are weighted. `Lengths` are the sums of w: token counts when w = 1.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def _per_token(ratios: Ratios, lengths: Lengths) -> Ratios:
 
 
 def ipo(ratios: Ratios, lengths: Lengths, beta: float, offset: Tensor | float = 0.0) -> Tensor:
-    """(h - 1 / (2 beta) - offset)^2 on means per token (arXiv 2310.12036; its authors confirmed the means to TRL's)."""
+    """(h - 1 / (2 beta) - offset)^2 on means per token (arXiv 2310.12036; its authors confirmed the means to
+    TRL's).
+    """
     h = _per_token(ratios, lengths)
     return (h.chosen - h.rejected - 1 / (2 * beta) - offset) ** 2
 
@@ -67,14 +71,32 @@ def sft(chosen: Tensor, length: Tensor) -> Tensor:
 
 
 def preference_loss(
-    name: LossName, ratios: Ratios, chosen: Tensor, lengths: Lengths, *, beta: float, offset: Tensor, smoothing: float, sft_weight: float
+    name: LossName,
+    ratios: Ratios,
+    chosen: Tensor,
+    lengths: Lengths,
+    *,
+    beta: float,
+    offset: Tensor,
+    smoothing: float,
+    sft_weight: float,
 ) -> Tensor:
-    """The loss of that name, plus `sft_weight` times `sft` (form of arXiv 2404.19733). `chosen` sums log pi of the chosen answers."""
+    """The loss of that name, plus `sft_weight` times `sft` (form of arXiv 2404.19733). `chosen` sums log pi
+    of the chosen answers.
+    """
     loss = _preference(name, ratios, chosen, lengths, beta, offset, smoothing)
     return loss + sft_weight * sft(chosen, lengths.chosen) if sft_weight else loss
 
 
-def _preference(name: LossName, ratios: Ratios, chosen: Tensor, lengths: Lengths, beta: float, offset: Tensor, smoothing: float) -> Tensor:
+def _preference(
+    name: LossName,
+    ratios: Ratios,
+    chosen: Tensor,
+    lengths: Lengths,
+    beta: float,
+    offset: Tensor,
+    smoothing: float,
+) -> Tensor:
     match name:
         case "dpo":
             return dpo(ratios, beta, offset)

@@ -1,6 +1,7 @@
 """Adapter + base -> a plain checkpoint, for engines and tools that take no adapter.
 
-In: the base's folder and the adapter's. Out: a folder with merged weights in the base's own dtype and its processor.
+In: the base's folder and the adapter's. Out: a folder with merged weights in the base's own dtype and its
+processor.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from spr.types import Checkpoint
 
 
 def merge_adapter(model: str | Checkpoint, adapter_folder: str, out: str) -> None:
-    """Write the merged checkpoint to `out`. The sum is made in float32 and rounded once, to the dtype that the base is stored in.
-    Changed settings of the image processor are in the merged checkpoint, too.
+    """Write the merged checkpoint to `out`. The sum is made in float32 and rounded once, to the dtype that
+    the base is stored in. Changed settings of the image processor are in the merged checkpoint, too.
 
     Raises DataError when `adapter_folder` holds no adapter.
     """
@@ -23,7 +24,8 @@ def merge_adapter(model: str | Checkpoint, adapter_folder: str, out: str) -> Non
 
     if not (Path(adapter_folder) / "adapter_config.json").is_file():
         raise DataError(
-            f"{adapter_folder}: found no adapter_config.json, expected a finished PEFT adapter (run `spr train` first)"
+            f"{adapter_folder}: found no adapter_config.json, expected a finished PEFT adapter (run `spr "
+            "train` first)"
         )
     checkpoint = replace(Checkpoint.of(model), dtype="float32", attention="sdpa")
     stored = read_config(checkpoint).dtype

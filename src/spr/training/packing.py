@@ -1,11 +1,13 @@
 """Rows in which nothing is computed twice: the prefix tree of some sequences, laid out as one row.
 
-In: sequences (prompt + answer) about the same image. Out: one node per *distinct* token history. A node sees its ancestors only, and its position
-is the one it has in its own sequence, so every node's hidden state equals that of the plain sequence: `[image + prompt | chosen | rejected]` when
-there is one pair, `image -> prompts -> answers` when there are several, and answers that begin alike share their beginning too.
+In: sequences (prompt + answer) about the same image. Out: one node per *distinct* token history. A node sees
+its ancestors only, and its position is the one it has in its own sequence, so every node's hidden state
+equals that of the plain sequence: `[image + prompt | chosen | rejected]` when there is one pair, `image ->
+prompts -> answers` when there are several, and answers that begin alike share their beginning too.
 
-The idea for one prompt with a chosen and a rejected answer is published for text models (arXiv 2410.20305, and the flash-pref package); images,
-trees over several prompts, the families with bidirectional blocks, and shared beginnings of answers are added here.
+The idea for one prompt with a chosen and a rejected answer is published for text models (arXiv 2410.20305,
+and the flash-pref package); images, trees over several prompts, the families with bidirectional blocks, and
+shared beginnings of answers are added here.
 Nothing is ever cut. Pure numpy.
 """
 
@@ -25,7 +27,9 @@ Layout: TypeAlias = Literal["causal", "image_block", "prefix"]
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One sequence. `ids` (L,), the first `prompt` of them are the prompt; `positions` (axes, L); `image` (L,) marks image tokens."""
+    """One sequence. `ids` (L,), the first `prompt` of them are the prompt; `positions` (axes, L); `image`
+    (L,) marks image tokens.
+    """
 
     ids: Ints
     prompt: int
@@ -37,7 +41,8 @@ class Branch:
 class Row:
     """A prefix tree of n nodes. `parents` (n,), -1 = root; a parent stands before its children.
 
-    `paths[k]` lists the nodes of the answer of branch k, in order. `source` is how many tokens the branches have together.
+    `paths[k]` lists the nodes of the answer of branch k, in order. `source` is how many tokens the branches
+    have together.
     """
 
     ids: Ints
@@ -53,7 +58,9 @@ class Row:
 
 
 def branch(prompt: Sequence[int], positions: Ints, image: Bools, answer: Sequence[int]) -> Branch:
-    """A prompt with an answer; text positions go on after the largest position of the prompt (also for several axes)."""
+    """A prompt with an answer; text positions go on after the largest position of the prompt (also for
+    several axes).
+    """
     after = np.arange(len(answer), dtype=np.int64) + (int(positions.max()) + 1 if positions.size else 0)
     return Branch(
         ids=np.concatenate([np.asarray(prompt, dtype=np.int64), np.asarray(answer, dtype=np.int64)]),
@@ -95,9 +102,11 @@ def grow(branches: Sequence[Branch]) -> Row:
 
 
 def visible(row: Row, layout: Layout = "causal", window: int | None = None) -> Bools:
-    """Who sees whom: (n, n), [query, key]. `window` counts positions, not nodes: a key at least that far back is not seen.
+    """Who sees whom: (n, n), [query, key]. `window` counts positions, not nodes: a key at least that far back
+    is not seen.
 
-    causal: ancestors and itself · image_block: image tokens also see each other · prefix: all prompt tokens see each other.
+    causal: ancestors and itself · image_block: image tokens also see each other · prefix: all prompt tokens
+    see each other.
     """
     n = len(row)
     mask = np.zeros((n, n), dtype=np.bool_)
@@ -118,18 +127,29 @@ def visible(row: Row, layout: Layout = "causal", window: int | None = None) -> B
 def one_prompt(branches: Sequence[Branch]) -> bool:
     """Whether all branches have the same prompt."""
     first = branches[0]
-    return all(b.prompt == first.prompt and np.array_equal(b.ids[: b.prompt], first.ids[: first.prompt]) for b in branches)
+    return all(
+        b.prompt == first.prompt and np.array_equal(b.ids[: b.prompt], first.ids[: first.prompt])
+        for b in branches
+    )
 
 
 def shares_image(branches: Sequence[Branch]) -> bool:
-    """Whether the image comes before any token in which the prompts differ, so that its tokens can be shared."""
+    """Whether the image comes before any token in which the prompts differ, so that its tokens can be
+    shared.
+    """
     first = branches[0]
     last = int(np.flatnonzero(first.image)[-1]) + 1 if first.image.any() else 0
-    return all(len(b.ids) >= last and np.array_equal(b.ids[:last], first.ids[:last]) and b.image.sum() == first.image.sum() for b in branches)
+    return all(
+        len(b.ids) >= last
+        and np.array_equal(b.ids[:last], first.ids[:last])
+        and b.image.sum() == first.image.sum()
+        for b in branches
+    )
 
 
 def fill(units: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Cut units of (rows, longest row) into batches of at most `budget` padded tokens; a larger unit gets a batch of its own. Returns indices.
+    """Cut units of (rows, longest row) into batches of at most `budget` padded tokens; a larger unit gets a
+    batch of its own. Returns indices.
 
     Longest first, so that rows of like length stand together and memory peaks in the first batch.
     """

@@ -1,7 +1,7 @@
 """Which pairs share a row, and which rows share a forward pass.
 
-In: encoded pairs of one step. Out: units (one or more rows whose answers are needed together), in batches of a token budget. How pairs are grouped
-changes speed and memory, never a log-probability.
+In: encoded pairs of one step. Out: units (one or more rows whose answers are needed together), in batches of
+a token budget. How pairs are grouped changes speed and memory, never a log-probability.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from spr.training.packing import Branch, Row, branch, fill, grow, one_prompt, sh
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Rows about one image. `answers` lists (pair, is chosen) for every path of the rows, in order; pairs are indices into the step's list."""
+    """Rows about one image. `answers` lists (pair, is chosen) for every path of the rows, in order; pairs are
+    indices into the step's list.
+    """
 
     rows: tuple[Row, ...]
     image: str
@@ -45,8 +47,12 @@ def _unit(members: Sequence[tuple[int, Sequence[Branch]]], first: Encoded, share
     return Unit(rows, first.image_path, first.question, answers)
 
 
-def units_of(pairs: Sequence[Encoded], family: Family, share: Share, budget: int, rejected: bool = True) -> list[Unit]:
-    """The pairs of a step as units. Pairs of an image share a row while it stays within `budget` tokens and the family allows it."""
+def units_of(
+    pairs: Sequence[Encoded], family: Family, share: Share, budget: int, rejected: bool = True
+) -> list[Unit]:
+    """The pairs of a step as units. Pairs of an image share a row while it stays within `budget` tokens and
+    the family allows it.
+    """
     if family.layout is None:
         share = "none"
     made = [(i, branches_of(pair, rejected)) for i, pair in enumerate(pairs)]
@@ -68,7 +74,11 @@ def _fits(members: Sequence[tuple[int, Sequence[Branch]]], family: Family, budge
     every = [b for _, branches in members for b in branches]
     same = one_prompt(every) if family.layout == "prefix" else shares_image(every)
     longest = max(b.prompt for b in every)
-    return same and longest + sum(len(b.ids) - b.prompt for b in every) + sum(_own(b, every[0]) for b in every) <= budget
+    return (
+        same
+        and longest + sum(len(b.ids) - b.prompt for b in every) + sum(_own(b, every[0]) for b in every)
+        <= budget
+    )
 
 
 def _own(b: Branch, first: Branch) -> int:
@@ -84,9 +94,11 @@ def batches_of(units: Sequence[Unit], budget: int) -> list[list[Unit]]:
 
 
 def steps_of(pairs: Sequence[Encoded], batch: int, epochs: int, seed: int) -> list[list[int]]:
-    """The pairs of every optimiser step of all epochs. Images are shuffled, and the pairs of an image stay together, so that they can share.
+    """The pairs of every optimiser step of all epochs. Images are shuffled, and the pairs of an image stay
+    together, so that they can share.
 
-    Depends on the pairs, the batch and the seed only: not on processes, packing or memory. The last step of an epoch may be smaller.
+    Depends on the pairs, the batch and the seed only: not on processes, packing or memory. The last step of
+    an epoch may be smaller.
     """
     by_image: dict[str, list[int]] = {}
     for i, pair in enumerate(pairs):

@@ -1,8 +1,9 @@
 """Log-probabilities of answers, from the model's own forward, on packed or on plain rows.
 
-The language-model head is the model's own, but it is asked only about the nodes that are answers, in pieces: its `forward` receives the hidden
-states of all nodes, picks those that predict an answer token, and returns that token's log-probability. Everything still happens inside the
-model's forward, so wrappers (PEFT, DDP, FSDP) see a normal call.
+The language-model head is the model's own, but it is asked only about the nodes that are answers, in pieces:
+its `forward` receives the hidden states of all nodes, picks those that predict an answer token, and returns
+that token's log-probability. Everything still happens inside the model's forward, so wrappers (PEFT, DDP,
+FSDP) see a normal call.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ CHUNK = 1024  # ours: answer tokens whose logits exist at the same time
 class Batch:
     """Some rows, padded: what the forward takes, and where the answers are.
 
-    `predict` (n,): flat (row, node) index whose hidden state predicts; `target` (n,): the token. `paths[k]` (m_k,): indices into those n for
-    answer k, in the order of the rows' branches.
+    `predict` (n,): flat (row, node) index whose hidden state predicts; `target` (n,): the token. `paths[k]`
+    (m_k,): indices into those n for answer k, in the order of the rows' branches.
     """
 
     inputs: dict[str, Any]
@@ -41,7 +42,9 @@ class Batch:
 
 
 def to_batch(rows: Sequence[Row], family: Family) -> Batch:
-    """Rows side by side, padded to the longest. In a plain row there is one branch, and the model makes mask and positions itself."""
+    """Rows side by side, padded to the longest. In a plain row there is one branch, and the model makes mask
+    and positions itself.
+    """
     length, axes = max(len(r) for r in rows), len(rows[0].positions)
     ids = np.zeros((len(rows), length), dtype=np.int64)
     positions = np.zeros((axes, len(rows), length), dtype=np.int64)
@@ -59,15 +62,24 @@ def to_batch(rows: Sequence[Row], family: Family) -> Batch:
         count += len(answers)
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids), "use_cache": False}
     if family.layout is None:
-        inputs["attention_mask"] = torch.from_numpy(np.stack([np.arange(length) < len(r) for r in rows]).astype(np.int64))
+        inputs["attention_mask"] = torch.from_numpy(
+            np.stack([np.arange(length) < len(r) for r in rows]).astype(np.int64)
+        )
     else:
         inputs["attention_mask"] = _masks(rows, length, family)
         inputs["position_ids"] = torch.from_numpy(positions if axes > 1 else positions[0])
-    return Batch(inputs, torch.from_numpy(np.concatenate(predict)), torch.from_numpy(np.concatenate(target)), tuple(paths))
+    return Batch(
+        inputs,
+        torch.from_numpy(np.concatenate(predict)),
+        torch.from_numpy(np.concatenate(target)),
+        tuple(paths),
+    )
 
 
 def _masks(rows: Sequence[Row], length: int, family: Family) -> Any:
-    """Who sees whom, (rows, 1, length, length), True = seen; one mask per kind of layer where a family has two. Padding sees itself only."""
+    """Who sees whom, (rows, 1, length, length), True = seen; one mask per kind of layer where a family has
+    two. Padding sees itself only.
+    """
 
     def mask(window: int | None) -> Tensor:
         made = np.zeros((len(rows), 1, length, length), dtype=np.bool_)
@@ -140,7 +152,9 @@ class Images:
         self.store = FeatureStore(limit_mb)
 
     def features(self, path: str, question: str) -> Any:
-        """What the frozen tower and projector make of an image; the question only completes what the processor is asked."""
+        """What the frozen tower and projector make of an image; the question only completes what the
+        processor is asked.
+        """
         kept = self.store.get(path)
         if kept is None:
             tensors = tensors_of(self._encoder.ask(question, path))
@@ -150,14 +164,20 @@ class Images:
 
 
 class Policy:
-    """Log-probabilities of the answers of some units under a model (which may be wrapped by PEFT, DDP, FSDP)."""
+    """Log-probabilities of the answers of some units under a model (which may be wrapped by PEFT, DDP,
+    FSDP).
+    """
 
     def __init__(self, base: Any, family: Family, encoder: Encoder, images: Images) -> None:
         self._base, self._family, self._encoder, self._images = base, family, encoder, images
         self._head = AnswerHead(base)
 
-    def log_probs(self, model: Any, units: Sequence[Unit], family: Family | None = None, blank: bool = False) -> list[Tensor]:
-        """One tensor (tokens,) per answer, in the order of the units' `answers`. `blank`: with image features of zero, for a check."""
+    def log_probs(
+        self, model: Any, units: Sequence[Unit], family: Family | None = None, blank: bool = False
+    ) -> list[Tensor]:
+        """One tensor (tokens,) per answer, in the order of the units' `answers`. `blank`: with image features
+        of zero, for a check.
+        """
         family = family or self._family
         rows = [(row, unit) for unit in units for row in unit.rows]
         batch = to_batch([row for row, _ in rows], family)
@@ -177,8 +197,8 @@ class Policy:
         return [found[torch.from_numpy(path).to(found.device)] for path in batch.paths]
 
     def _plain(self, rows: Sequence[tuple[Row, Unit]], length: int | None = None) -> dict[str, Tensor]:
-        """What the processor makes of each row's prompt. Values per token are padded with zeros to `length`, which then has ids and mask already;
-        None: an encoder's inputs, padded to the longest prompt.
+        """What the processor makes of each row's prompt. Values per token are padded with zeros to `length`,
+        which then has ids and mask already; None: an encoder's inputs, padded to the longest prompt.
         """
         asked = [self._encoder.plain_inputs(unit.question, unit.image) for _, unit in rows]
         prompts = [a["input_ids"].shape for a in asked]

@@ -1,7 +1,9 @@
-"""All pairs as tokens, with the reference's log-probabilities: computed once, kept in the adapter's folder, refused when stale.
+"""All pairs as tokens, with the reference's log-probabilities: computed once, kept in the adapter's folder,
+refused when stale.
 
-In: pairs, model. Out: `Prepared`. The pairs are worked on in shards of 256; each shard is one file, written whole or not at all, so a killed run
-goes on with the next shard and processes share the work. `reference.json` says what the files were made from.
+In: pairs, model. Out: `Prepared`. The pairs are worked on in shards of 256; each shard is one file, written
+whole or not at all, so a killed run goes on with the next shard and processes share the work.
+`reference.json` says what the files were made from.
 """
 
 from __future__ import annotations
@@ -34,14 +36,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An encoded pair with the reference's log-probability of every answer token; empty arrays where no reference is needed."""
+    """An encoded pair with the reference's log-probability of every answer token; empty arrays where no
+    reference is needed.
+    """
 
     pair: Encoded
     chosen: Floats
     rejected: Floats
 
 
-# --- what the cache was made from ----------------------------------------------------------------------------------------------------------
+# --- what the cache was made from -----------------------------------------------------------------
 
 
 def folder_digest(folder: str) -> str:
@@ -49,7 +53,9 @@ def folder_digest(folder: str) -> str:
     total = hashlib.sha256(b"" if Path(folder).is_dir() else folder.encode())
     for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
         with path.open("rb") as f:
-            total.update(f"{path.relative_to(folder)}:{hashlib.file_digest(f, 'sha256').hexdigest()};".encode())
+            total.update(
+                f"{path.relative_to(folder)}:{hashlib.file_digest(f, 'sha256').hexdigest()};".encode()
+            )
     return total.hexdigest()[:16]
 
 
@@ -57,7 +63,11 @@ def pairs_digest(pairs: Sequence[TrainingPair]) -> str:
     """SHA-256 (16 digits) of what of the pairs reaches the model, and their margins."""
     total = hashlib.sha256()
     for p in pairs:
-        total.update(json.dumps([p.pair_id, p.image, p.width, p.height, p.prompt, p.chosen, p.rejected, p.margin, p.reference]).encode())
+        total.update(
+            json.dumps(
+                [p.pair_id, p.image, p.width, p.height, p.prompt, p.chosen, p.rejected, p.margin, p.reference]
+            ).encode()
+        )
     return total.hexdigest()[:16]
 
 
@@ -71,10 +81,13 @@ def check_fresh(folder: Path, made_from: Mapping[str, Any]) -> None:
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != made_from:
         fields = ", ".join(changed_fields(before, made_from))
-        raise StaleRunError(f"{folder}: the cached reference log-probabilities were made from something else (changed: {fields}); delete the folder")
+        raise StaleRunError(
+            f"{folder}: the cached reference log-probabilities were made from something else (changed: "
+            f"{fields}); delete the folder"
+        )
 
 
-# --- files of a shard ----------------------------------------------------------------------------------------------------------------------
+# --- files of a shard -----------------------------------------------------------------------------
 
 _RAGGED: Mapping[str, Callable[[Prepared], NDArray[Any]]] = {
     "prompt": lambda p: p.pair.prompt,
@@ -107,29 +120,48 @@ def _save(path: Path, kept: Sequence[Prepared], dropped: Sequence[Dropped]) -> N
 def _load(path: Path) -> tuple[list[Prepared], list[Dropped]]:
     with np.load(path) as data:
         about = json.loads(data["about"].tobytes())
-        columns = {n: np.split(data[n], np.cumsum(data[f"{n}/lengths"])[:-1]) for n in _RAGGED} if about["pairs"] else {}
+        columns = (
+            {n: np.split(data[n], np.cumsum(data[f"{n}/lengths"])[:-1]) for n in _RAGGED}
+            if about["pairs"]
+            else {}
+        )
     kept = []
     for i, (pair_id, image_path, question, margin) in enumerate(about["pairs"]):
         c = {n: columns[n][i] for n in _RAGGED}
-        chosen, rejected = Answer(c["chosen_ids"], c["chosen_weights"]), Answer(c["rejected_ids"], c["rejected_weights"])
+        chosen, rejected = (
+            Answer(c["chosen_ids"], c["chosen_weights"]),
+            Answer(c["rejected_ids"], c["rejected_weights"]),
+        )
         positions = c["positions"].reshape(-1, len(c["prompt"]))
-        pair = Encoded(pair_id, image_path, question, c["prompt"], positions, c["image"], chosen, rejected, margin)
+        pair = Encoded(
+            pair_id, image_path, question, c["prompt"], positions, c["image"], chosen, rejected, margin
+        )
         kept.append(Prepared(pair, c["chosen"], c["rejected"]))
     return kept, [Dropped(*d) for d in about["dropped"]]
 
 
-# --- the work ------------------------------------------------------------------------------------------------------------------------------
+# --- the work -------------------------------------------------------------------------------------
 
 
 class Preparer:
     """Encodes pairs and asks the reference."""
 
-    def __init__(self, model: Any, family: Family, encoder: Encoder, policy: Policy, config: TrainConfig, max_length: int | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        family: Family,
+        encoder: Encoder,
+        policy: Policy,
+        config: TrainConfig,
+        max_length: int | None,
+    ) -> None:
         self._model, self._family, self._encoder, self._policy = model, family, encoder, policy
         self._config, self._max_length = config, max_length
 
     def encode(self, pairs: Sequence[TrainingPair]) -> tuple[list[Encoded], list[Dropped]]:
-        """The pairs as tokens; those that cannot be trained on, with reasons: unreadable_image, too_long, same_answer."""
+        """The pairs as tokens; those that cannot be trained on, with reasons: unreadable_image, too_long,
+        same_answer.
+        """
         kept: list[Encoded] = []
         dropped: list[Dropped] = []
         for pair in pairs:
@@ -139,10 +171,15 @@ class Preparer:
                 dropped.append(Dropped(pair.pair_id, "unreadable_image", str(e)))
                 continue
             if self._max_length is not None and encoded.longest > self._max_length:
-                detail = f"{encoded.longest} tokens, expected at most {self._max_length} (prompt {len(encoded.prompt)})"
+                detail = (
+                    f"{encoded.longest} tokens, expected at most {self._max_length} (prompt "
+                    f"{len(encoded.prompt)})"
+                )
                 dropped.append(Dropped(pair.pair_id, "too_long", detail))
             elif np.array_equal(encoded.chosen.ids, encoded.rejected.ids):
-                dropped.append(Dropped(pair.pair_id, "same_answer", "chosen and rejected are the same tokens"))
+                dropped.append(
+                    Dropped(pair.pair_id, "same_answer", "chosen and rejected are the same tokens")
+                )
             else:
                 kept.append(encoded)
         return kept, dropped
@@ -168,12 +205,16 @@ def prepare(
     processes: int = 1,
     wait: Callable[[], None] = lambda: None,
 ) -> tuple[list[Prepared], list[Dropped]]:
-    """All pairs, prepared: shards that have no file are worked on (shard i by process i mod `processes`), then all are read."""
+    """All pairs, prepared: shards that have no file are worked on (shard i by process i mod `processes`),
+    then all are read.
+    """
     shards = [pairs[at : at + SHARD] for at in range(0, len(pairs), SHARD)]
     paths = [folder / f"part-{i:05d}.npz" for i in range(len(shards))]
     done = [p.exists() for p in paths]
     wait()
-    progress.start("train: reference", len(pairs), sum(len(s) for s, d in zip(shards, done, strict=True) if d))
+    progress.start(
+        "train: reference", len(pairs), sum(len(s) for s, d in zip(shards, done, strict=True) if d)
+    )
     for i, (shard, path) in enumerate(zip(shards, paths, strict=True)):
         if not done[i] and i % processes == rank:
             _save(path, *work(shard))

@@ -1,7 +1,7 @@
 """`train`: pairs -> a LoRA adapter.
 
-In: training pairs, a checkpoint folder. Out: a folder that is a normal PEFT adapter, with `history.jsonl` (figures per step), `README.md` (model
-card) and `state/` (cached reference, trainer state for resume).
+In: training pairs, a checkpoint folder. Out: a folder that is a normal PEFT adapter, with `history.jsonl`
+(figures per step), `README.md` (model card) and `state/` (cached reference, trainer state for resume).
 """
 
 from __future__ import annotations
@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 
 NO_PROGRESS = Progress()
 # What of the configuration the cached reference depends on.
-REFERENCE = ("share", "tokens", "max_length", "dtype", "autocast", "attention", "coordinate_weight", "rejected_coordinates")
+REFERENCE = (
+    "share",
+    "tokens",
+    "max_length",
+    "dtype",
+    "autocast",
+    "attention",
+    "coordinate_weight",
+    "rejected_coordinates",
+)
 
 
 def train(
@@ -54,15 +63,20 @@ def train(
     seed: int = 0,
     adapter: str | None = None,
 ) -> TrainResult:
-    """Train a LoRA adapter on pairs and write it to `out_folder`. `model_folder`: a folder or hub name, or a `Checkpoint`, whose dtype
-    and attention give way to the configuration's. `adapter`: start from this one, which is then also the reference.
+    """Train a LoRA adapter on pairs and write it to `out_folder`. `model_folder`: a folder or hub name, or a
+    `Checkpoint`, whose dtype and attention give way to the configuration's. `adapter`: start from this one,
+    which is then also the reference.
 
-    Deterministic on a CPU for a given number of threads. With `resume`, a killed run goes on from its last checkpoint and ends in the same bytes.
-    Raises DataError when no pair can be trained on, StaleRunError when the cache in `out_folder` was made from something else.
+    Deterministic on a CPU for a given number of threads. With `resume`, a killed run goes on from its last
+    checkpoint and ends in the same bytes. Raises DataError when no pair can be trained on, StaleRunError when
+    the cache in `out_folder` was made from something else.
     """
     begin, out = time.monotonic(), Path(out_folder)
     if "://" in out_folder:
-        raise UserError(f"{out_folder}: found a URL, expected a local folder (checkpoints are renamed in place); copy the adapter afterwards")
+        raise UserError(
+            f"{out_folder}: found a URL, expected a local folder (checkpoints are renamed in place); copy "
+            "the adapter afterwards"
+        )
     state = out / "state"
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
@@ -74,7 +88,9 @@ def train(
         model, processor = load_mllm(checkpoint, str(args.device))
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)
-        encoder = Encoder(model, processor, load_image, dialect, config.coordinate_weight, config.rejected_coordinates)
+        encoder = Encoder(
+            model, processor, load_image, dialect, config.coordinate_weight, config.rejected_coordinates
+        )
         family = family_of(model)
         images = Images(model, encoder, config.feature_cache_mb)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
@@ -89,11 +105,16 @@ def train(
             kept, dropped = _prepared(pairs, peft, preparer, identity, state, config, args, progress)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
             if not kept:
-                raise DataError(f"{out}: no pair is left to train on ({', '.join(f'{k}: {v}' for k, v in reasons.items()) or 'there was none'})")
+                raise DataError(
+                    f"{out}: no pair is left to train on "
+                    f"({', '.join(f'{k}: {v}' for k, v in reasons.items()) or 'there was none'})"
+                )
             difference, warned = check_rows(peft, policy, family, kept[0].pair)
             steps = steps_of([p.pair for p in kept], config.batch, config.epochs, seed)
             args = arguments(config, state, len(steps), seed)
-            trainer = PairTrainer(peft, args, kept, Steps(steps, args.process_index, args.world_size), policy, family, config)
+            trainer = PairTrainer(
+                peft, args, kept, Steps(steps, args.process_index, args.world_size), policy, family, config
+            )
             _run(trainer, out, state, steps, progress)
     history = read_history(out / "history.jsonl")
     result = TrainResult(
@@ -129,7 +150,15 @@ def _prepared(
 ) -> tuple[list[Prepared], list[Dropped]]:
     """Tokens and reference log-probabilities of all pairs, from the cache where it has them."""
     needed = config.loss != "sft"
-    check_fresh(state, {**identity, "pairs": pairs_digest(pairs), "reference": needed, **{name: getattr(config, name) for name in REFERENCE}})
+    check_fresh(
+        state,
+        {
+            **identity,
+            "pairs": pairs_digest(pairs),
+            "reference": needed,
+            **{name: getattr(config, name) for name in REFERENCE},
+        },
+    )
 
     def work(shard: Sequence[TrainingPair]) -> tuple[list[Prepared], list[Dropped]]:
         kept, dropped = preparer.encode(shard)
@@ -144,12 +173,16 @@ def _prepared(
     return prepare(pairs, state, work, progress, args.process_index, args.world_size, wait)
 
 
-def _run(trainer: PairTrainer, out: Path, state: Path, steps: Sequence[Sequence[int]], progress: Progress) -> None:
+def _run(
+    trainer: PairTrainer, out: Path, state: Path, steps: Sequence[Sequence[int]], progress: Progress
+) -> None:
     """Train from the last checkpoint, and write the adapter."""
     checkpoint = last_checkpoint(state)
     first = trainer.args.process_index == 0
     if first:
-        trainer.history = History(out / "history.jsonl", int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0)
+        trainer.history = History(
+            out / "history.jsonl", int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0
+        )
     trainer.add_callback(Report(progress, steps))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(out))

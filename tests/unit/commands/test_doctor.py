@@ -52,7 +52,9 @@ Writer = Callable[[str, Box, Frame], str]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 images of several shapes with three objects each, as COCO; and a tiny Qwen2.5-VL for its processor."""
+    """20 images of several shapes with three objects each, as COCO; and a tiny Qwen2.5-VL for its
+    processor.
+    """
     root = tmp_path_factory.mktemp("doctor")
     (root / "images").mkdir()
     rng = np.random.default_rng(1)
@@ -65,8 +67,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             bw, bh = rng.uniform(0.2, 0.5) * w, rng.uniform(0.2, 0.5) * h
             x, y = rng.uniform(0, w - bw), rng.uniform(0, h - bh)
             box = [round(v, 1) for v in (x, y, bw, bh)]
-            annotations.append({"id": 3 * i + k, "image_id": i, "category_id": k, "bbox": box, "area": bw * bh, "iscrowd": 0})
-    coco = {"images": images, "annotations": annotations, "categories": [{"id": k, "name": n} for k, n in enumerate(NAMES)]}
+            annotations.append(
+                {"id": 3 * i + k, "image_id": i, "category_id": k, "bbox": box, "area": bw * bh, "iscrowd": 0}
+            )
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": k, "name": n} for k, n in enumerate(NAMES)],
+    }
     (root / "instances.json").write_text(json.dumps(coco))
     build("qwen2_5_vl", root)
     return root
@@ -75,7 +83,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(world: Path, run: Path, dialect: str | None, **options: int) -> Config:
     return Config(
         run=str(run),
-        data=DataConfig("coco", str(world / "instances.json"), str(world / "images"), cache=str(world / "cache")),
+        data=DataConfig(
+            "coco", str(world / "instances.json"), str(world / "images"), cache=str(world / "cache")
+        ),
         model=ModelConfig(str(world / "qwen2_5_vl"), dialect=dialect, dialect_options=options),
         regions=RegionsConfig(min_objects=2),
         describe=DescribeConfig(max_new_tokens=64),
@@ -91,7 +101,9 @@ def truths(world: Path) -> dict[tuple[str, str], Box]:
     return found
 
 
-def model_that_writes(world: Path, write: Writer, understands: Callable[[str], bool] = lambda prompt: True) -> ScriptedDescriber:
+def model_that_writes(
+    world: Path, write: Writer, understands: Callable[[str], bool] = lambda prompt: True
+) -> ScriptedDescriber:
     """Knows where everything is, a pixel off here and there, and says so in its own way."""
     known = truths(world)
 
@@ -109,12 +121,16 @@ def model_that_writes(world: Path, write: Writer, understands: Callable[[str], b
 
 
 def in_dialect(dialect: Dialect) -> Writer:
-    return lambda phrase, box, frame: dialect.compose([(None if dialect.name == "glm4v" else phrase, [box])], frame)
+    return lambda phrase, box, frame: dialect.compose(
+        [(None if dialect.name == "glm4v" else phrase, [box])], frame
+    )
 
 
 def swapped(phrase: str, box: Box, frame: Frame) -> str:
     """GLM's markers, but rows before columns."""
-    x1, y1, x2, y2 = (round(v * 1000 / side) for v, side in zip(box, (frame.width, frame.height) * 2, strict=True))
+    x1, y1, x2, y2 = (
+        round(v * 1000 / side) for v, side in zip(box, (frame.width, frame.height) * 2, strict=True)
+    )
     return f"<|begin_of_box|>[[{y1}, {x1}, {y2}, {x2}]]<|end_of_box|>"
 
 
@@ -123,17 +139,33 @@ def items(world: Path) -> list[Item]:
     """What the doctor asks for in that world, with the sizes that the processor makes."""
     coco = json.loads((world / "instances.json").read_text())
     records = [ImageRecord(i["file_name"], i["file_name"], i["width"], i["height"]) for i in coco["images"]]
-    boxes = {r.image_id: [Annotation(n, r.image_id, n, b) for (image, n), b in truths(world).items() if image == r.image_id] for r in records}
+    boxes = {
+        r.image_id: [
+            Annotation(n, r.image_id, n, b) for (image, n), b in truths(world).items() if image == r.image_id
+        ]
+        for r in records
+    }
     processor = load_processor(str(world / "qwen2_5_vl"))
     chosen = choose_items(records, boxes, seed=0)
-    return [replace(item, seen=seen_size(processor, noise(0, (item.frame.width, item.frame.height)))) for item in chosen]
+    return [
+        replace(item, seen=seen_size(processor, noise(0, (item.frame.width, item.frame.height))))
+        for item in chosen
+    ]
 
 
-def examine(world: Path, items: list[Item], dialect: str, write: Writer, **options: int) -> dict[str, Finding]:
+def examine(
+    world: Path, items: list[Item], dialect: str, write: Writer, **options: int
+) -> dict[str, Finding]:
     assumed = get_dialect(dialect, **options)  # type: ignore[arg-type]
     describer = model_that_writes(world, write)
     exam = examine_boxes(describer, items, assumed, right_options(world), wording(assumed, "rec"), WORDINGS)
-    return {f.check: f for f in [*box_findings(exam, assumed), reading_finding(describer, items, assumed, wording(assumed, "region_caption"))]}
+    return {
+        f.check: f
+        for f in [
+            *box_findings(exam, assumed),
+            reading_finding(describer, items, assumed, wording(assumed, "region_caption")),
+        ]
+    }
 
 
 def right_options(world: Path) -> dict[str, int]:
@@ -141,13 +173,31 @@ def right_options(world: Path) -> dict[str, int]:
     return dialect_for_checkpoint(str(world / "qwen2_5_vl"))[1]
 
 
-def doctor(world: Path, tmp_path: Path, dialect: str | None, describer: ScriptedDescriber, **options: int) -> dict[str, Finding]:
+def doctor(
+    world: Path, tmp_path: Path, dialect: str | None, describer: ScriptedDescriber, **options: int
+) -> dict[str, Finding]:
     """The whole command."""
-    findings = doctor_config(config(world, tmp_path / "run", dialect, **options), Progress(), describer, Console(quiet=True))
+    findings = doctor_config(
+        config(world, tmp_path / "run", dialect, **options), Progress(), describer, Console(quiet=True)
+    )
     return {f.check: f for f in findings}
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "ferret", "internvl", "asmv2", "shikra", "glm4v", "florence2", "paligemma", "kosmos2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "ferret",
+        "internvl",
+        "asmv2",
+        "shikra",
+        "glm4v",
+        "florence2",
+        "paligemma",
+        "kosmos2",
+    ],
+)
 def test_the_right_contract_is_fine(world: Path, items: list[Item], name: str) -> None:
     options = right_options(world) if name == "qwen2_5_vl" else {}
     found = examine(world, items, name, in_dialect(get_dialect(name, **options)), **options)
@@ -162,26 +212,40 @@ def test_the_right_contract_is_fine(world: Path, items: list[Item], name: str) -
     ("assumed", "written", "looks", "advice"),
     [
         # assumed by the configuration, written by the model, what the boxes look like, what to do
-        ("qwen3_vl", "qwen2_5_vl", "pixels of the resized image", "set dialect: qwen2_5_vl"),  # resized pixels taken for 0-1000
+        # resized pixels taken for 0-1000
+        ("qwen3_vl", "qwen2_5_vl", "pixels of the resized image", "set dialect: qwen2_5_vl"),
         ("qwen2_5_vl", "qwen3_vl", "0-1000, original image", "set dialect: qwen3_vl"),  # the other way round
         ("llava", "ferret", "0-1000, original image", "set dialect: ferret"),  # wrong divisor
-        ("internvl", "asmv2", "padded to a square", "set dialect: asmv2"),  # the same bytes, on a padded square
+        # the same bytes, on a padded square
+        ("internvl", "asmv2", "padded to a square", "set dialect: asmv2"),
         ("glm4v", "swapped", "axes swapped (y x y x)", "no dialect has this contract in this notation"),
-        ("internvl", "ferret", "written as ferret writes them", "set dialect: ferret"),  # right numbers, wrong markup
+        # right numbers, wrong markup
+        ("internvl", "ferret", "written as ferret writes them", "set dialect: ferret"),
     ],
 )
-def test_a_sabotaged_configuration_is_named(world: Path, items: list[Item], assumed: str, written: str, looks: str, advice: str) -> None:
+def test_a_sabotaged_configuration_is_named(
+    world: Path, items: list[Item], assumed: str, written: str, looks: str, advice: str
+) -> None:
     options = right_options(world)
-    write = swapped if written == "swapped" else in_dialect(get_dialect(written, **(options if written == "qwen2_5_vl" else {})))
-    finding = examine(world, items, assumed, write, **(options if assumed == "qwen2_5_vl" else {}))["contract"]
+    write = (
+        swapped
+        if written == "swapped"
+        else in_dialect(get_dialect(written, **(options if written == "qwen2_5_vl" else {})))
+    )
+    finding = examine(world, items, assumed, write, **(options if assumed == "qwen2_5_vl" else {}))[
+        "contract"
+    ]
     assert finding.verdict == "wrong"
     assert looks in finding.found
     assert finding.found.endswith(advice)
 
 
 def test_limits_that_are_not_the_processors_are_named(world: Path, tmp_path: Path) -> None:
-    """The same text means other pixels under another max_pixels: seen without asking the model, and in its answers."""
-    describer = model_that_writes(world, in_dialect(get_dialect("qwen2_5_vl", **right_options(world))))  # type: ignore[arg-type]
+    """The same text means other pixels under another max_pixels: seen without asking the model, and in its
+    answers.
+    """
+    qwen = get_dialect("qwen2_5_vl", **right_options(world))  # type: ignore[arg-type]
+    describer = model_that_writes(world, in_dialect(qwen))
     found = doctor(world, tmp_path, "qwen2_5_vl", describer, min_pixels=784, max_pixels=100 * 784)
     assert found["resized frame"].verdict == "wrong"
     assert "the dialect expects" in found["resized frame"].found
@@ -190,11 +254,23 @@ def test_limits_that_are_not_the_processors_are_named(world: Path, tmp_path: Pat
 
 
 def test_the_whole_command_on_a_right_configuration(world: Path, tmp_path: Path) -> None:
-    """The dialect and its options come from the checkpoint; the page shows eight objects with truth and answer."""
-    describer = model_that_writes(world, in_dialect(get_dialect("qwen2_5_vl", **right_options(world))))  # type: ignore[arg-type]
+    """The dialect and its options come from the checkpoint; the page shows eight objects with truth and
+    answer.
+    """
+    qwen = get_dialect("qwen2_5_vl", **right_options(world))  # type: ignore[arg-type]
+    describer = model_that_writes(world, in_dialect(qwen))
     found = doctor(world, tmp_path, None, describer)
     assert {f.verdict for f in found.values()} == {"fine"}
-    assert set(found) == {"dialect", "image size", "resized frame", "image tokens", "context", "parse rate", "contract", "boxes in prompts"}
+    assert set(found) == {
+        "dialect",
+        "image size",
+        "resized frame",
+        "image tokens",
+        "context",
+        "parse rate",
+        "contract",
+        "boxes in prompts",
+    }
     page = (tmp_path / "run" / "doctor.html").read_text()
     assert page.count('class="o truth"') == page.count('class="o base"') == 8
     assert "data:image/jpeg;base64," in page
@@ -242,12 +318,25 @@ class Rewriting:
 
     def answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
         new = [q for q in queries if (q.image, q.prompt) not in self.known]
-        self.known.update(zip([(q.image, q.prompt) for q in new], self.inner.answer(new, sampling), strict=True))
-        return [[replace(a, text=self._rewritten(a.text, q)) for a in self.known[q.image, q.prompt]] for q in queries]
+        self.known.update(
+            zip([(q.image, q.prompt) for q in new], self.inner.answer(new, sampling), strict=True)
+        )
+        return [
+            [replace(a, text=self._rewritten(a.text, q)) for a in self.known[q.image, q.prompt]]
+            for q in queries
+        ]
 
     def _rewritten(self, text: str, query: Query) -> str:
-        boxes = [box for m in get_dialect("florence2").parse(text, Frame(query.width, query.height)).mentions for box in m.boxes]
-        return "".join(f"<loc_{round(v)}>" for box in boxes for v in self.write(box, query.width, query.height)) if boxes else text
+        boxes = [
+            box
+            for m in get_dialect("florence2").parse(text, Frame(query.width, query.height)).mentions
+            for box in m.boxes
+        ]
+        return (
+            "".join(f"<loc_{round(v)}>" for box in boxes for v in self.write(box, query.width, query.height))
+            if boxes
+            else text
+        )
 
 
 Rewrite = Callable[[Box, int, int], Sequence[float]]
@@ -259,7 +348,9 @@ def same_numbers(box: Box, w: int, h: int) -> Sequence[float]:
 
 def on_a_square(box: Box, w: int, h: int) -> Sequence[float]:
     side = max(w, h)
-    return [(v + pad) * 1000 / side for v, pad in zip(box, ((side - w) // 2, (side - h) // 2) * 2, strict=True)]
+    return [
+        (v + pad) * 1000 / side for v, pad in zip(box, ((side - w) // 2, (side - h) // 2) * 2, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +358,19 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Rewritin
     """The trained checkpoint on 20 images of its world, asked in the words of the run's own benchmark."""
     root = tmp_path_factory.mktemp("embedded")
     write_split(root, "pair", 20)
-    data = DataConfig("coco", str(root / "pair" / "instances.json"), str(root / "pair" / "images"), cache=str(root / "cache"))
+    data = DataConfig(
+        "coco",
+        str(root / "pair" / "instances.json"),
+        str(root / "pair" / "images"),
+        cache=str(root / "cache"),
+    )
     own = EvaluationConfig((BenchmarkConfig("own", "rec", "refcoco", prompt=WHERE),))
-    described = Config(run=str(root / "run"), data=data, model=ModelConfig(str(checkpoint_folder("mllm")), dialect="florence2"), evaluate=own)
+    described = Config(
+        run=str(root / "run"),
+        data=data,
+        model=ModelConfig(str(checkpoint_folder("mllm")), dialect="florence2"),
+        evaluate=own,
+    )
     return described, Rewriting(build_describer(described, image_store(described)))
 
 
@@ -277,21 +378,34 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Rewritin
     ("assumed", "write", "verdict", "says"),
     [
         ("florence2", same_numbers, "fine", ": fine"),
-        ("ferret", same_numbers, "wrong", "set dialect: florence2"),  # the right thousandths in another markup
+        # the right thousandths in another markup
+        ("ferret", same_numbers, "wrong", "set dialect: florence2"),
         ("qwen2_5_vl", same_numbers, "wrong", "set dialect: florence2"),
-        ("florence2", lambda b, w, h: [v * 100 / side for v, side in zip(b, (w, h, w, h), strict=True)], "wrong", "look like 0-100, original image, not florence2"),
-        ("florence2", lambda b, w, h: [same_numbers(b, w, h)[k] for k in (1, 0, 3, 2)], "wrong", "axes swapped (y x y x)"),
-        ("florence2", lambda b, w, h: [v * 112 / side for v, side in zip(b, (w, h, w, h), strict=True)], "wrong", "look like pixels of the resized image"),
+        ("florence2", lambda b, w, h: [v * 100 / side for v, side in zip(b, (w, h, w, h), strict=True)],
+            "wrong", "look like 0-100, original image, not florence2"),
+        ("florence2", lambda b, w, h: [same_numbers(b, w, h)[k] for k in (1, 0, 3, 2)], "wrong",
+            "axes swapped (y x y x)"),
+        ("florence2", lambda b, w, h: [v * 112 / side for v, side in zip(b, (w, h, w, h), strict=True)],
+            "wrong", "look like pixels of the resized image"),
         ("florence2", on_a_square, "wrong", "padded to a square"),
     ],
-    ids=["right", "another markup", "JSON assumed", "another divisor", "swapped axes", "resized pixels", "a padded square"],
+    ids=["right", "another markup", "JSON assumed", "another divisor", "swapped axes", "resized pixels",
+    "a padded square"],
 )  # fmt: skip
-def test_the_embedded_model_is_diagnosed(embedded: tuple[Config, Rewriting], assumed: str, write: Rewrite, verdict: str, says: str) -> None:
-    """The whole command on a real, trained checkpoint, with its answers as they are or with a planted fault."""
+def test_the_embedded_model_is_diagnosed(
+    embedded: tuple[Config, Rewriting], assumed: str, write: Rewrite, verdict: str, says: str
+) -> None:
+    """The whole command on a real, trained checkpoint, with its answers as they are or with a planted
+    fault.
+    """
     described, describer = embedded
     describer.write = write
-    asked = replace(described, model=replace(described.model, dialect=assumed), run=f"{described.run}-{assumed}")
-    finding = {f.check: f for f in doctor_config(asked, Progress(), describer, Console(quiet=True))}["contract"]
+    asked = replace(
+        described, model=replace(described.model, dialect=assumed), run=f"{described.run}-{assumed}"
+    )
+    finding = {f.check: f for f in doctor_config(asked, Progress(), describer, Console(quiet=True))}[
+        "contract"
+    ]
     assert finding.verdict == verdict, finding
     assert says in finding.found
 
@@ -299,8 +413,14 @@ def test_the_embedded_model_is_diagnosed(embedded: tuple[Config, Rewriting], ass
 def test_a_processor_that_crops_the_centre_is_named_with_the_fix(embedded: tuple[Config, Rewriting]) -> None:
     """And a run stops for it before the model is loaded."""
     described, _ = embedded
-    cropping = {"do_center_crop": True, "size": {"shortest_edge": 112}, "crop_size": {"height": 112, "width": 112}}
-    asked = replace(described, model=replace(described.model, processor=cropping), run=f"{described.run}-crop")
+    cropping = {
+        "do_center_crop": True,
+        "size": {"shortest_edge": 112},
+        "crop_size": {"height": 112, "width": 112},
+    }
+    asked = replace(
+        described, model=replace(described.model, processor=cropping), run=f"{described.run}-crop"
+    )
     found = {f.check: f for f in doctor_config(asked, Progress(), console=Console(quiet=True))}
     fix = "set model.processor: {do_center_crop: false, size: {height: 112, width: 112}}"
     assert found["crop"].verdict == "wrong"
@@ -319,21 +439,37 @@ def test_items_are_unambiguous_objects_of_some_size() -> None:
         "cat": [(10.0, 10.0, 40.0, 40.0)],
         "crowd": [(0, 0, 100, 100)],
     }
-    rows = [Annotation(f"{n}{k}", "a", n, b, crowd=n == "crowd") for n, bs in boxes.items() for k, b in enumerate(bs)]
+    rows = [
+        Annotation(f"{n}{k}", "a", n, b, crowd=n == "crowd")
+        for n, bs in boxes.items()
+        for k, b in enumerate(bs)
+    ]
     assert [i.category for i in choose_items([image], {"a": rows}, seed=0)] == ["cat"]
 
 
 def test_what_a_processor_cuts_off_or_cannot_fit_is_said() -> None:
     item = Item("a", Frame(200, 100), (56, 56), "dog", (0, 0, 9, 9))
-    found = {f.check: f for f in processor_findings([item], [Picture((56, 56), 16, 0.5)], get_dialect("ferret"), 500, 100, 512)}
+    found = {
+        f.check: f
+        for f in processor_findings(
+            [item], [Picture((56, 56), 16, 0.5)], get_dialect("ferret"), 500, 100, 512
+        )
+    }
     assert found["image size"].found == "200x100 -> 56x56; up to 50% of an image is cut off"
     assert found["image size"].verdict == "look"
-    assert found["context"].found.startswith("longest prompt 500 + answer 100 = 600 of 512 tokens: answers will be cut")
+    assert found["context"].found.startswith(
+        "longest prompt 500 + answer 100 = 600 of 512 tokens: answers will be cut"
+    )
     assert found["context"].verdict == "wrong"
 
 
 def test_the_preview_shows_what_the_model_receives(world: Path, tmp_path: Path) -> None:
-    """After the chat template, with counts: a 160x160 picture is 112x112 after resizing = 8 x 8 patches, four to a token."""
+    """After the chat template, with counts: a 160x160 picture is 112x112 after resizing = 8 x 8 patches, four
+    to a token.
+    """
     page = preview_prompts(config(world, tmp_path / "run", "qwen3_vl"))
-    assert "&lt;|im_start|&gt;user\n&lt;|vision_start|&gt;&lt;|image_pad|&gt;&lt;|vision_end|&gt;Describe the objects in the region" in page
+    assert (
+        "&lt;|im_start|&gt;user\n&lt;|vision_start|&gt;&lt;|image_pad|&gt;&lt;|vision_end|&gt;Describe the "
+        "objects in the region" in page
+    )
     assert "tokens, 16 of them for 1 image(s)" in page

@@ -1,4 +1,6 @@
-"""Exports hold what their trainers need: literal coordinates in the right frame, both answers, one image each; TRL itself loads one and trains."""
+"""Exports hold what their trainers need: literal coordinates in the right frame, both answers, one image
+each; TRL itself loads one and trains.
+"""
 
 from __future__ import annotations
 
@@ -50,27 +52,38 @@ def test_what_is_written_is_read_back(tmp_path: Path, format: Any) -> None:
     result = export_pairs([PAIR, second], format, tmp_path / "out", FERRET, load_image)
     assert (result.pairs, result.images, result.dropped) == (2, 1, ())
     rows = read_export(tmp_path / "out", format)
-    assert [(r.prompt, r.chosen, r.rejected) for r in rows] == [(p.prompt, p.chosen, p.rejected) for p in (PAIR, second)]
+    assert [(r.prompt, r.chosen, r.rejected) for r in rows] == [
+        (p.prompt, p.chosen, p.rejected) for p in (PAIR, second)
+    ]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(rows[0].image))), np.asarray(load_image("a.png")))
-    assert boxes_in(rows[0].chosen, rows[0].image, FERRET) != boxes_in(rows[0].rejected, rows[0].image, FERRET)
+    assert boxes_in(rows[0].chosen, rows[0].image, FERRET) != boxes_in(
+        rows[0].rejected, rows[0].image, FERRET
+    )
     assert "2 preference pairs" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_pixels_of_the_resized_image_get_that_image(tmp_path: Path, format: Any) -> None:
-    """Qwen2.5-VL sees 200 x 100 as 196 x 112; written in that size, its own resize changes nothing and the numbers stay true."""
+    """Qwen2.5-VL sees 200 x 100 as 196 x 112; written in that size, its own resize changes nothing and the
+    numbers stay true.
+    """
     answers = [f'[{{"bbox_2d": [{x}, 0, 98, 56], "label": "cat"}}]' for x in (0, 28)]
     pair = replace(PAIR, prompt="Where is the cat?", chosen=answers[0], rejected=answers[1])
     export_pairs([pair], format, tmp_path / "out", QWEN, load_image)
     (row,) = read_export(tmp_path / "out", format)
     assert Image.open(io.BytesIO(row.image)).size == (196, 112)
     assert QWEN.model_size(Frame(196, 112)) == (196, 112)
-    assert boxes_in(row.chosen, row.image, QWEN) == [(0.0, 0.0, 0.5, 0.5)]  # the same share of the picture as in the original
+    # the same share of the picture as in the original
+    assert boxes_in(row.chosen, row.image, QWEN) == [(0.0, 0.0, 0.5, 0.5)]
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning", "ignore:.*`loss_type`:FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing:FutureWarning", "ignore:.*`loss_type`:FutureWarning"
+)
 def test_trl_loads_it_and_trains_a_step(tmp_path: Path) -> None:
-    """The parquet file as it is, through datasets' own loader and DPOTrainer's collator; the loss of a fresh adapter is ln 2."""
+    """The parquet file as it is, through datasets' own loader and DPOTrainer's collator; the loss of a fresh
+    adapter is ln 2.
+    """
     from datasets import load_dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -79,13 +92,36 @@ def test_trl_loads_it_and_trains_a_step(tmp_path: Path) -> None:
     from spr.training.config import TrainConfig
     from tests.contract.checkpoints import build
 
-    export_pairs([PAIR, replace(PAIR, pair_id="a#1", image="bb.png")], "trl", tmp_path / "out", FERRET, load_image)
-    data = load_dataset("parquet", data_files=str(tmp_path / "out" / "train.parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    export_pairs(
+        [PAIR, replace(PAIR, pair_id="a#1", image="bb.png")], "trl", tmp_path / "out", FERRET, load_image
+    )
+    data = load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "out" / "train.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
     assert isinstance(data[0]["images"][0], Image.Image)
     model, processor = load_mllm(str(build("llava", tmp_path)))
-    settings = {"max_length": None, "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
-    args = DPOConfig(str(tmp_path / "adapter"), **settings, max_steps=1, per_device_train_batch_size=2, logging_steps=1, save_strategy="no")
-    trainer = DPOTrainer(attach(model, TrainConfig()), args=args, train_dataset=data, processing_class=processor)
+    settings = {
+        "max_length": None,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    args = DPOConfig(
+        str(tmp_path / "adapter"),
+        **settings,
+        max_steps=1,
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        save_strategy="no",
+    )
+    trainer = DPOTrainer(
+        attach(model, TrainConfig()), args=args, train_dataset=data, processing_class=processor
+    )
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
 
@@ -102,7 +138,9 @@ def test_the_form_of_llamafactory(tmp_path: Path) -> None:
 
 
 def test_placeholders_in_texts_are_left_out_and_counted(tmp_path: Path) -> None:
-    """ms-swift would put the chosen boxes into both answers; TRL does not know the word, so there it stays."""
+    """ms-swift would put the chosen boxes into both answers; TRL does not know the word, so there it
+    stays.
+    """
     bad = replace(PAIR, pair_id="bad", rejected="a cat <bbox>.")
     result = export_pairs([PAIR, bad], "ms-swift", tmp_path / "swift", FERRET, load_image)
     assert [(d.item_id, d.reason) for d in result.dropped] == [("bad", "placeholder_in_text")]

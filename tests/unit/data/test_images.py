@@ -1,4 +1,6 @@
-"""Pictures from anywhere: the same pixels from a folder, a zip, a tar and a URL; stored pixels, RGB; broken files have reasons."""
+"""Pictures from anywhere: the same pixels from a folder, a zip, a tar and a URL; stored pixels, RGB; broken
+files have reasons.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,13 @@ def roots(tmp_path: Path) -> list[str]:
     with zipfile.ZipFile(tmp_path / "deep.zip", "w") as z:
         z.write(folder / "a" / "x.png", "val2017/a/x.png")
     fsspec.filesystem("memory").pipe("/spr-images/a/x.png", (folder / "a" / "x.png").read_bytes())
-    return [str(folder), f"{tmp_path}/all.zip", f"{tmp_path}/all.tar.gz", f"zip://val2017::{tmp_path}/deep.zip", "memory://spr-images"]
+    return [
+        str(folder),
+        f"{tmp_path}/all.zip",
+        f"{tmp_path}/all.tar.gz",
+        f"zip://val2017::{tmp_path}/deep.zip",
+        "memory://spr-images",
+    ]
 
 
 @pytest.mark.parametrize("which", range(5), ids=["folder", "zip", "tar", "folder-in-zip", "url"])
@@ -124,7 +132,12 @@ BAD = [
     ("empty.jpg", lambda path: path.write_bytes(b""), SIZE, "unreadable_image"),
     ("text.jpg", lambda path: path.write_bytes(b"<html>404</html>"), SIZE, "unreadable_image"),
     ("cut.jpg", cut_short, (400, 300), "truncated_image"),
-    ("cut.png", lambda p: p.write_bytes(picture(p, 200, 200).read_bytes()[:-60]), (200, 200), "truncated_image"),
+    (
+        "cut.png",
+        lambda p: p.write_bytes(picture(p, 200, 200).read_bytes()[:-60]),
+        (200, 200),
+        "truncated_image",
+    ),
     ("other.png", lambda p: picture(p, 60, 40), SIZE, "size_differs"),
     ("turned.jpg", rotated, (48, 64), "size_differs_exif"),  # annotated on the rotated picture
     ("cmyk.jpg", lambda p: picture(p, *SIZE, mode="CMYK"), SIZE, "cmyk"),
@@ -132,16 +145,29 @@ BAD = [
     ("deep.png", sixteen_bit, SIZE, "sixteen_bit"),
     ("moving.gif", animated, SIZE, "animated"),
     ("moving.webp", animated, SIZE, "animated"),
-    ("bomb.png", lambda p: p.write_bytes(png_of_size(10_000, 10_000)), (10_000, 10_000), "decompression_bomb"),
-    ("huge.png", lambda p: p.write_bytes(png_of_size(60_000, 60_000)), (60_000, 60_000), "decompression_bomb"),
+    (
+        "bomb.png",
+        lambda p: p.write_bytes(png_of_size(10_000, 10_000)),
+        (10_000, 10_000),
+        "decompression_bomb",
+    ),
+    (
+        "huge.png",
+        lambda p: p.write_bytes(png_of_size(60_000, 60_000)),
+        (60_000, 60_000),
+        "decompression_bomb",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "make", "size", "reason"), BAD, ids=[b[0] for b in BAD])
-def test_every_broken_file_has_its_reason(tmp_path: Path, name: str, make: object, size: tuple[int, int], reason: str) -> None:
+def test_every_broken_file_has_its_reason(
+    tmp_path: Path, name: str, make: object, size: tuple[int, int], reason: str
+) -> None:
     make(tmp_path / name)  # type: ignore[operator]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as users have it: a warning that nobody reads
+        # as users have it: a warning that nobody reads
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         problem = open_store(str(tmp_path)).problem(name, *size)
     assert problem is not None
     assert problem.reason == reason

@@ -1,4 +1,6 @@
-"""The streamed reader gives what the standard library gives, wherever its pieces are cut, and says where a file breaks."""
+"""The streamed reader gives what the standard library gives, wherever its pieces are cut, and says where a
+file breaks.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,17 @@ def read(text: str, piece: int, keys: tuple[str, ...] = ("images", "annotations"
 
 
 @given(OBJECTS, OBJECTS, VALUES, st.integers(1, 80), st.sampled_from([None, 1]), st.booleans())
-def test_any_cut_gives_the_same_elements(images: Any, annotations: Any, other: Any, piece: int, indent: int | None, ascii_only: bool) -> None:
-    """Braces, brackets, quotes and commas in strings and in nested values look like ends of elements and are not."""
-    text = json.dumps({"info": other, "images": images, "annotations": annotations, "more": [other, other]}, indent=indent, ensure_ascii=ascii_only)
+def test_any_cut_gives_the_same_elements(
+    images: Any, annotations: Any, other: Any, piece: int, indent: int | None, ascii_only: bool
+) -> None:
+    """Braces, brackets, quotes and commas in strings and in nested values look like ends of elements and are
+    not.
+    """
+    text = json.dumps(
+        {"info": other, "images": images, "annotations": annotations, "more": [other, other]},
+        indent=indent,
+        ensure_ascii=ascii_only,
+    )
     found = read(text, piece)
     assert json.dumps(found) == json.dumps({"images": images, "annotations": annotations})
 

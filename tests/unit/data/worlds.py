@@ -35,14 +35,23 @@ def box(number: int, of: int, xywh: Sequence[float], category: int = 1, **more: 
     return {"id": number, "image_id": of, "category_id": category, "bbox": list(xywh), **more}
 
 
-def coco(folder: Path, images: Sequence[Mapping[str, Any]], annotations: Sequence[Any], categories: Sequence[Any] = CATEGORIES) -> DataConfig:
+def coco(
+    folder: Path,
+    images: Sequence[Mapping[str, Any]],
+    annotations: Sequence[Any],
+    categories: Sequence[Any] = CATEGORIES,
+) -> DataConfig:
     """A COCO file beside an empty image folder. NaN is written as Python writes it."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "boxes.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8")
+    (folder / "boxes.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
+    )
     return DataConfig("coco", str(folder / "boxes.json"), str(folder / "images"))
 
 
-def index(config: DataConfig, out: Path, progress: Callable[[int], object] = int) -> tuple[IndexSummary, Index]:
+def index(
+    config: DataConfig, out: Path, progress: Callable[[int], object] = int
+) -> tuple[IndexSummary, Index]:
     """Build and open."""
     summary = build_index(config, str(out), progress)
     return summary, open_index(str(out))

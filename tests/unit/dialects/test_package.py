@@ -26,7 +26,11 @@ DOCS = Path(__file__).parents[3] / "docs" / "dialects.md"
     ("config", "size"),
     [
         ({}, (1316, 728)),  # class defaults
-        ({"size": {"shortest_edge": 3136, "longest_edge": 12_845_056}, "patch_size": 14, "merge_size": 2}, (1932, 1092)),  # what transformers 5 saves
+        # what transformers 5 saves
+        (
+            {"size": {"shortest_edge": 3136, "longest_edge": 12_845_056}, "patch_size": 14, "merge_size": 2},
+            (1932, 1092),
+        ),
         ({"shortest_edge": 3136, "longest_edge": 12_845_056}, (1932, 1092)),  # `size` alone
         ({"min_pixels": 3136, "max_pixels": 12_845_056}, (1932, 1092)),  # older files
         ({"size": {"longest_edge": 12_845_056}, "max_pixels": 100}, (1932, 1092)),  # `size` wins
@@ -51,7 +55,9 @@ def test_frame_for_reads_processor_configurations(config: dict[str, object], siz
         ((70, 42), (56, 56), (56, 56)),  # 2.5 and 1.5 patches: half to even
     ],
 )
-def test_the_resized_frame_of_qwen(original: tuple[int, int], default: tuple[int, int], released: tuple[int, int]) -> None:
+def test_the_resized_frame_of_qwen(
+    original: tuple[int, int], default: tuple[int, int], released: tuple[int, int]
+) -> None:
     """Worked out from the published formula, for the class default and for the released budget of pixels."""
     assert get_dialect("qwen2_5_vl").model_size(Frame(*original)) == default
     assert get_dialect("qwen2_5_vl", max_pixels=12_845_056).model_size(Frame(*original)) == released
@@ -59,7 +65,11 @@ def test_the_resized_frame_of_qwen(original: tuple[int, int], default: tuple[int
 
 def test_only_pixels_of_the_resized_image_need_its_size() -> None:
     assert get_dialect("qwen2_5_vl").frame_for({}, Frame(1920, 1080)) == (1316, 728)
-    with pytest.raises(DialectError, match="qwen3_vl: found coordinates of the original image, expected a family that writes pixels of the resized"):
+    with pytest.raises(
+        DialectError,
+        match="qwen3_vl: found coordinates of the original image, expected a family that writes pixels of "
+        "the resized",
+    ):
         get_dialect("qwen3_vl").frame_for({}, Frame(1920, 1080))
 
 
@@ -69,27 +79,38 @@ def test_an_image_without_pixels_has_no_resized_size() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [json.loads(line) for line in (GOLDEN.parent / "notations.jsonl").read_text().splitlines()], ids=lambda row: row["id"]
+    "row",
+    [json.loads(line) for line in (GOLDEN.parent / "notations.jsonl").read_text().splitlines()],
+    ids=lambda row: row["id"],
 )
 def test_published_notations(row: dict[str, Any]) -> None:
-    """Texts in the form that each family publishes, with pixels worked out from its formulas by hand (`src`, `note`), not by this code."""
+    """Texts in the form that each family publishes, with pixels worked out from its formulas by hand (`src`,
+    `note`), not by this code.
+    """
     options = {"max_pixels": 1003520} if row["dialect"] == "qwen2_5_vl" else {}
     d, frame = get_dialect(row["dialect"], **options), Frame(row["w"], row["h"])
     g = d.parse(row["raw"], frame)
     assert d.render(g, frame) == row["raw"]
     assert [m.phrase for m in g.mentions] == [e["phrase"] for e in row["expect"]]
     for mention, expected in zip(g.mentions, row["expect"], strict=True):
-        assert np.array(mention.boxes).reshape(-1, 4) == pytest.approx(np.array(expected["px"]).reshape(-1, 4), abs=1e-3)
+        assert np.array(mention.boxes).reshape(-1, 4) == pytest.approx(
+            np.array(expected["px"]).reshape(-1, 4), abs=1e-3
+        )
 
 
 def test_golden_rows() -> None:
-    """Texts with all that is read in them, as data: a change of any of it must be seen in a review. `python -m tests.golden.make` writes it."""
+    """Texts with all that is read in them, as data: a change of any of it must be seen in a review. `python
+    -m tests.golden.make` writes it.
+    """
     rows = json.loads(GOLDEN.read_text(encoding="utf-8"))
     assert len(rows) >= 40
     for row in rows:
         d, frame = get_dialect(row["dialect"], **row["options"]), Frame(*row["size"])
         g = d.parse(row["text"], frame)
-        assert [{"phrase": m.phrase, "boxes": [list(b) for b in m.boxes], "span": list(m.span)} for m in g.mentions] == row["mentions"]
+        assert [
+            {"phrase": m.phrase, "boxes": [list(b) for b in m.boxes], "span": list(m.span)}
+            for m in g.mentions
+        ] == row["mentions"]
         assert [[p.kind, *p.span] for p in g.problems] == row["problems"]
         assert g.plain == row["plain"]
         if row["edit"] is not None:
@@ -128,13 +149,17 @@ def test_a_file_is_read_with_its_problems(tmp_path: Path) -> None:
 
 
 def test_colours_mark_mentions_and_problems() -> None:
-    """Each mention has its colour, problems are red, and control characters of an answer never reach the terminal."""
+    """Each mention has its colour, problems are red, and control characters of an answer never reach the
+    terminal.
+    """
     g = get_dialect("ferret").parse("\x1b[2J\r a dog [1, 2, 3, 4], a cat [9, 8, 7, 1001]", Frame(1000, 1000))
     text = coloured(g)
     assert text.plain == "�[2J� a dog [1, 2, 3, 4], a cat [9, 8, 7, 1001]"
     styles = {(span.start, span.end): str(span.style) for span in text.spans}
     assert [styles[m.span] for m in g.mentions] == ["green", "cyan"]
-    assert {styles[p.span] for p in g.problems if p.kind in ("reversed", "out_of_range")} == {"bold red underline"}
+    assert {styles[p.span] for p in g.problems if p.kind in ("reversed", "out_of_range")} == {
+        "bold red underline"
+    }
 
 
 def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
@@ -148,7 +173,10 @@ def test_mistakes_on_the_command_line_are_one_line(tmp_path: Path) -> None:
 
 def test_importing_dialects_is_cheap() -> None:
     """The package alone is worth installing: nothing but the standard library."""
-    script = "import sys, spr.dialects; sys.exit(', '.join(m for m in ('torch', 'transformers', 'PIL', 'rich', 'pydantic', 'numpy') if m in sys.modules) or 0)"
+    script = (
+        "import sys, spr.dialects; sys.exit(', '.join(m for m in ('torch', 'transformers', 'PIL', "
+        "'rich', 'pydantic', 'numpy') if m in sys.modules) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -167,5 +195,7 @@ def test_the_examples_of_the_page_run() -> None:
     scope = {}
     exec(add, scope)
     d = Dialect("mymodel", *scope["build"]())
-    assert d.parse("<ref>a</ref><box>[[0, 128, 256, 511]]</box>", Frame(512, 512)).mentions[0].boxes == ((0.0, 128.0, 256.0, 511.0),)
+    assert d.parse("<ref>a</ref><box>[[0, 128, 256, 511]]</box>", Frame(512, 512)).mentions[0].boxes == (
+        (0.0, 128.0, 256.0, 511.0),
+    )
     assert "512 per side, 0 to 511" in str(d)

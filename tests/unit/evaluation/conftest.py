@@ -24,7 +24,11 @@ def scene(rng: np.random.Generator) -> tuple[Thing, ...]:
     for k, cell in enumerate(cells):
         x, y = 74 * (cell % 3) + int(rng.integers(0, 10)), 74 * (cell // 3) + int(rng.integers(0, 10))
         noun = found[-1].noun if k == 3 else names[int(rng.integers(len(names)))]
-        found.append(Thing(noun, (float(x), float(y), x + float(rng.integers(20, 60)), y + float(rng.integers(20, 60)))))
+        found.append(
+            Thing(
+                noun, (float(x), float(y), x + float(rng.integers(20, 60)), y + float(rng.integers(20, 60)))
+            )
+        )
     return tuple(found)
 
 

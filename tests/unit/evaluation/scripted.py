@@ -1,4 +1,6 @@
-"""A describer that says what it is told to, by item id: an ordinary class, so that every protocol runs without a model."""
+"""A describer that says what it is told to, by item id: an ordinary class, so that every protocol runs
+without a model.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every form through the embedded model: file -> questions -> generated answers -> metrics, in the suite, on a CPU."""
+"""Every form through the embedded model: file -> questions -> generated answers -> metrics, in the suite, on
+a CPU.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,32 @@ from spr.store.workers import RuntimeConfig
 from spr.types import Prediction
 
 
-def test_every_form_runs_through_the_embedded_model(benchmarks: Mapping[str, BenchmarkConfig], tmp_path: Path) -> None:
-    """Two items of each form, every image a shard of its own; for some forms again in one shard, which must give the same rows."""
+def test_every_form_runs_through_the_embedded_model(
+    benchmarks: Mapping[str, BenchmarkConfig], tmp_path: Path
+) -> None:
+    """Two items of each form, every image a shard of its own; for some forms again in one shard, which must
+    give the same rows.
+    """
     sections = [replace(b, limit=2, max_new_tokens=8) for b in benchmarks.values()]
     describer = HFDescriber(str(checkpoint_folder("mllm")), load_image=FullPaths().load)
     rows: dict[int, dict[str, list[Prediction]]] = {}
-    for size, chosen in ((1, sections), (256, [b for b in sections if b.name in ("mdetr", "regions", "pope")])):
+    for size, chosen in (
+        (1, sections),
+        (256, [b for b in sections if b.name in ("mdetr", "regions", "pope")]),
+    ):
         run = Run(str(tmp_path / str(size)))
         section = EvaluationConfig(tuple(chosen), bootstrap=10)
         runtime = RuntimeConfig(1, 1, size)
-        evaluate_all(run, "evaluation", section, get_dialect("florence2"), {"base": lambda: describer}, {"base": {}}, runtime, Progress())
+        evaluate_all(
+            run,
+            "evaluation",
+            section,
+            get_dialect("florence2"),
+            {"base": lambda: describer},
+            {"base": {}},
+            runtime,
+            Progress(),
+        )
         rows[size] = {b.name: read_predictions(run, "evaluation", b.name, "base") for b in chosen}
         for b in chosen:
             metrics = run.read_json("evaluation", b.name, "base", "metrics.json")

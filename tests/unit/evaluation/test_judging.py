@@ -33,29 +33,53 @@ def values(protocol: str, rows: list[Prediction], **options: object) -> dict[str
     return {k: v["value"] for k, v in measure(rows, p, p.options(**options), 20, 0)["values"].items()}
 
 
-# --- phrases -------------------------------------------------------------------------------------------------------------------------------
+# --- phrases --------------------------------------------------------------------------------------
 
 
 def sentence(*phrases: tuple[str, tuple[Box, ...]]) -> Item:
-    return Item("1_0", "val", "a.jpg", 1000, 1000, ", ".join(p for p, _ in phrases), phrases=tuple(PhraseTruth(p, b) for p, b in phrases))
+    return Item(
+        "1_0",
+        "val",
+        "a.jpg",
+        1000,
+        1000,
+        ", ".join(p for p, _ in phrases),
+        phrases=tuple(PhraseTruth(p, b) for p, b in phrases),
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "dialect", "expected", "why"),
     [
-        ("A man [0, 0, 100, 100] and a dog [200, 0, 300, 100].", "ferret", [A, B], "case and joining words do not matter"),
+        (
+            "A man [0, 0, 100, 100] and a dog [200, 0, 300, 100].",
+            "ferret",
+            [A, B],
+            "case and joining words do not matter",
+        ),
         ("a dog [200, 0, 300, 100], a man [0, 0, 100, 100]", "ferret", [A, B], "nor does the order"),
-        ("I see a man [0, 0, 100, 100].", "ferret", [A, None], "the text before the box ENDS with the query; the dog is a miss"),
+        (
+            "I see a man [0, 0, 100, 100].",
+            "ferret",
+            [A, None],
+            "the text before the box ENDS with the query; the dog is a miss",
+        ),
         ("a woman [0, 0, 100, 100]", "ferret", [None, None], "woman does not end with the word man"),
         ("a man there [0, 0, 100, 100]", "ferret", [None, None], "nor does this end with the query"),
         ("a man [0, 0, 100, 100] [400, 0, 500, 100]", "ferret", [A, None], "R@1 is the first box"),
         (
-            '[{"bbox_2d": [0, 0, 100, 100], "label": "A man."}, {"bbox_2d": [200, 0, 300, 100], "label": "dog"}]',
+            '[{"bbox_2d": [0, 0, 100, 100], "label": "A man."}, {"bbox_2d": [200, 0, 300, 100], "label": '
+            '"dog"}]',
             "qwen3",
             [A, None],
             "marked: equal only",
         ),
-        ('[{"bbox_2d": [0, 0, 100, 100], "label": "I see a man"}]', "qwen3", [None, None], "a marked phrase must not only end with it"),
+        (
+            '[{"bbox_2d": [0, 0, 100, 100], "label": "I see a man"}]',
+            "qwen3",
+            [None, None],
+            "a marked phrase must not only end with it",
+        ),
         ("no boxes", "ferret", [None, None], "nothing read"),
     ],
 )
@@ -68,7 +92,11 @@ def test_whose_box_it_is(answer: str, dialect: str, expected: list[Box | None], 
 def test_two_phrases_with_the_same_words_take_their_boxes_in_order() -> None:
     """A trap: looking the words up in a table gives both the same box."""
     item = sentence(("a man", (A,)), ("another man", (B,)), ("a man", (C,)))
-    both = judged("phrase_grounding", item, "a man [0, 0, 100, 100], another man [200, 0, 300, 100], a man [400, 0, 500, 100]")
+    both = judged(
+        "phrase_grounding",
+        item,
+        "a man [0, 0, 100, 100], another man [200, 0, 300, 100], a man [400, 0, 500, 100]",
+    )
     assert [r.box for r in both] == [A, B, C]
     once = judged("phrase_grounding", item, "a man [0, 0, 100, 100]")
     assert [r.box for r in once] == [A, None, A], "said once, it is the answer to both"
@@ -81,7 +109,9 @@ def test_the_longest_query_that_fits_has_the_box() -> None:
 
 
 def test_a_phrase_with_several_boxes_merged_and_any() -> None:
-    """Two dogs, A and B: the box around both is [0, 0, 300, 100]. Naming A alone is right for ANY (IoU 1) and 1/3 for MERGED."""
+    """Two dogs, A and B: the box around both is [0, 0, 300, 100]. Naming A alone is right for ANY (IoU 1) and
+    1/3 for MERGED.
+    """
     item = sentence(("dogs", (A, B)))
     alone = judged("phrase_grounding", item, "dogs [0, 0, 100, 100]")
     around = judged("phrase_grounding", item, "dogs [0, 0, 300, 100]")
@@ -102,9 +132,19 @@ def test_unmatched_is_not_unparsed() -> None:
 
 
 def test_phrase_types_count_in_each_of_theirs() -> None:
-    item = Item("1", "val", "a", 1000, 1000, "x", phrases=(PhraseTruth("a man", (A,), "people/other"), PhraseTruth("a dog", (B,), "animals")))
+    item = Item(
+        "1",
+        "val",
+        "a",
+        1000,
+        1000,
+        "x",
+        phrases=(PhraseTruth("a man", (A,), "people/other"), PhraseTruth("a dog", (B,), "animals")),
+    )
     p = PROTOCOLS["phrase_grounding"]
-    groups = measure(judged("phrase_grounding", item, "a man [0, 0, 100, 100]"), p, p.options(), 20, 0)["groups"]
+    groups = measure(judged("phrase_grounding", item, "a man [0, 0, 100, 100]"), p, p.options(), 20, 0)[
+        "groups"
+    ]
     assert {g: (v["n"], v["values"]["r1_merged@0.5"]["value"]) for g, v in groups.items()} == {
         "animals": (1, 0.0),
         "other": (1, 1.0),
@@ -114,13 +154,17 @@ def test_phrase_types_count_in_each_of_theirs() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("A man's T-shirt, blue!", ("a", "man", "s", "tshirt", "blue")), ("  ", ()), ("Ein Straße", ("ein", "strasse"))],
+    [
+        ("A man's T-shirt, blue!", ("a", "man", "s", "tshirt", "blue")),
+        ("  ", ()),
+        ("Ein Straße", ("ein", "strasse")),
+    ],
 )
 def test_plain_words(text: str, expected: tuple[str, ...]) -> None:
     assert plain_words(text) == expected
 
 
-# --- any number of boxes -------------------------------------------------------------------------------------------------------------------
+# --- any number of boxes --------------------------------------------------------------------------
 
 
 def many(*boxes: Box) -> Item:
@@ -144,7 +188,9 @@ def test_density_f1(matched: int, written: int, true: int, expected: float) -> N
 def test_matching_goes_in_the_order_of_the_truth() -> None:
     """The first true box takes the only written one it reaches, although the second overlaps it more."""
     assert matched_in_order([(0, 0, 10, 5), (0, 0, 10, 10)], [(0, 0, 10, 10)], 0.5) == 1
-    assert matched_in_order([(0, 0, 10, 10), (0, 0, 10, 5)], [(0, 0, 10, 5), (0, 0, 10, 10)], 0.5) == 2, "each takes its best"
+    assert matched_in_order([(0, 0, 10, 10), (0, 0, 10, 5)], [(0, 0, 10, 5), (0, 0, 10, 10)], 0.5) == 2, (
+        "each takes its best"
+    )
     assert matched_in_order([], [(0, 0, 1, 1)], 0.5) == 0
 
 
@@ -181,7 +227,7 @@ def test_absent_objects(answer: str | Answer, right: bool, read: bool) -> None:
     assert PROTOCOLS["absent_rec"].is_read(rows[0]) is read
 
 
-# --- words ---------------------------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -205,12 +251,24 @@ def test_yes_and_no(answer: str, expected: str | None) -> None:
 
 
 def test_pope_by_hand() -> None:
-    """Truth yes yes no no no; said yes, no, yes, no, nothing. Right: 2 of 5. Said yes: 2, of which 1 true. True yes: 2, of which 1 said."""
+    """Truth yes yes no no no; said yes, no, yes, no, nothing. Right: 2 of 5. Said yes: 2, of which 1 true.
+    True yes: 2, of which 1 said.
+    """
     truth = ["yes", "yes", "no", "no", "no"]
     said = ["Yes", "no", "yes", "No", ""]
-    rows = [judged("pope", Item(str(k), "s", "a", 10, 10, "?", truth=(t,)), s)[0] for k, (t, s) in enumerate(zip(truth, said, strict=True))]
+    rows = [
+        judged("pope", Item(str(k), "s", "a", 10, 10, "?", truth=(t,)), s)[0]
+        for k, (t, s) in enumerate(zip(truth, said, strict=True))
+    ]
     found = values("pope", rows)
-    expected = {"accuracy": 2 / 5, "precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "said_yes": 2 / 5, "parse_rate": 4 / 5}
+    expected = {
+        "accuracy": 2 / 5,
+        "precision": 1 / 2,
+        "recall": 1 / 2,
+        "f1": 1 / 2,
+        "said_yes": 2 / 5,
+        "parse_rate": 4 / 5,
+    }
     assert found == pytest.approx(expected)
 
 
@@ -229,20 +287,38 @@ def test_an_undefined_ratio_is_none() -> None:
         ("It is a carpet.", ("car",), False, True, "and finds names inside words"),
         ("It is a bowl, not a cup.", ("cup",), False, False, "denied"),
         ("It is a cup, not a bowl", ("bowl",), False, True, "Ferret cuts only up to a comma or full stop"),
-        ("It is a notebook, I think.", ("notebook",), True, False, 'Ferret\'s " no…" deletes the word itself'),
+        (
+            "It is a notebook, I think.",
+            ("notebook",),
+            True,
+            False,
+            'Ferret\'s " no…" deletes the word itself',
+        ),
         ("a mug", ("cup", "mug"), True, True, "a synonym"),
     ],
 )
-def test_names_corrected_and_as_ferret_counts(answer: str, truth: tuple[str, ...], corrected: bool, ferret: bool, why: str) -> None:
+def test_names_corrected_and_as_ferret_counts(
+    answer: str, truth: tuple[str, ...], corrected: bool, ferret: bool, why: str
+) -> None:
     assert is_named(answer, truth, "corrected") is corrected, why
     assert is_named(answer, truth, "ferret_compatible") is ferret, why
 
 
 def test_giou_counts_on_request() -> None:
-    """[0, 0, 100, 100] against [100, 0, 200, 100]: IoU 0, hull as large as both: GIoU 0. At a threshold of 0 that is right."""
+    """[0, 0, 100, 100] against [100, 0, 200, 100]: IoU 0, hull as large as both: GIoU 0. At a threshold of 0
+    that is right.
+    """
     rows = judged("rec", Item("1", "v", "a", 1000, 1000, "x", gt=A), "x [100, 0, 200, 100]")
     assert values("rec", rows, overlap="giou", thresholds=(0.0, 0.1)) == pytest.approx(
-        {"acc@0": 1.0, "acc@0.1": 0.0, "mean_giou": 0.0, "mean_giou_read": 0.0, "parse_rate": 1.0, "boxes_per_answer": 1.0, "words_per_answer": 1.0}
+        {
+            "acc@0": 1.0,
+            "acc@0.1": 0.0,
+            "mean_giou": 0.0,
+            "mean_giou_read": 0.0,
+            "parse_rate": 1.0,
+            "boxes_per_answer": 1.0,
+            "words_per_answer": 1.0,
+        }
     )
 
 

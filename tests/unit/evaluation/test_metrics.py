@@ -28,7 +28,9 @@ def test_accuracy_at_the_boundary(ious: list[float | None], expected: float | No
 
 
 def test_keys_are_the_given_numbers() -> None:
-    """np.arange(.5, 1, .05)[2] is 0.6000000000000001, at which an IoU of 0.6 fails: such a key must stay visible."""
+    """np.arange(.5, 1, .05)[2] is 0.6000000000000001, at which an IoU of 0.6 fails: such a key must stay
+    visible.
+    """
     ragged = float(np.arange(0.5, 1, 0.05)[2])
     assert accuracy_at_iou([0.6], [0.6, ragged]) == {0.6: 1.0, ragged: 0.0}
     assert list(accuracy_at_iou([0.6])) == [0.5, 0.6, 0.7, 0.8, 0.9]
@@ -84,4 +86,12 @@ def test_names_stand_word_by_word(text: str, name: str, expected: bool) -> None:
 
 
 def test_words() -> None:
-    assert words("The dog's 'blue' T-shirt -- 2 of them.") == ["the", "dog's", "blue", "t-shirt", "2", "of", "them"]
+    assert words("The dog's 'blue' T-shirt -- 2 of them.") == [
+        "the",
+        "dog's",
+        "blue",
+        "t-shirt",
+        "2",
+        "of",
+        "them",
+    ]

@@ -32,10 +32,18 @@ def cell(table: str, metric: str) -> str:
 
 
 def test_raw_answers_in_a_dialect(tmp_path: Path) -> None:
-    """640 x 480, thousandths: [100, 0, 200, 1000] is x 64 … 128 of all heights. Then the same answer as pixels would be wrong: the frame is named."""
+    """640 x 480, thousandths: [100, 0, 200, 1000] is x 64 … 128 of all heights. Then the same answer as
+    pixels would be wrong: the frame is named.
+    """
     defaults = {"protocol": "rec", "dialect": "qwen3_vl", "width": 640, "height": 480}
-    row = {"gt": [64, 0, 128, 480], "image": "a.jpg", "answer": '{"bbox_2d": [100, 0, 200, 1000], "label": "x"}'}
-    path = jsonl(tmp_path, {"defaults": defaults}, row, {**row, "answer": "I cannot see it."}, {**row, "answer": None})
+    row = {
+        "gt": [64, 0, 128, 480],
+        "image": "a.jpg",
+        "answer": '{"bbox_2d": [100, 0, 200, 1000], "label": "x"}',
+    }
+    path = jsonl(
+        tmp_path, {"defaults": defaults}, row, {**row, "answer": "I cannot see it."}, {**row, "answer": None}
+    )
     table = score_file(path)
     assert "rec · 3 answers, 2 unparsed · 1 images" in table
     assert (cell(table, "acc@0.9"), cell(table, "parse_rate")) == ("33.33", "33.33")
@@ -44,40 +52,79 @@ def test_raw_answers_in_a_dialect(tmp_path: Path) -> None:
 
 
 def test_boxes_without_a_dialect_or_a_size(tmp_path: Path) -> None:
-    rows = [{"gt": GT, "box": [0, 0, 100, 50]}, {"gt": GT, "box": None}, {"gt": GT, "boxes": [[100, 100, 0, 0], GT]}, {"gt": GT, "boxes": []}]
+    rows = [
+        {"gt": GT, "box": [0, 0, 100, 50]},
+        {"gt": GT, "box": None},
+        {"gt": GT, "boxes": [[100, 100, 0, 0], GT]},
+        {"gt": GT, "boxes": []},
+    ]
     table = score_file(jsonl(tmp_path, *rows))
     assert "4 answers, 2 unparsed" in table
-    assert (cell(table, "acc@0.5"), cell(table, "acc@0.6")) == ("50.00", "25.00"), "0.5 counts at 0.5; a reversed box is sorted"
+    assert (cell(table, "acc@0.5"), cell(table, "acc@0.6")) == ("50.00", "25.00"), (
+        "0.5 counts at 0.5; a reversed box is sorted"
+    )
 
 
 def test_options_and_splits(tmp_path: Path) -> None:
-    """Strict comparison: an IoU of exactly 0.5 is wrong. The mean over splits is unweighted: (0 + 1) / 2, over items it is 1/3."""
+    """Strict comparison: an IoU of exactly 0.5 is wrong. The mean over splits is unweighted: (0 + 1) / 2,
+    over items it is 1/3.
+    """
     row = {"gt": GT, "box": [0, 0, 100, 50], "split": "a"}
     defaults = {"options": {"comparison": ">", "thresholds": [0.5]}}
-    table = score_file(jsonl(tmp_path, {"defaults": defaults}, row, {**row, "item_id": "x"}, {"gt": GT, "box": GT, "split": "b"}))
+    table = score_file(
+        jsonl(
+            tmp_path,
+            {"defaults": defaults},
+            row,
+            {**row, "item_id": "x"},
+            {"gt": GT, "box": GT, "split": "b"},
+        )
+    )
     assert cell(table, "acc@0.5") == "33.33"
     assert "mean over splits: acc@0.5 50.00" in table
 
 
 def test_other_protocols(tmp_path: Path) -> None:
-    phrase = {"protocol": "phrase_grounding", "phrases": [{"phrase": "a dog", "boxes": [GT], "type": "animals"}], "width": 1000, "height": 1000}
+    phrase = {
+        "protocol": "phrase_grounding",
+        "phrases": [{"phrase": "a dog", "boxes": [GT], "type": "animals"}],
+        "width": 1000,
+        "height": 1000,
+    }
     rows = [
         {**phrase, "answer": "a dog [0, 0, 100, 100]", "dialect": "ferret"},
-        {"protocol": "pope", "truth": "yes", "answer": "Yes.", "dialect": "ferret", "width": 10, "height": 10},
+        {
+            "protocol": "pope",
+            "truth": "yes",
+            "answer": "Yes.",
+            "dialect": "ferret",
+            "width": 10,
+            "height": 10,
+        },
         {"protocol": "many_boxes", "gt_boxes": [GT], "boxes": [GT, [200, 200, 300, 300]]},
     ]
     table = score_file(jsonl(tmp_path, *rows))
-    assert (cell(table, "r1_merged@0.9"), cell(table, "accuracy"), cell(table, "precision@0.5")) == ("100.00", "100.00", "50.00")
+    assert (cell(table, "r1_merged@0.9"), cell(table, "accuracy"), cell(table, "precision@0.5")) == (
+        "100.00",
+        "100.00",
+        "50.00",
+    )
 
 
 def test_the_schema_of_ten_columns_is_enough(tmp_path: Path) -> None:
     """Another framework writes the first ten columns of predictions.parquet, without image sizes."""
     path = tmp_path / "predictions.parquet"
     row = {
-        "item_id": "1", "protocol": "rec", "split": "val", "image": "a", "expression": "x", "gt": [0.0, 0.0, 100.0, 100.0], "answer": "x",
+        "item_id": "1", "protocol": "rec", "split": "val", "image": "a", "expression": "x", "gt": [0.0, 0.0,
+        100.0, 100.0], "answer": "x",
         "box": [0.0, 0.0, 100.0, 90.0], "iou": 0.9, "problems": [],
     }  # fmt: skip
-    pq.write_table(pa.Table.from_pylist([row, {**row, "item_id": "2", "box": None, "iou": None, "problems": ["no_box"]}]), path)
+    pq.write_table(
+        pa.Table.from_pylist(
+            [row, {**row, "item_id": "2", "box": None, "iou": None, "problems": ["no_box"]}]
+        ),
+        path,
+    )
     table = score_file(path)
     assert "2 answers, 1 unparsed" in table
     assert cell(table, "acc@0.9") == "50.00"
@@ -86,7 +133,21 @@ def test_the_schema_of_ten_columns_is_enough(tmp_path: Path) -> None:
 def test_a_runs_own_file_gives_the_same_numbers(tmp_path: Path) -> None:
     run = Run(str(tmp_path))
     rows = [
-        Prediction(str(k), "rec", "v", f"{k // 2}", "x", (0, 0, 10, 10), "x", (0, 0, 10, k), k / 10, (), 20, 20, boxes=((0, 0, 10, k),))
+        Prediction(
+            str(k),
+            "rec",
+            "v",
+            f"{k // 2}",
+            "x",
+            (0, 0, 10, 10),
+            "x",
+            (0, 0, 10, k),
+            k / 10,
+            (),
+            20,
+            20,
+            boxes=((0, 0, 10, k),),
+        )
         for k in range(10)
     ]
     run.write_rows(rows, Prediction, "predictions.parquet")
@@ -96,20 +157,42 @@ def test_a_runs_own_file_gives_the_same_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "error", "message"),
     [
-        ({"gt": GT}, DataError, r"answers.jsonl:1: found keys \['gt'\], expected answer with dialect, or box, or boxes"),
+        (
+            {"gt": GT},
+            DataError,
+            r"answers.jsonl:1: found keys \['gt'\], expected answer with dialect, or box, or boxes",
+        ),
         ({"box": GT}, DataError, r"found keys \['box'\], expected gt for protocol 'rec'"),
         ({"gt": GT, "answer": "x"}, DataError, r"'width' among them"),
         ({"gt": GT, "answer": "x", "width": 1, "height": 1}, DataError, r"'dialect' among them"),
-        ({"gt": GT, "answer": "x", "width": 1, "height": 1, "dialect": "ferre"}, DialectError, r"answers.jsonl:1: .*did you mean 'ferret'"),
-        ({"gt": GT, "answer": 3, "width": 1, "height": 1, "dialect": "ferret"}, DataError, r"answer: found 3, expected a text"),
-        ({"gt": [5, 0, 1, 1], "box": GT}, DataError, r"gt: found \[5, 0, 1, 1\], expected \[x1, y1, x2, y2\]"),
+        (
+            {"gt": GT, "answer": "x", "width": 1, "height": 1, "dialect": "ferre"},
+            DialectError,
+            r"answers.jsonl:1: .*did you mean 'ferret'",
+        ),
+        (
+            {"gt": GT, "answer": 3, "width": 1, "height": 1, "dialect": "ferret"},
+            DataError,
+            r"answer: found 3, expected a text",
+        ),
+        (
+            {"gt": [5, 0, 1, 1], "box": GT},
+            DataError,
+            r"gt: found \[5, 0, 1, 1\], expected \[x1, y1, x2, y2\]",
+        ),
         ({"gt": GT, "box": [0, 1]}, DataError, r"box: found \[0, 1\], expected four numbers"),
-        ({"gt": GT, "box": GT, "protocol": "recs"}, ConfigError, r"unknown protocol 'recs' \(did you mean 'rec'\?\)"),
+        (
+            {"gt": GT, "box": GT, "protocol": "recs"},
+            ConfigError,
+            r"unknown protocol 'recs' \(did you mean 'rec'\?\)",
+        ),
         ({"gt": GT, "bbox": GT}, DataError, r"unknown column 'bbox' \(did you mean 'box'\?\)"),
         ({"gt": GT, "box": GT, "options": {"x": 1}}, ConfigError, r"options.x: unknown key"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, row: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_mistakes_are_one_line(
+    tmp_path: Path, row: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message) as found:
         score_file(jsonl(tmp_path, row))
     assert "\n" not in str(found.value)

@@ -33,7 +33,7 @@ def both(form: str, path: Path | str, protocol: str = "rec", **changes: Any) -> 
     return read_benchmark(BenchmarkConfig("b", protocol, form, str(path), **given), size_of)
 
 
-# --- pickles -------------------------------------------------------------------------------------------------------------------------------
+# --- pickles --------------------------------------------------------------------------------------
 
 
 class Harmful:
@@ -55,7 +55,8 @@ class Harmful:
         lambda target: f"(i__builtin__\nopen\nS'{target}'\nS'w'\n.".encode(),  # the instance opcode
         lambda target: b"cos\nsystem\n(S'true'\ntR.",
         lambda target: pickle.dumps(Path(target)),  # even a harmless class is not a plain container
-        lambda target: b"\x80\x04\x95\x08\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93.",  # STACK_GLOBAL
+        # STACK_GLOBAL
+        lambda target: b"\x80\x04\x95\x08\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93.",
         lambda target: b"P1\n.",  # an object outside the file
     ],
 )
@@ -85,10 +86,11 @@ def test_a_broken_pickle_is_one_line(content: bytes, tmp_path: Path) -> None:
         load_plain_pickle(path)
 
 
-# --- REFER ---------------------------------------------------------------------------------------------------------------------------------
+# --- REFER ----------------------------------------------------------------------------------------
 
 REF = {
-    "ref_id": 0, "ann_id": 5, "category_id": 1, "image_id": 7, "split": "val", "sent_ids": [0, 1], "file_name": "a_16.jpg",
+    "ref_id": 0, "ann_id": 5, "category_id": 1, "image_id": 7, "split": "val", "sent_ids": [0, 1],
+    "file_name": "a_16.jpg",
     "sentences": [
         {"raw": "THE MAN!", "sent": "the man", "sent_id": 0, "tokens": ["the", "man"]},
         {"raw": "left", "sent": "left", "sent_id": 1, "tokens": ["left"]},
@@ -99,7 +101,9 @@ REF = {
 def refer_folder(folder: Path, name: str = "refcoco", **changes: Any) -> Path:
     folder = folder / name
     folder.mkdir()
-    (folder / f"refs({'umd' if name == 'refcocog' else 'unc'}).p").write_bytes(python2_pickle([{**REF, **changes}]))
+    (folder / f"refs({'umd' if name == 'refcocog' else 'unc'}).p").write_bytes(
+        python2_pickle([{**REF, **changes}])
+    )
     instances = {
         "images": [{"id": 7, "file_name": "a.jpg", "width": 640, "height": 480}],
         "annotations": [{"id": 5, "image_id": 7, "bbox": [10.5, 20, 30, 40]}],
@@ -109,14 +113,19 @@ def refer_folder(folder: Path, name: str = "refcoco", **changes: Any) -> Path:
 
 
 def test_refer(tmp_path: Path) -> None:
-    """Two items per ref; the image is that of instances.json (not the ref's own "a_16.jpg"); x2 = x + w, without "-1"."""
+    """Two items per ref; the image is that of instances.json (not the ref's own "a_16.jpg"); x2 = x + w,
+    without "-1".
+    """
     items, notes = both("refer", refer_folder(tmp_path), images="/data")
     assert [(i.item_id, i.expression, i.image, i.gt) for i in items] == [
         ("0/0", "the man", "/data/a.jpg", (10.5, 20.0, 40.5, 60.0)),
         ("0/1", "left", "/data/a.jpg", (10.5, 20.0, 40.5, 60.0)),
     ]
     assert notes == ["refcoco val: found 1 refs with 2 expressions; the published split has 3811 and 10834"]
-    assert [i.expression for i in read("refer", tmp_path / "refcoco", reader={"text": "raw"})] == ["THE MAN!", "left"]
+    assert [i.expression for i in read("refer", tmp_path / "refcoco", reader={"text": "raw"})] == [
+        "THE MAN!",
+        "left",
+    ]
 
 
 def test_refcocog_is_split_by_umd(tmp_path: Path) -> None:
@@ -138,7 +147,7 @@ def test_wrong_refs(tmp_path: Path, changes: dict[str, Any], message: str) -> No
         read("refer", refer_folder(tmp_path, **changes))
 
 
-# --- MDETR, jsonl --------------------------------------------------------------------------------------------------------------------------
+# --- MDETR, jsonl ---------------------------------------------------------------------------------
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> Path:
@@ -151,13 +160,25 @@ def edit(path: Path, change: Callable[[Any], None]) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["annotations"].pop(), r"images\[\d+\]: found 0 boxes for image id \d+, expected one annotation per expression"),
+        (
+            lambda d: d["annotations"].pop(),
+            r"images\[\d+\]: found 0 boxes for image id \d+, expected one annotation per expression",
+        ),
         (lambda d: d["annotations"].append(d["annotations"][0]), r"found 2 boxes for image id 0"),
         (lambda d: d["images"][0].update(sent="x"), r"images\[0\]: unknown column 'sent'"),
         (lambda d: d["images"][0].pop("caption"), r"images\[0\]: found keys .*expected 'caption' among them"),
-        (lambda d: d["annotations"][1].update(bbox=[0, 0, -1, 5]), r"annotations\[1\].bbox: found \[0, 0, -1, 5\]"),
-        (lambda d: d["annotations"][1].update(bbox=[0, 0, float("nan"), 5]), r"annotations\[1\].bbox: found \[0, 0, nan, 5\], expected four numbers"),
-        (lambda d: d["images"][2].update(width="x"), r"images\[2\].width: found 'x', expected a whole number"),
+        (
+            lambda d: d["annotations"][1].update(bbox=[0, 0, -1, 5]),
+            r"annotations\[1\].bbox: found \[0, 0, -1, 5\]",
+        ),
+        (
+            lambda d: d["annotations"][1].update(bbox=[0, 0, float("nan"), 5]),
+            r"annotations\[1\].bbox: found \[0, 0, nan, 5\], expected four numbers",
+        ),
+        (
+            lambda d: d["images"][2].update(width="x"),
+            r"images\[2\].width: found 'x', expected a whole number",
+        ),
         (lambda d: d.pop("images"), r"expected 'images' among them"),
     ],
 )
@@ -203,7 +224,7 @@ def test_wrong_lines(tmp_path: Path, row: dict[str, Any], message: str) -> None:
         read("qwen_jsonl", jsonl(tmp_path, {**good, **row}))
 
 
-# --- the hub -------------------------------------------------------------------------------------------------------------------------------
+# --- the hub --------------------------------------------------------------------------------------
 
 
 def parquet(path: Path, change: Callable[[list[dict[str, Any]]], Any], out: Path) -> Path:
@@ -217,7 +238,9 @@ HF = "val-00000-of-00001.parquet"
 
 
 def test_jxu124_checks_its_two_boxes_against_each_other(forms: Path, tmp_path: Path) -> None:
-    """The column bbox may be corners or x, y, w, h: both agree with raw_anns. Anything else is refused, never guessed."""
+    """The column bbox may be corners or x, y, w, h: both agree with raw_anns. Anything else is refused, never
+    guessed.
+    """
     path = forms / "hf_refcoco" / HF
     truth = [i.gt for i in read("hf_refcoco", path)]
 
@@ -227,7 +250,10 @@ def test_jxu124_checks_its_two_boxes_against_each_other(forms: Path, tmp_path: P
 
     assert [i.gt for i in read("hf_refcoco", parquet(path, as_xywh, tmp_path / "x.parquet"))] == truth
     with pytest.raises(DataError, match=r"x.parquet\[0\].bbox: found .*expected the box of raw_anns"):
-        read("hf_refcoco", parquet(path, lambda rows: rows[0].update(bbox=[0, 0, 1, 1]), tmp_path / "x.parquet"))
+        read(
+            "hf_refcoco",
+            parquet(path, lambda rows: rows[0].update(bbox=[0, 0, 1, 1]), tmp_path / "x.parquet"),
+        )
 
 
 def test_arrow_files_and_folders_are_read_too(forms: Path, tmp_path: Path) -> None:
@@ -236,7 +262,9 @@ def test_arrow_files_and_folders_are_read_too(forms: Path, tmp_path: Path) -> No
         path = tmp_path / f"{name}.arrow"
         with writer(path, table.schema) as sink:
             sink.write_table(table)
-        assert read("ref_l4", path) == read("ref_l4", forms / "ref_l4" / HF) == read("ref_l4", forms / "ref_l4")
+        assert (
+            read("ref_l4", path) == read("ref_l4", forms / "ref_l4" / HF) == read("ref_l4", forms / "ref_l4")
+        )
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"found no .parquet or .arrow file"):
         read("ref_l4", tmp_path / "none")
@@ -251,7 +279,11 @@ def test_the_hubs_8811_are_not_the_published_split(forms: Path, tmp_path: Path) 
     def many(rows: list[dict[str, Any]]) -> None:
         rows[:] = [{**rows[0], "answer": [f"x {k}"]} for k in range(8811)]
 
-    items, notes = both("lmms_refcoco", parquet(forms / "lmms_refcoco" / HF, many, tmp_path / "x.parquet"), images=str(tmp_path / "pictures"))
+    items, notes = both(
+        "lmms_refcoco",
+        parquet(forms / "lmms_refcoco" / HF, many, tmp_path / "x.parquet"),
+        images=str(tmp_path / "pictures"),
+    )
     assert len(items) == 8811
     assert notes == [NOT_PUBLISHED[8811]]
     assert "3,811 refs" in notes[0]
@@ -276,10 +308,14 @@ def test_refcoco_m_says_which_convention_its_boxes_have(forms: Path, tmp_path: P
             s["bbox"] = [x, y, x + w, y + h]
 
     path = parquet(forms / "refcoco_m" / HF, corners, tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"expected a box inside 224x224; see the option `bbox: xywh \| xyxy`"):
+    with pytest.raises(
+        DataError, match=r"expected a box inside 224x224; see the option `bbox: xywh \| xyxy`"
+    ):
         read("refcoco_m", path, images=str(tmp_path / "p"))
     truth = [i.gt for i in read("refcoco_m", forms / "refcoco_m" / HF, images=str(tmp_path / "p"))]
-    assert [i.gt for i in read("refcoco_m", path, images=str(tmp_path / "p"), reader={"bbox": "xyxy"})] == truth
+    assert [
+        i.gt for i in read("refcoco_m", path, images=str(tmp_path / "p"), reader={"bbox": "xyxy"})
+    ] == truth
 
 
 def test_unknown_and_missing_columns(forms: Path, tmp_path: Path) -> None:
@@ -290,20 +326,28 @@ def test_unknown_and_missing_columns(forms: Path, tmp_path: Path) -> None:
         read("ref_l4", parquet(path, lambda rows: [r.pop("caption") for r in rows], tmp_path / "x.parquet"))
 
 
-@pytest.mark.parametrize(("w", "h", "bucket"), [(128, 127.9, "small"), (128, 128, "medium"), (256, 256, "medium"), (256, 257, "large")])
+@pytest.mark.parametrize(
+    ("w", "h", "bucket"),
+    [(128, 127.9, "small"), (128, 128, "medium"), (256, 256, "medium"), (256, 257, "large")],
+)
 def test_size_buckets_of_ref_l4(w: float, h: float, bucket: str) -> None:
     """Their script: sqrt(w h) < 128 small, <= 256 medium, else large."""
     assert size_bucket((0, 0, w, h)) == bucket
 
 
-# --- Flickr30k -----------------------------------------------------------------------------------------------------------------------------
+# --- Flickr30k ------------------------------------------------------------------------------------
 
-XML = """<annotation><filename>1.jpg</filename><size><width>500</width><height>375</height><depth>3</depth></size>
-<object><name>10</name><name>11</name><bndbox><xmin>0</xmin><ymin>1</ymin><xmax>50</xmax><ymax>60</ymax></bndbox></object>
+XML = """<annotation><filename>1.jpg</filename>
+<size><width>500</width><height>375</height><depth>3</depth></size>
+<object><name>10</name><name>11</name>
+<bndbox><xmin>0</xmin><ymin>1</ymin><xmax>50</xmax><ymax>60</ymax></bndbox></object>
 <object><name>10</name><bndbox><xmin>100</xmin><ymin>1</ymin><xmax>150</xmax><ymax>60</ymax></bndbox></object>
 <object><name>12</name><scene>1</scene><nobndbox>0</nobndbox></object>
 <object><name>13</name><scene>0</scene><nobndbox>1</nobndbox></object></annotation>"""
-SENTENCE = "[/EN#10/people Two men] and [/EN#11/people/other one man] , outdoors in [/EN#12/scene a park] , [/EN#0/notvisual the two] smile ."
+SENTENCE = (
+    "[/EN#10/people Two men] and [/EN#11/people/other one man] , outdoors in [/EN#12/scene a park] "
+    ", [/EN#0/notvisual the two] smile ."
+)
 
 
 def flickr(folder: Path, xml: str = XML, sentence: str = SENTENCE) -> Path:
@@ -316,8 +360,8 @@ def flickr(folder: Path, xml: str = XML, sentence: str = SENTENCE) -> Path:
 
 
 def test_flickr30k_chains_names_and_boxes(tmp_path: Path) -> None:
-    """An object with two names counts for both chains, two objects with one name are two boxes of it; scenes and chain 0 are not asked, and a
-    sentence without any box is no item."""
+    """An object with two names counts for both chains, two objects with one name are two boxes of it; scenes
+    and chain 0 are not asked, and a sentence without any box is no item."""
     items = read("flickr30k", flickr(tmp_path), "phrase_grounding")
     assert [i.item_id for i in items] == ["1_0"]
     assert items[0].expression == "two men, one man"
@@ -351,33 +395,51 @@ def test_sentences() -> None:
 
 
 def test_flickr30k_of_mdetr(tmp_path: Path) -> None:
-    """One annotation may carry the spans of two phrases; "man" twice are two phrases; sizes are texts; a merged file is named."""
+    """One annotation may carry the spans of two phrases; "man" twice are two phrases; sizes are texts; a
+    merged file is named.
+    """
     data = {
-        "images": [{"id": 0, "file_name": "1.jpg", "height": "375", "width": "500", "caption": "a man and a man", "dataset_name": "flickr",
-                    "tokens_negative": [[0, 15]], "sentence_id": 0, "original_img_id": 1, "tokens_positive_eval": [[[0, 5]], [[10, 15]]]}],
+        "images": [{"id": 0, "file_name": "1.jpg", "height": "375", "width": "500",
+        "caption": "a man and a man", "dataset_name": "flickr",
+                    "tokens_negative": [[0, 15]], "sentence_id": 0, "original_img_id": 1,
+                    "tokens_positive_eval": [[[0, 5]], [[10, 15]]]}],
         "annotations": [
-            {"id": 0, "image_id": 0, "bbox": [0, 0, 10, 10], "tokens_positive": [[0, 5], [10, 15]], "category_id": 1, "area": 1, "iscrowd": 0},
-            {"id": 1, "image_id": 0, "bbox": [20, 0, 10, 10], "tokens_positive": [[10, 15]], "category_id": 1, "area": 1, "iscrowd": 0},
+            {"id": 0, "image_id": 0, "bbox": [0, 0, 10, 10], "tokens_positive": [[0, 5], [10, 15]],
+                "category_id": 1, "area": 1, "iscrowd": 0},
+            {"id": 1, "image_id": 0, "bbox": [20, 0, 10, 10], "tokens_positive": [[10, 15]], "category_id": 1,
+                "area": 1, "iscrowd": 0},
         ],
         "categories": [],
     }  # fmt: skip
     path = tmp_path / "final_flickr_mergedGT_val.json"
     path.write_text(json.dumps(data))
     items, notes = both("flickr30k_mdetr", path, "phrase_grounding")
-    assert [(p.phrase, p.boxes) for p in items[0].phrases] == [("a man", ((0, 0, 10, 10),)), ("a man", ((0, 0, 10, 10), (20, 0, 30, 10)))]
+    assert [(p.phrase, p.boxes) for p in items[0].phrases] == [
+        ("a man", ((0, 0, 10, 10),)),
+        ("a man", ((0, 0, 10, 10), (20, 0, 30, 10))),
+    ]
     assert "r1_any equals r1_merged" in notes[0]
     data["annotations"] = []
     path.write_text(json.dumps(data))
-    with pytest.raises(DataError, match=r"images\[0\].tokens_positive_eval\[0\]: found the phrase 'a man' without a box"):
+    with pytest.raises(
+        DataError, match=r"images\[0\].tokens_positive_eval\[0\]: found the phrase 'a man' without a box"
+    ):
         read("flickr30k_mdetr", path, "phrase_grounding")
 
 
-# --- the rest ------------------------------------------------------------------------------------------------------------------------------
+# --- the rest -------------------------------------------------------------------------------------
 
 
 def test_humanref_domains(tmp_path: Path) -> None:
     Image.new("L", (9, 8)).save(tmp_path / "a.png")
-    row = {"id": "1", "image_name": "a.png", "referring": "x", "domain": "position", "sub_domain": "inner/position", "answer_boxes": [[0, 0, 1, 1]]}
+    row = {
+        "id": "1",
+        "image_name": "a.png",
+        "referring": "x",
+        "domain": "position",
+        "sub_domain": "inner/position",
+        "answer_boxes": [[0, 0, 1, 1]],
+    }
     rejected = {**row, "id": "2", "domain": "rejection", "sub_domain": "rejection", "answer_boxes": []}
     path = jsonl(tmp_path, row, rejected)
     assert [(i.group, i.gt_boxes) for i in read("humanref", path, "many_boxes", images=str(tmp_path))] == [
@@ -404,22 +466,36 @@ def test_pope_labels(tmp_path: Path) -> None:
 
 
 def test_lvis_offers_the_wrong_name_first_every_second_time(tmp_path: Path) -> None:
-    row = {"id": 1, "image_path": "a.jpg", "name": "bow_(weapon)", "synonyms": ["bow_(weapon)", "long_bow"], "neg_class": "dog", "width": 200,
-           "height": 100, "bbox_norm": [0, 0, 0.5, 0.5]}  # fmt: skip
+    row = {
+        "id": 1, "image_path": "a.jpg", "name": "bow_(weapon)", "synonyms": ["bow_(weapon)", "long_bow"],
+        "neg_class": "dog", "width": 200, "height": 100, "bbox_norm": [0, 0, 0.5, 0.5],
+    }  # fmt: skip
     items = read("ferret_lvis", jsonl(tmp_path, row, {**row, "id": 2}), "region_choice")
     assert [i.choices for i in items] == [("bow_(weapon)", "dog"), ("dog", "bow_(weapon)")]
-    assert (items[0].region, items[0].truth) == ((0, 0, 100, 50), ("bow (weapon)", "bow", "weapon", "long bow"))
+    assert (items[0].region, items[0].truth) == (
+        (0, 0, 100, 50),
+        ("bow (weapon)", "bow", "weapon", "long bow"),
+    )
 
 
 def test_coco_regions_take_the_options_of_the_drawing(forms: Path) -> None:
     one = read("coco", forms / "instances.json", "region_description")
-    more = read("coco", forms / "instances.json", "region_description", reader={"min_objects": 2, "regions_per_image": 2})
+    more = read(
+        "coco",
+        forms / "instances.json",
+        "region_description",
+        reader={"min_objects": 2, "regions_per_image": 2},
+    )
     assert min(len(i.gt_boxes) for i in one) >= 5
     assert len(more) > len(one)
     with pytest.raises(ConfigError, match=r"reader.regions: unknown option 'regions'"):
         read("coco", forms / "instances.json", "region_description", reader={"regions": 2})
     with pytest.raises(DataError, match=r"annotations\[0\].category_id: found 999"):
-        read("coco", edit(forms / "instances.json", lambda d: d["annotations"][0].update(category_id=999)), "region_classification")
+        read(
+            "coco",
+            edit(forms / "instances.json", lambda d: d["annotations"][0].update(category_id=999)),
+            "region_classification",
+        )
 
 
 def test_captions_from_mdetr_files_group_by_box(forms: Path) -> None:
@@ -439,7 +515,21 @@ def test_visual_genome_names_a_missing_picture(tmp_path: Path) -> None:
         read("visual_genome", path, "region_caption", images=str(tmp_path), check_images=True)
 
 
-@pytest.mark.parametrize("form", ["mdetr", "qwen_jsonl", "refer", "flickr30k", "grefcoco", "humanref", "pope", "coco", "regions_json", "ref_l4"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "mdetr",
+        "qwen_jsonl",
+        "refer",
+        "flickr30k",
+        "grefcoco",
+        "humanref",
+        "pope",
+        "coco",
+        "regions_json",
+        "ref_l4",
+    ],
+)
 def test_a_missing_file_is_named(form: str, tmp_path: Path) -> None:
     protocol = {"flickr30k": "phrase_grounding", "coco": "region_classification"}.get(form, "rec")
     with pytest.raises(DataError, match="nowhere"):
@@ -452,10 +542,18 @@ def test_a_missing_file_is_named(form: str, tmp_path: Path) -> None:
         ("regions_json", "[{", r"file:1:3: not valid JSON"),
         ("regions_json", "{}", r"file: found dict, expected a JSON list"),
         ("regions_json", "[1]", r"file\[0\]: found 1, expected an object"),
-        ("regions_json", '[{"image": "a", "width": 9, "height": 9, "objects": 3}]', r"\[0\].objects: found 3, expected a list"),
+        (
+            "regions_json",
+            '[{"image": "a", "width": 9, "height": 9, "objects": 3}]',
+            r"\[0\].objects: found 3, expected a list",
+        ),
         ("mdetr", "[]", r"file: found \[\], expected an object"),
         ("coco", "[]", r"file: found list, expected an object with images"),
-        ("coco", '{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\]: found keys \['id'\], expected 'width' among them"),
+        (
+            "coco",
+            '{"images": [{"id": 1}], "annotations": [], "categories": []}',
+            r"images\[0\]: found keys \['id'\], expected 'width' among them",
+        ),
         ("coco", '{"images": [], "annotations": [], "categories": []}', r"file: found no item for"),
         ("qwen_jsonl", "{", r"file:1: not valid JSON"),
         ("qwen_jsonl", '["a"]', r"file:1: found \['a'\], expected an object"),
@@ -465,18 +563,31 @@ def test_broken_files_are_one_line(form: str, content: str, message: str, tmp_pa
     path = tmp_path / "file"
     path.write_text(content)
     with pytest.raises(DataError, match=message) as found:
-        read(form, path, {"regions_json": "region_description", "coco": "region_classification"}.get(form, "rec"))
+        read(
+            form,
+            path,
+            {"regions_json": "region_description", "coco": "region_classification"}.get(form, "rec"),
+        )
     assert "\n" not in str(found.value)
 
 
 def test_annotations_of_no_image_are_refused(forms: Path) -> None:
-    with pytest.raises(DataError, match=r"annotations: found image_id 0, expected the id of an image of the file"):
+    with pytest.raises(
+        DataError, match=r"annotations: found image_id 0, expected the id of an image of the file"
+    ):
         read("coco", edit(forms / "instances.json", lambda d: d["images"].pop(0)), "region_classification")
 
 
 def test_lvis_names_its_files_by_url(tmp_path: Path) -> None:
     data = {
-        "images": [{"id": 1, "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg", "width": 9, "height": 9}],
+        "images": [
+            {
+                "id": 1,
+                "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg",
+                "width": 9,
+                "height": 9,
+            }
+        ],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
         "categories": [{"id": 1, "name": "bow_(weapon)", "synonyms": ["long_bow"]}],
     }

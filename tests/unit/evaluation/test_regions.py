@@ -23,11 +23,15 @@ from tests.unit.evaluation.scripted import Scripted
 FERRET = get_dialect("ferret")
 
 
-def evaluate(tmp_path: Path, benchmark: BenchmarkConfig, answers: dict[str, str]) -> tuple[dict[str, Any], list[Prediction], Scripted]:
+def evaluate(
+    tmp_path: Path, benchmark: BenchmarkConfig, answers: dict[str, str]
+) -> tuple[dict[str, Any], list[Prediction], Scripted]:
     run = Run(str(tmp_path / "run"))
     model = Scripted(answers)
     section = EvaluationConfig((benchmark,), bootstrap=50)
-    evaluate_all(run, "evaluation", section, FERRET, {"base": lambda: model}, {"base": {}}, RuntimeConfig(), Progress())
+    evaluate_all(
+        run, "evaluation", section, FERRET, {"base": lambda: model}, {"base": {}}, RuntimeConfig(), Progress()
+    )
     where = ("evaluation", benchmark.name, "base")
     return run.read_json(*where, "metrics.json"), read_predictions(run, *where), model
 
@@ -49,15 +53,23 @@ def regions_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
-DESCRIPTION = "There is a large dog [0, 0, 100, 100], a lion [200, 200, 300, 260], a cat [400, 0, 500, 80] and a small tree [700, 700, 800, 800]."
+DESCRIPTION = (
+    "There is a large dog [0, 0, 100, 100], a lion [200, 200, 300, 260], a cat [400, 0, 500, 80] "
+    "and a small tree [700, 700, 800, 800]."
+)
 
 
 def test_region_description_by_hand(tmp_path: Path) -> None:
-    """First region: 4 boxes. The dog fits by 1, the "lion" lies on the cat by 0.6, the "cat" on the second dog by 0.8, the tree is outside.
-    Second region: no box at all."""
-    benchmark = BenchmarkConfig("regions", "region_description", "regions_json", str(regions_file(tmp_path)), check_images=False)
+    """First region: 4 boxes. The dog fits by 1, the "lion" lies on the cat by 0.6, the "cat" on the second
+    dog by 0.8, the tree is outside. Second region: no box at all."""
+    benchmark = BenchmarkConfig(
+        "regions", "region_description", "regions_json", str(regions_file(tmp_path)), check_images=False
+    )
     metrics, rows, model = evaluate(tmp_path, benchmark, {"/0": DESCRIPTION, "/1": "A dog and a cat."})
-    assert model.seen[0].prompt == "Describe the objects in the region [0, 0, 500, 500] in detail, with their locations."
+    assert (
+        model.seen[0].prompt
+        == "Describe the objects in the region [0, 0, 500, 500] in detail, with their locations."
+    )
     assert (metrics["n"], metrics["unparsed"]) == (2, 1)
     assert rows[0].phrases == ("a large dog", "a lion", "a cat", "a small tree")
     values = {k: v["value"] for k, v in metrics["values"].items()}
@@ -87,25 +99,43 @@ def test_region_description_by_hand(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"objects": []}, r"regions.json\[0\]: found no objects, expected at least one object in the region"),
-        ({"box": [5, 0, 1, 9]}, r"\[0\].box: found \[5, 0, 1, 9\], expected \[x1, y1, x2, y2\] with x1 <= x2"),
+        (
+            {"box": [5, 0, 1, 9]},
+            r"\[0\].box: found \[5, 0, 1, 9\], expected \[x1, y1, x2, y2\] with x1 <= x2",
+        ),
         ({"box": [0, 0, 1]}, r"\[0\].box: found \[0, 0, 1\], expected four numbers"),
         ({"width": 0}, r"\[0\]: found a size of 0x1000"),
         ({"caption": "x"}, r"\[0\]: unknown column 'caption'"),
         ({"image": ""}, r"\[0\].image: found '', expected a text"),
-        ({"objects": [{"box": [0, 0, 1, 1]}]}, r"\[0\].objects\[0\]: found keys \['box'\], expected 'category' among them"),
+        (
+            {"objects": [{"box": [0, 0, 1, 1]}]},
+            r"\[0\].objects\[0\]: found keys \['box'\], expected 'category' among them",
+        ),
         ({"id": 1}, r"found item '1' of split '' twice"),
     ],
 )
 def test_wrong_regions(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    benchmark = BenchmarkConfig("regions", "region_description", "regions_json", str(regions_file(tmp_path, **changes)), check_images=False)
+    benchmark = BenchmarkConfig(
+        "regions",
+        "region_description",
+        "regions_json",
+        str(regions_file(tmp_path, **changes)),
+        check_images=False,
+    )
     with pytest.raises(DataError, match=message):
         evaluate(tmp_path, benchmark, {})
 
 
 def coco_file(folder: Path) -> Path:
     data = {
-        "images": [{"id": 7, "file_name": "a.jpg", "width": 1000, "height": 1000}, {"id": 8, "file_name": "empty.jpg", "width": 10, "height": 10}],
-        "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "bow_(weapon)", "synonyms": ["bow_(weapon)", "long_bow"]}],
+        "images": [
+            {"id": 7, "file_name": "a.jpg", "width": 1000, "height": 1000},
+            {"id": 8, "file_name": "empty.jpg", "width": 10, "height": 10},
+        ],
+        "categories": [
+            {"id": 1, "name": "dog"},
+            {"id": 2, "name": "bow_(weapon)", "synonyms": ["bow_(weapon)", "long_bow"]},
+        ],
         "annotations": [
             {"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 100, 100], "iscrowd": 0},
             {"id": 2, "image_id": 7, "category_id": 2, "bbox": [10, 20, 30, 40]},
@@ -119,9 +149,15 @@ def coco_file(folder: Path) -> Path:
 
 
 def test_region_classification_by_hand(tmp_path: Path) -> None:
-    """Three objects (a crowd is none); the second is named by its synonym, the third by a word that only contains the name."""
-    benchmark = BenchmarkConfig("objects", "region_classification", "coco", str(coco_file(tmp_path)), check_images=False)
-    metrics, rows, model = evaluate(tmp_path, benchmark, {"/1": "a Dog.", "/2": "It is a long bow", "/4": "a hotdog"})
+    """Three objects (a crowd is none); the second is named by its synonym, the third by a word that only
+    contains the name.
+    """
+    benchmark = BenchmarkConfig(
+        "objects", "region_classification", "coco", str(coco_file(tmp_path)), check_images=False
+    )
+    metrics, rows, model = evaluate(
+        tmp_path, benchmark, {"/1": "a Dog.", "/2": "It is a long bow", "/4": "a hotdog"}
+    )
     assert [q.prompt for q in model.seen][1] == "What is the object in the region [10, 20, 40, 60]?"
     assert rows[1].truth == ("bow", "long bow")
     assert (metrics["n"], metrics["unparsed"]) == (3, 0)
@@ -141,15 +177,29 @@ DOGS = [{"category": "dog", "box": [0, 0, 100, 100]}, {"category": "dog", "box":
     [
         ("a dog [0, 0, 100, 100], a cat [200, 0, 300, 100]", 2, 2, "both phrases, both boxes"),
         ("A Dog [0, 0, 100, 100]", 1, 1, "without regard to case"),
-        ("a dog [0, 0, 100, 100], a dog [200, 0, 300, 100]", 1, 2, "the second box is right, its phrase is not"),
+        (
+            "a dog [0, 0, 100, 100], a dog [200, 0, 300, 100]",
+            1,
+            2,
+            "the second box is right, its phrase is not",
+        ),
         ("a large dog [0, 0, 100, 100]", 0, 1, "another phrase is another thing"),
         ("a cat [0, 0, 100, 100], a dog [200, 0, 300, 100]", 0, 2, "boxes swapped"),
     ],
 )
-def test_f1_wants_the_phrase_as_well_as_the_box(tmp_path: Path, answer: str, matched: int, written: int, why: str) -> None:
-    objects = [{"category": "dog", "phrase": "a dog", "box": [0, 0, 100, 100]}, {"category": "cat", "phrase": "a cat", "box": [200, 0, 300, 100]}]
+def test_f1_wants_the_phrase_as_well_as_the_box(
+    tmp_path: Path, answer: str, matched: int, written: int, why: str
+) -> None:
+    objects = [
+        {"category": "dog", "phrase": "a dog", "box": [0, 0, 100, 100]},
+        {"category": "cat", "phrase": "a cat", "box": [200, 0, 300, 100]},
+    ]
     path = tmp_path / "regions.json"
-    path.write_text(json.dumps([{"image": "a", "width": 1000, "height": 1000, "box": [0, 0, 500, 500], "objects": objects}]))
+    path.write_text(
+        json.dumps(
+            [{"image": "a", "width": 1000, "height": 1000, "box": [0, 0, 500, 500], "objects": objects}]
+        )
+    )
     benchmark = BenchmarkConfig("r", "region_description", "regions_json", str(path), check_images=False)
     metrics, rows, _ = evaluate(tmp_path, benchmark, {"/0": answer})
     values = metrics["values"]
@@ -158,7 +208,19 @@ def test_f1_wants_the_phrase_as_well_as_the_box(tmp_path: Path, answer: str, mat
     assert values["recall@0.5"]["value"] == pytest.approx(matched / 2), why
     assert values["f1@0.5"]["value"] == pytest.approx(2 * matched / (written + 2)), why
     names = set(pq.read_schema(tmp_path / "run" / "evaluation" / "r" / "base" / "predictions.parquet").names)
-    assert {"item_id", "image", "width", "height", "region", "answer", "gt", "gt_phrases", "boxes", "phrases", "problems"} <= names
+    assert {
+        "item_id",
+        "image",
+        "width",
+        "height",
+        "region",
+        "answer",
+        "gt",
+        "gt_phrases",
+        "boxes",
+        "phrases",
+        "problems",
+    } <= names
 
 
 @pytest.mark.parametrize(
@@ -173,9 +235,15 @@ def test_f1_wants_the_phrase_as_well_as_the_box(tmp_path: Path, answer: str, mat
         ("two dogs", None, 0.0, "no box: nothing to be precise about"),
     ],
 )
-def test_one_region_at_a_time(tmp_path: Path, answer: str, precision: float | None, recall: float, why: str) -> None:
+def test_one_region_at_a_time(
+    tmp_path: Path, answer: str, precision: float | None, recall: float, why: str
+) -> None:
     path = tmp_path / "regions.json"
-    path.write_text(json.dumps([{"image": "a", "width": 1000, "height": 1000, "box": [0, 0, 500, 500], "objects": DOGS}]))
+    path.write_text(
+        json.dumps([{"image": "a", "width": 1000, "height": 1000, "box": [0, 0, 500, 500], "objects": DOGS}])
+    )
     benchmark = BenchmarkConfig("r", "region_description", "regions_json", str(path), check_images=False)
     values = evaluate(tmp_path, benchmark, {"/0": answer})[0]["values"]
-    assert (values["box_precision@0.5"]["value"], values["box_recall@0.5"]["value"]) == (precision, recall), why
+    assert (values["box_precision@0.5"]["value"], values["box_recall@0.5"]["value"]) == (precision, recall), (
+        why
+    )

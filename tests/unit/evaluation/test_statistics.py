@@ -23,7 +23,8 @@ def rows(ious: list[float | None], per_image: int = 1, split: str = "v") -> list
         box = None if value is None else (0.0, 0.0, 100.0, 100.0 * value)
         made.append(
             Prediction(
-                f"{split}/{k}", "rec", split, f"{split}{k // per_image}", "x", (0, 0, 100, 100), "x", box, value, () if box else ("no_box",), 200, 200,
+                f"{split}/{k}", "rec", split, f"{split}{k // per_image}", "x", (0, 0, 100, 100), "x", box,
+                value, () if box else ("no_box", ), 200, 200,
                 boxes=(box,) if box else (),
             )
         )  # fmt: skip
@@ -38,7 +39,9 @@ def test_resamples_draw_as_many_images_as_there_are() -> None:
 
 
 def test_an_interval_covers_the_binomial_one() -> None:
-    """400 items on 400 images, half of them right: the 95 % interval is 0.5 +- 1.96 * sqrt(0.25 / 400) = 0.5 +- 0.049."""
+    """400 items on 400 images, half of them right: the 95 % interval is 0.5 +- 1.96 * sqrt(0.25 / 400) = 0.5
+    +- 0.049.
+    """
     found = measure(rows([0.9, 0.1] * 200), REC, REC.options(), 2000, 0)["values"]["acc@0.5"]
     assert found["value"] == 0.5
     assert (found["low"], found["high"]) == (pytest.approx(0.451, abs=0.006), pytest.approx(0.549, abs=0.006))
@@ -46,7 +49,9 @@ def test_an_interval_covers_the_binomial_one() -> None:
 
 
 def test_questions_of_one_image_are_not_independent() -> None:
-    """The same answers, but ten questions an image, all right or all wrong: the interval is sqrt(10) as wide."""
+    """The same answers, but ten questions an image, all right or all wrong: the interval is sqrt(10) as
+    wide.
+    """
     ious: list[float | None] = [0.9] * 10 + [0.1] * 10
     apart = measure(rows([0.9, 0.1] * 100), REC, REC.options(), 2000, 0)["values"]["acc@0.5"]
     together = measure(rows(ious * 10, per_image=10), REC, REC.options(), 2000, 0)["values"]["acc@0.5"]
@@ -55,7 +60,9 @@ def test_questions_of_one_image_are_not_independent() -> None:
 
 
 def test_pairing_sees_what_two_intervals_cannot() -> None:
-    """Every tenth item better, none worse: +0.1 with an interval that excludes 0, although each accuracy alone is +- 0.07."""
+    """Every tenth item better, none worse: +0.1 with an interval that excludes 0, although each accuracy
+    alone is +- 0.07.
+    """
     before: list[float | None] = [0.9, 0.1] * 100
     after = [0.9 if k % 20 == 1 else v for k, v in enumerate(before)]
     found = compare({"base": rows(before), "spr": rows(after)}, REC, REC.options(), 1000, 0)["models"]["spr"]
@@ -92,7 +99,9 @@ def test_models_on_different_items_are_not_compared() -> None:
 def test_tables_stand_beside_the_papers_row() -> None:
     before, after = rows([0.9, 0.1, None]), rows([0.9, 0.9, None])
     comparison = compare({"base": before, "spr": after}, REC, REC.options(), 50, 0)
-    models = {name: measure(r, REC, REC.options(), 50, 0) for name, r in {"base": before, "spr": after}.items()}
+    models = {
+        name: measure(r, REC, REC.options(), 50, 0) for name, r in {"base": before, "spr": after}.items()
+    }
     table = comparison_table(models, comparison).splitlines()
     assert table[0] == "| rec | acc@0.5 | acc@0.6 | acc@0.7 | acc@0.8 | acc@0.9 | n | unparsed |"
     assert table[3].startswith("| paper: Ferret-7B + SPR | 84.93 | 82.36 | 78.42 | 70.09 | 52.21 |")
@@ -103,13 +112,22 @@ def test_tables_stand_beside_the_papers_row() -> None:
 
 
 def test_the_form_of_lmms_eval() -> None:
-    """Its table builder reads results[task]["metric,filter"], "alias", n-shot and higher_is_better (lmms_eval/utils.py, make_table)."""
+    """Its table builder reads results[task]["metric,filter"], "alias", n-shot and higher_is_better
+    (lmms_eval/utils.py, make_table).
+    """
     metrics = measure(rows([0.9, 0.1]), REC, REC.options(), 50, 0)
     strict = measure(rows([0.9, 0.1]), REC, REC.options(comparison=">"), 50, 0)
     found = lmms_results("spr", {"refcoco": metrics, "strict": strict})
     assert found["results"]["refcoco_v"]["refcoco_ACC@0.5,none"] == 0.5
     assert found["results"]["refcoco_v"]["refcoco_IoU,none"] == pytest.approx(0.5)
-    assert found["results"]["refcoco_v"]["refcoco_ACC@0.5_stderr,none"] == metrics["values"]["acc@0.5"]["error"]
-    assert "refcoco_ACC@0.5,none" not in found["results"]["strict_v"], "another way of counting keeps our name"
-    assert found["n-samples"] == {"refcoco_v": {"original": 2, "effective": 2}, "strict_v": {"original": 2, "effective": 2}}
+    assert (
+        found["results"]["refcoco_v"]["refcoco_ACC@0.5_stderr,none"] == metrics["values"]["acc@0.5"]["error"]
+    )
+    assert "refcoco_ACC@0.5,none" not in found["results"]["strict_v"], (
+        "another way of counting keeps our name"
+    )
+    assert found["n-samples"] == {
+        "refcoco_v": {"original": 2, "effective": 2},
+        "strict_v": {"original": 2, "effective": 2},
+    }
     assert set(found["higher_is_better"]["refcoco_v"]) >= {"refcoco_ACC@0.5", "refcoco_IoU"}

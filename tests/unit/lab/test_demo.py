@@ -27,8 +27,17 @@ def test_the_demo_asks_what_the_model_was_taught(tmp_path: Path) -> None:
     ("variant", "name", "overrides"),
     [
         ("base", "base", []),
-        ("strong: adapters.spr.learning_rate=1e-4, pair.lam=0.5", "strong", ["adapters.spr.learning_rate=1e-4", "pair.lam=0.5"]),
-        ("few:describe.templates=[plain, crop],seed=3", "few", ["describe.templates=[plain, crop]", "seed=3"]),  # a comma inside a value
+        (
+            "strong: adapters.spr.learning_rate=1e-4, pair.lam=0.5",
+            "strong",
+            ["adapters.spr.learning_rate=1e-4", "pair.lam=0.5"],
+        ),
+        # a comma inside a value
+        (
+            "few:describe.templates=[plain, crop],seed=3",
+            "few",
+            ["describe.templates=[plain, crop]", "seed=3"],
+        ),
     ],
 )
 def test_a_variant_of_tuning_is_a_name_with_overrides(variant: str, name: str, overrides: list[str]) -> None:
@@ -40,4 +49,6 @@ def test_tuning_asks_val_and_nothing_else() -> None:
     config = on_val(load_config(CONFIG), 50)
     assert list(config.adapters) == ["spr"]
     assert [(b.name, b.split, b.limit) for b in config.evaluate.benchmarks] == [("val", "val", 50)]
-    assert all(f"/{other}/" not in config.evaluate.benchmarks[0].path for other in ("test", "shifted", "pair"))
+    assert all(
+        f"/{other}/" not in config.evaluate.benchmarks[0].path for other in ("test", "shifted", "pair")
+    )

@@ -1,4 +1,6 @@
-"""Random checkpoints of the embedded architectures, saved and loaded like any other, and pictures of noise."""
+"""Random checkpoints of the embedded architectures, saved and loaded like any other, and pictures of
+noise.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def load_noise(path: str) -> Image.Image:
     if path == "missing":
         raise FileNotFoundError(2, "No such file", path)
     seed, _, size = path.partition("@")
-    return noise(int(seed), tuple(int(v) for v in size.split("x")) if size else (224, 224))  # type: ignore[arg-type]
+    width, _, height = (size or "224x224").partition("x")
+    return noise(int(seed), (int(width), int(height)))
 
 
 @pytest.fixture(scope="session")

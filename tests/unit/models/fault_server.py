@@ -1,4 +1,6 @@
-"""A real HTTP server on 127.0.0.1 that speaks chat completions, and fails as it is told to. Every request and every answer it gave is kept."""
+"""A real HTTP server on 127.0.0.1 that speaks chat completions, and fails as it is told to. Every request and
+every answer it gave is kept.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ FAULTS = ("429", "500", "drop", "half", "garbage", "html", "no_choices", "abort"
 
 @dataclass
 class Script:
-    """What the server does. `faults` per prompt text: one per request ("ok" = none), then it answers. `at_most`: choices per request, whatever `n` says."""
+    """What the server does. `faults` per prompt text: one per request ("ok" = none), then it answers.
+    `at_most`: choices per request, whatever `n` says.
+    """
 
     faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     at_most: int = 100
@@ -80,11 +84,16 @@ class _Handler(BaseHTTPRequestHandler):
             k = script.seen[prompt]
             script.seen[prompt] += 1
             urls = [part["image_url"]["url"] for part in content[:-1]]
-            script.images[prompt] = [Image.open(io.BytesIO(base64.b64decode(u.removeprefix("data:image/png;base64,")))) for u in urls]
+            script.images[prompt] = [
+                Image.open(io.BytesIO(base64.b64decode(u.removeprefix("data:image/png;base64,"))))
+                for u in urls
+            ]
         if script.status:
             return self._send(script.status, script.body.encode())
         if script.strict and "skip_special_tokens" in body:
-            return self._send(422, b'{"detail": "Unexpected fields in the request: {\'skip_special_tokens\'}"}')
+            return self._send(
+                422, b'{"detail": "Unexpected fields in the request: {\'skip_special_tokens\'}"}'
+            )
         faults = script.faults.get(prompt, ())
         if k < len(faults) and faults[k] != "ok":
             return self._fail(faults[k])
@@ -93,7 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
             start = script.delivered[prompt]
             count = min(body.get("n", 1), script.at_most)
             script.delivered[prompt] += count
-        choices = [{"message": {"content": script.reply(prompt, start + i)}, "finish_reason": script.finish} for i in range(count)]
+        choices = [
+            {"message": {"content": script.reply(prompt, start + i)}, "finish_reason": script.finish}
+            for i in range(count)
+        ]
         return self._send(200, _completion(choices))
 
     def _fail(self, fault: str) -> None:

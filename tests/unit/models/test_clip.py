@@ -40,7 +40,9 @@ def test_the_whole_image_as_a_region_is_the_image(scorer: DualEncoderScorer) -> 
 
 
 def test_a_region_is_the_last_block_with_a_mask(scorer: DualEncoderScorer) -> None:
-    """The reference masks the whole last layer of the official model: the class token's row sees itself and the region's patches."""
+    """The reference masks the whole last layer of the official model: the class token's row sees itself and
+    the region's patches.
+    """
     states = scorer.tower.states(scorer.fit.pixels([noise(1)]))
     inside = np.stack([patches_inside(scorer.fit.centres((224, 224), {}), r) for r in REGIONS])
     vision = scorer.model.vision_model
@@ -63,14 +65,20 @@ def test_cosines_of_pairs_are_those_of_one_at_a_time(scorer: DualEncoderScorer) 
 
 
 def test_the_crop_is_what_the_processor_makes_of_it(scorer: DualEncoderScorer) -> None:
-    """Squashed to the square without a centre crop: the numbers of the official processor with those two settings."""
+    """Squashed to the square without a centre crop: the numbers of the official processor with those two
+    settings.
+    """
     part = crop(noise(1), REGIONS[0])
     assert part.size == (110, 180)
-    pixels = scorer.fit.processor(images=[part], size={"height": 112, "width": 112}, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    pixels = scorer.fit.processor(
+        images=[part], size={"height": 112, "width": 112}, do_center_crop=False, return_tensors="pt"
+    )["pixel_values"]
     official = scorer.model.get_image_features(pixels).pooler_output
     text = scorer.texts(TEXTS[:1])[0]
     expected = torch.cosine_similarity(official, text[None]).item()
-    assert scorer.similarities("1", REGIONS[:1], TEXTS[:1], [(0, 0)])[0][0] == pytest.approx(expected, abs=1e-6)
+    assert scorer.similarities("1", REGIONS[:1], TEXTS[:1], [(0, 0)])[0][0] == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,20 +87,29 @@ def test_the_crop_is_what_the_processor_makes_of_it(scorer: DualEncoderScorer) -
         # 8 x 8 patches; 640 x 480; the first and the last patch centre, by hand
         ("squash", (640, 480), (40.0, 30.0), (600.0, 450.0)),  # a patch covers 80 x 60
         ("pad", (640, 480), (40.0, -40.0), (600.0, 520.0)),  # a square of 640, 80 px above and below
-        ("center_crop", (640, 480), (110.0, 30.0), (530.0, 450.0)),  # the middle 480 x 480: 60 px each, from x = 80
+        # the middle 480 x 480: 60 px each, from x = 80
+        ("center_crop", (640, 480), (110.0, 30.0), (530.0, 450.0)),
     ],
 )
 def test_where_patches_lie(
-    checkpoints: Callable[[str], str], fit: str, size: tuple[int, int], first: tuple[float, float], last: tuple[float, float]
+    checkpoints: Callable[[str], str],
+    fit: str,
+    size: tuple[int, int],
+    first: tuple[float, float],
+    last: tuple[float, float],
 ) -> None:
-    centres = DualEncoderScorer(checkpoints("clip"), load_image=load_noise, clip_fit=fit).fit.centres(size, {})
+    centres = DualEncoderScorer(checkpoints("clip"), load_image=load_noise, clip_fit=fit).fit.centres(
+        size, {}
+    )
     assert tuple(centres[0]) == pytest.approx(first)
     assert tuple(centres[-1]) == pytest.approx(last)
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "center_crop"])
 def test_a_mark_lights_up_the_patch_at_its_place(checkpoints: Callable[[str], str], fit: str) -> None:
-    """A white spot in a black 300 x 200 picture: the brightest patch of the pixels is the one whose centre is nearest to the spot."""
+    """A white spot in a black 300 x 200 picture: the brightest patch of the pixels is the one whose centre is
+    nearest to the spot.
+    """
     picture = Image.new("RGB", (300, 200))
     picture.paste((255, 255, 255), (195, 77, 215, 97))
     fitted = DualEncoderScorer(checkpoints("clip"), load_image=load_noise, clip_fit=fit).fit
@@ -106,7 +123,9 @@ def test_a_mark_lights_up_the_patch_at_its_place(checkpoints: Callable[[str], st
 
 @given(x=st.floats(-50, 300), y=st.floats(-50, 300), w=st.floats(0.01, 300), h=st.floats(0.01, 300))
 def test_a_region_always_has_a_patch(x: float, y: float, w: float, h: float) -> None:
-    centres = np.stack(np.meshgrid(np.arange(8) * 28 + 14.0, np.arange(8) * 28 + 14.0), axis=-1).reshape(-1, 2)
+    centres = np.stack(np.meshgrid(np.arange(8) * 28 + 14.0, np.arange(8) * 28 + 14.0), axis=-1).reshape(
+        -1, 2
+    )
     inside = patches_inside(centres, (x, y, x + w, y + h))
     assert inside.sum() >= 1
     in_region = ((centres >= (x, y)) & (centres < (x + w, y + h))).all(axis=1)
@@ -122,7 +141,8 @@ def test_long_texts_are_averaged_over_windows(scorer: DualEncoderScorer) -> None
     sentence = " ".join(["dog"] * 40) + "."
     text = f"{sentence} {sentence.replace('dog', 'cat')} an owl."
     windows = scorer.windows(text)
-    assert windows == [sentence, f"{sentence.replace('dog', 'cat')} an owl."]  # 40 words + "." + two ends = 43 of 64 tokens; + 3 = 46
+    # 40 words + "." + two ends = 43 of 64 tokens; + 3 = 46
+    assert windows == [sentence, f"{sentence.replace('dog', 'cat')} an owl."]
     parts = scorer.texts(windows)
     mean = parts.mean(0)
     assert torch.allclose(scorer.texts([text])[0], mean / mean.norm(), atol=1e-6)
@@ -130,10 +150,13 @@ def test_long_texts_are_averaged_over_windows(scorer: DualEncoderScorer) -> None
 
 def test_truncation_is_an_option(checkpoints: Callable[[str], str]) -> None:
     cut = DualEncoderScorer(checkpoints("clip"), load_image=load_noise, long_text="truncate")
-    assert torch.allclose(cut.texts(["dog " * 100]), cut.texts(["dog " * 62]), atol=1e-6)  # 62 words and two ends fill 64 tokens
+    # 62 words and two ends fill 64 tokens
+    assert torch.allclose(cut.texts(["dog " * 100]), cut.texts(["dog " * 62]), atol=1e-6)
 
 
-@given(st.lists(st.text(alphabet="ab .!", min_size=1, max_size=30), min_size=1, max_size=8), st.integers(1, 12))
+@given(
+    st.lists(st.text(alphabet="ab .!", min_size=1, max_size=30), min_size=1, max_size=8), st.integers(1, 12)
+)
 def test_windows_fit_and_lose_no_letter(parts: list[str], limit: int) -> None:
     text = " ".join(parts)
     windows = sentence_windows(text, len, limit)
@@ -142,15 +165,27 @@ def test_windows_fit_and_lose_no_letter(parts: list[str], limit: int) -> None:
 
 
 def test_sentences_stay_whole_where_they_fit() -> None:
-    assert sentence_windows("One two. Three four! Five.", lambda t: len(t.split()), 4) == ["One two. Three four!", "Five."]
-    assert sentence_windows("one two three four five", lambda t: len(t.split()), 2) == ["one two", "three four", "five"]
+    assert sentence_windows("One two. Three four! Five.", lambda t: len(t.split()), 4) == [
+        "One two. Three four!",
+        "Five.",
+    ]
+    assert sentence_windows("one two three four five", lambda t: len(t.split()), 2) == [
+        "one two",
+        "three four",
+        "five",
+    ]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"clip_fit": "stretch"}, "semantic.clip_fit: unknown fit 'stretch'"), ({"long_text": "cut"}, "semantic.long_text: unknown way 'cut'")],
+    [
+        ({"clip_fit": "stretch"}, "semantic.clip_fit: unknown fit 'stretch'"),
+        ({"long_text": "cut"}, "semantic.long_text: unknown way 'cut'"),
+    ],
 )
-def test_unknown_options_are_one_line(checkpoints: Callable[[str], str], options: dict[str, str], message: str) -> None:
+def test_unknown_options_are_one_line(
+    checkpoints: Callable[[str], str], options: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         DualEncoderScorer(checkpoints("clip"), load_image=load_noise, **options)  # type: ignore[arg-type]
 

@@ -14,7 +14,12 @@ READY = sorted(CONFIGS.glob("objects365_*.yaml"))
 
 
 def test_there_are_the_four_of_the_issue() -> None:
-    assert [p.stem for p in READY] == ["objects365_internvl3", "objects365_llava_onevision", "objects365_qwen2_5_vl", "objects365_qwen3_vl"]
+    assert [p.stem for p in READY] == [
+        "objects365_internvl3",
+        "objects365_llava_onevision",
+        "objects365_qwen2_5_vl",
+        "objects365_qwen3_vl",
+    ]
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda p: p.stem)
@@ -24,7 +29,8 @@ def test_a_ready_configuration_loads(path: Path) -> None:
     assert config.semantic.folder == "openai/clip-vit-large-patch14-336"
     assert config.detector is not None
     assert config.detector.folder == "IDEA-Research/grounding-dino-base"
-    assert (config.pair.lam, config.score.iou_threshold, config.regions.max_images) == (0.8, 0.5, 10_000)  # the paper's
+    # the paper's
+    assert (config.pair.lam, config.score.iou_threshold, config.regions.max_images) == (0.8, 0.5, 10_000)
     assert config.data.strip_folders == 2
     assert len(config.evaluate.benchmarks[0].paths) == 8
 
@@ -38,7 +44,10 @@ def test_every_number_says_where_it_comes_from(path: Path) -> None:
             section = line.partition(":")[0]
         key, _, value = line.partition(":")
         number = value.partition("#")[0].strip()
-        if section in ("regions", "describe", "score", "pair", "train") and number.replace(".", "", 1).replace("e-", "", 1).isdigit():
+        if (
+            section in ("regions", "describe", "score", "pair", "train")
+            and number.replace(".", "", 1).replace("e-", "", 1).isdigit()
+        ):
             assert "#" in value, f"{path.name}: {key.strip()} {number}"
 
 
@@ -49,5 +58,7 @@ def test_an_unverified_frame_is_named_in_the_file() -> None:
 
 def test_a_hub_name_that_is_not_here_asks_for_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match=r"found no config.json with a model_type in 'Qwen/Qwen2.5-VL-7B-Instruct'"):
+    with pytest.raises(
+        ConfigError, match=r"found no config.json with a model_type in 'Qwen/Qwen2.5-VL-7B-Instruct'"
+    ):
         dialect_of(load_config(CONFIGS / "objects365_qwen2_5_vl.yaml"))

@@ -1,4 +1,6 @@
-"""The detector's shortcuts (backbone once per image, phrases once) give what the official model and post-processing give."""
+"""The detector's shortcuts (backbone once per image, phrases once) give what the official model and
+post-processing give.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,24 @@ def test_it_is_a_detector(detector: OpenVocabularyDetector) -> None:
 
 
 @pytest.mark.parametrize("size", [(224, 224), (300, 180), (120, 260)], ids=["square", "wide", "tall"])
-def test_it_finds_what_the_official_way_finds(detector: OpenVocabularyDetector, size: tuple[int, int]) -> None:
-    """One phrase per call through forward and post_process; OWL-ViT squashes the picture, so each side scales its own axis (OWLv2: tests/contract)."""
+def test_it_finds_what_the_official_way_finds(
+    detector: OpenVocabularyDetector, size: tuple[int, int]
+) -> None:
+    """One phrase per call through forward and post_process; OWL-ViT squashes the picture, so each side scales
+    its own axis (OWLv2: tests/contract).
+    """
     image = noise(1, size)
     model, processor = detector.engine.model, detector.engine.processor  # type: ignore[attr-defined]
     found = detector.detect(f"1@{size[0]}x{size[1]}", PHRASES)
     for phrase, mine in zip(PHRASES, found, strict=True):
-        inputs = processor(text=[[phrase]], images=[image], return_tensors="pt", padding="max_length", max_length=16)
+        inputs = processor(
+            text=[[phrase]], images=[image], return_tensors="pt", padding="max_length", max_length=16
+        )
         with torch.inference_mode():
             out = model(**inputs)
-        official = processor.post_process_grounded_object_detection(out, threshold=0.0, target_sizes=[(size[1], size[0])])[0]
+        official = processor.post_process_grounded_object_detection(
+            out, threshold=0.0, target_sizes=[(size[1], size[0])]
+        )[0]
         order = official["scores"].argsort(descending=True, stable=True)
         assert [d.score for d in mine] == pytest.approx(official["scores"][order].tolist(), abs=1e-5)
         best = official["boxes"][order][:5]
@@ -42,7 +52,9 @@ def test_it_finds_what_the_official_way_finds(detector: OpenVocabularyDetector, 
         assert all(d.phrase == phrase for d in mine)
 
 
-def test_the_threshold_is_respected_and_best_comes_first(checkpoints: Callable[[str], str], detector: OpenVocabularyDetector) -> None:
+def test_the_threshold_is_respected_and_best_comes_first(
+    checkpoints: Callable[[str], str], detector: OpenVocabularyDetector
+) -> None:
     scores = [d.score for d in detector.detect("1", ["a cat"])[0]]
     assert scores == sorted(scores, reverse=True)
     middle = scores[len(scores) // 2]
@@ -67,7 +79,9 @@ def test_the_image_is_prepared_once_and_a_phrase_asked_once(checkpoints: Callabl
 
 
 def test_a_phrase_that_is_too_long_is_asked_in_windows(detector: OpenVocabularyDetector) -> None:
-    """16 tokens are 14 words and two ends. Every word counts, also the last one; what two windows say is averaged."""
+    """16 tokens are 14 words and two ends. Every word counts, also the last one; what two windows say is
+    averaged.
+    """
     words = "a dog and " * 5
     long, longer, first = detector.detect("3", [f"{words}cat", f"{words}owl", " ".join(words.split()[:14])])
     assert [d.score for d in long] != [d.score for d in longer]

@@ -1,4 +1,6 @@
-"""The describer on a random checkpoint of the embedded architecture: equal to transformers where it can be compared, and a pure function of the group."""
+"""The describer on a random checkpoint of the embedded architecture: equal to transformers where it can be
+compared, and a pure function of the group.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from spr.ports import Describer
 from spr.types import Checkpoint, Query, Sampling
 from tests.unit.models.conftest import load_noise, noise
 
-QUESTIONS = ("Where is the dog?", "Where is the leftmost cat next to the tree?", "What is the location of the owl in the image?")
+QUESTIONS = (
+    "Where is the dog?",
+    "Where is the leftmost cat next to the tree?",
+    "What is the location of the owl in the image?",
+)
 GREEDY = Sampling(n=1, temperature=0, max_new_tokens=12)
 DRAWN = Sampling(n=3, temperature=1.0, top_p=0.95, max_new_tokens=12, seed=4)
 
@@ -36,24 +42,34 @@ def test_it_is_a_describer(describer: HFDescriber) -> None:
 def test_greedy_answers_are_those_of_transformers(describer: HFDescriber, group: str) -> None:
     """generate() on each prompt alone, the official way from processor to tokens, is the reference."""
     for query, answers in zip(queries(group), describer.answer(queries(group), GREEDY), strict=True):
-        inputs = describer.processor(text=[describer.prompt(query)], images=[noise(1)], return_tensors="pt", add_special_tokens=False)
+        inputs = describer.processor(
+            text=[describer.prompt(query)], images=[noise(1)], return_tensors="pt", add_special_tokens=False
+        )
         out = describer.model.generate(**inputs, do_sample=False, max_new_tokens=12)
         ids = [t for t in out[0, inputs["input_ids"].shape[1] :].tolist() if t not in describer.stops]
         assert answers[0].text == describer.processor.tokenizer.decode(ids, skip_special_tokens=False).strip()
 
 
 def test_the_tokens_of_a_prompt_are_those_of_the_processor(describer: HFDescriber) -> None:
-    """From the second question on a picture's image tokens are put in without the processor; it must make no difference."""
+    """From the second question on a picture's image tokens are put in without the processor; it must make no
+    difference.
+    """
     for query in [*queries(), Query("c", "1", 224, 224, "Where is the dog?", (10.0, 10.0, 90.0, 80.0))]:
-        ids = describer.processor(text=[describer.prompt(query)], images=list(describer.images(query)), add_special_tokens=False)["input_ids"]
+        ids = describer.processor(
+            text=[describer.prompt(query)], images=list(describer.images(query)), add_special_tokens=False
+        )["input_ids"]
         assert list(describer.row(query).ids) == ids[0]
     assert describer.row(queries()[1]).picture is describer.row(queries()[0]).picture
 
 
 def test_answers_depend_on_the_group_alone(describer: HFDescriber) -> None:
-    """Any order of items, any company, any number of calls: the same bytes. This is what makes shards and workers interchangeable."""
+    """Any order of items, any company, any number of calls: the same bytes. This is what makes shards and
+    workers interchangeable.
+    """
     mixed = [*queries("a", "1"), *queries("b", "2"), Query("alone", "3@200x150", 200, 150, QUESTIONS[0])]
-    mixed = [Query(f"{q.group}/{q.item_id}", q.image, q.width, q.height, q.prompt, q.crop, q.group) for q in mixed]
+    mixed = [
+        Query(f"{q.group}/{q.item_id}", q.image, q.width, q.height, q.prompt, q.crop, q.group) for q in mixed
+    ]
     together = dict(zip([q.item_id for q in mixed], describer.answer(mixed, DRAWN), strict=True))
     shuffled = [mixed[i] for i in (6, 3, 0, 4, 1, 5, 2)]
     for q, answers in zip(shuffled, describer.answer(shuffled, DRAWN), strict=True):
@@ -78,14 +94,18 @@ def test_greedy_samples_are_all_equal(describer: HFDescriber) -> None:
     assert not answers[0].stopped  # five tokens of a random model: cut
 
 
-def test_throughput_gives_the_same_greedy_answers(checkpoints: Callable[[str], str], describer: HFDescriber) -> None:
+def test_throughput_gives_the_same_greedy_answers(
+    checkpoints: Callable[[str], str], describer: HFDescriber
+) -> None:
     fast = HFDescriber(checkpoints("mllm"), load_image=load_noise, batching="throughput")
     mixed = [*queries("a", "1"), *queries("b", "2")]
     assert fast.answer(mixed, GREEDY) == describer.answer(mixed, GREEDY)
 
 
 def test_a_missing_image_fails_its_own_queries_only(describer: HFDescriber) -> None:
-    found = describer.answer([queries()[0], Query("m", "missing", 9, 9, "Where is the dog?", None, "g")], DRAWN)
+    found = describer.answer(
+        [queries()[0], Query("m", "missing", 9, 9, "Where is the dog?", None, "g")], DRAWN
+    )
     assert found[0][0].failed is None
     assert [a.failed is not None and a.failed.startswith("image: ") for a in found[1]] == [True] * 3
 
@@ -106,7 +126,9 @@ def test_the_room_that_is_left_bounds_the_answer(describer: HFDescriber) -> None
 
 
 def test_batches_are_halved_until_they_fit(caplog: pytest.LogCaptureFixture) -> None:
-    """Memory for three items at most: 8 does not fit, 4 does not, 2 does; nothing is lost or done out of order."""
+    """Memory for three items at most: 8 does not fit, 4 does not, 2 does; nothing is lost or done out of
+    order.
+    """
     tried: list[int] = []
 
     def work(batch: Sequence[int]) -> list[int]:
@@ -132,7 +154,9 @@ def test_batches_are_halved_until_they_fit(caplog: pytest.LogCaptureFixture) -> 
         ({"adapter": "/nowhere"}, "/nowhere: found no PEFT adapter"),
     ],
 )
-def test_mistakes_are_one_line(checkpoints: Callable[[str], str], options: dict[str, str], message: str) -> None:
+def test_mistakes_are_one_line(
+    checkpoints: Callable[[str], str], options: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         HFDescriber(checkpoints("mllm"), load_image=load_noise, **options)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)

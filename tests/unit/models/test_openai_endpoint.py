@@ -1,4 +1,6 @@
-"""The endpoint against a real server that fails in every way: nothing is lost, nothing is asked twice, one bad query harms no other."""
+"""The endpoint against a real server that fails in every way: nothing is lost, nothing is asked twice, one
+bad query harms no other.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,16 @@ DRAWN = Sampling(n=3, temperature=1.0, top_p=0.9, max_new_tokens=7, seed=5)
 GREEDY = Sampling(n=1, temperature=0)
 
 
-def query(prompt: str, image: str = "1@40x30", crop_to: tuple[float, float, float, float] | None = None) -> Query:
+def query(
+    prompt: str, image: str = "1@40x30", crop_to: tuple[float, float, float, float] | None = None
+) -> Query:
     return Query(f"id {prompt}", image, 40, 30, prompt, crop_to)
 
 
 def endpoint(url: str, concurrency: int = 4, patience: Patience = QUICK, key: str = "") -> EndpointDescriber:
-    return EndpointDescriber(url, "m", load_image=load_noise, api_key_env=key, concurrency=concurrency, patience=patience)
+    return EndpointDescriber(
+        url, "m", load_image=load_noise, api_key_env=key, concurrency=concurrency, patience=patience
+    )
 
 
 def journalled(url: str, folder: Path) -> EndpointDescriber:
@@ -58,20 +64,29 @@ def test_a_fault_is_asked_again_and_only_that(fault: str) -> None:
 
 
 def test_everything_at_once_under_load() -> None:
-    """60 prompts, each with its own row of up to three faults: no answer is lost, none is swapped, none is asked for after it has come."""
-    rows = [faults for length in range(4) for faults in itertools.islice(itertools.product(FAULTS[:-1], repeat=length), 0, 400, 7)][:60]
+    """60 prompts, each with its own row of up to three faults: no answer is lost, none is swapped, none is
+    asked for after it has come.
+    """
+    rows = [
+        faults
+        for length in range(4)
+        for faults in itertools.islice(itertools.product(FAULTS[:-1], repeat=length), 0, 400, 7)
+    ][:60]
     prompts = {f"p{i}": faults for i, faults in enumerate(rows)}
     script = Script(faults=prompts, at_most=2)
     with serve(script) as url:
         found = endpoint(url, concurrency=8).answer([query(p) for p in prompts], DRAWN)
     assert found == [[Answer(f"{p} #{k}") for k in range(3)] for p in prompts]
     assert all(script.delivered[p] == 3 for p in prompts)
-    assert all(script.seen[p] == len(faults) + 2 for p, faults in prompts.items())  # two choices, then the missing one
+    # two choices, then the missing one
+    assert all(script.seen[p] == len(faults) + 2 for p, faults in prompts.items())
     assert 1 < script.most_at_once <= 8
 
 
 def test_a_server_that_ignores_n_is_asked_for_the_missing_samples() -> None:
-    """transformers serve gives one choice whatever n says; each request must bring its own seed, or all samples would be equal."""
+    """transformers serve gives one choice whatever n says; each request must bring its own seed, or all
+    samples would be equal.
+    """
     script = Script(at_most=1)
     with serve(script) as url:
         found = endpoint(url).answer([query("a")], DRAWN)
@@ -88,7 +103,14 @@ def test_a_server_that_ignores_n_is_asked_for_the_missing_samples() -> None:
         ("sglang", DRAWN, {"skip_special_tokens": False}),
         ("other", DRAWN, {}),
         # transformers serve draws only when its own settings say so, and refuses fields that it does not know
-        ("transformers", DRAWN, {"generation_config": '{"do_sample": true, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 7}'}),
+        (
+            "transformers",
+            DRAWN,
+            {
+                "generation_config": '{"do_sample": true, "temperature": 1.0, "top_p": 0.9, '
+                '"max_new_tokens": 7}'
+            },
+        ),
         ("transformers", GREEDY, {"generation_config": '{"do_sample": false, "max_new_tokens": 512}'}),
     ],
 )
@@ -101,14 +123,20 @@ def test_each_server_is_asked_in_its_own_way(server: str, sampling: Sampling, fi
 
 
 def test_nothing_in_the_journal_is_asked_for_again(tmp_path: Path) -> None:
-    """Three samples, at most two per request. At first "b" never comes and the third sample of "c" neither; later only these are asked for."""
+    """Three samples, at most two per request. At first "b" never comes and the third sample of "c" neither;
+    later only these are asked for.
+    """
     script = Script(faults={"b": ("500",) * 4, "c": ("ok", *("500",) * 4)}, at_most=2)
     with serve(script) as url:
         first = journalled(url, tmp_path).answer([query(p) for p in "abc"], DRAWN)
         asked = dict(script.seen)
         second = journalled(url, tmp_path).answer([query(p) for p in "abc"], DRAWN)
         again = journalled(url, tmp_path).answer([query("a")], replace(DRAWN, seed=6))
-    assert [[a.failed is None for a in answers] for answers in first] == [[True] * 3, [False] * 3, [True, True, False]]
+    assert [[a.failed is None for a in answers] for answers in first] == [
+        [True] * 3,
+        [False] * 3,
+        [True, True, False],
+    ]
     assert second == [[Answer(f"{p} #{k}") for k in range(3)] for p in "abc"]
     assert {p: script.seen[p] - asked[p] for p in "bc"} == {"b": 2, "c": 1}
     assert dict(script.delivered) == {"a": 6, "b": 3, "c": 3}
@@ -124,7 +152,8 @@ from spr.models.openai_endpoint import EndpointDescriber
 from spr.types import Query, Sampling
 
 queries = [Query(f"id p{i}", "x", 8, 8, f"p{i}") for i in range(60)]
-describer = EndpointDescriber(sys.argv[1], "m", lambda path: Image.new("RGB", (8, 8)), concurrency=4, journal=Journal(sys.argv[2]))
+describer = EndpointDescriber(sys.argv[1], "m", lambda path: Image.new("RGB", (8, 8)), concurrency=4,
+                              journal=Journal(sys.argv[2]))
 answers = describer.answer(queries, Sampling(n=2, temperature=1.0))
 print(sum(a.failed is None for found in answers for a in found))
 """
@@ -140,17 +169,24 @@ def test_a_killed_run_asks_for_nothing_that_stands_in_its_journal(tmp_path: Path
             time.sleep(0.002)
         child.kill()
         child.wait()
-        kept = {row["answers"][0][0].split(" ")[0] for path in tmp_path.glob("*.jsonl") for row in map(json.loads, path.read_text().splitlines())}
+        kept = {
+            row["answers"][0][0].split(" ")[0]
+            for path in tmp_path.glob("*.jsonl")
+            for row in map(json.loads, path.read_text().splitlines())
+        }
         before = dict(script.seen)
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "120"
     assert len(kept) >= 10
     assert {p: script.seen[p] for p in kept} == {p: before[p] for p in kept}
-    assert sum(script.seen.values()) <= 60 + 4  # asked for twice: at most what was on its way, one per connection
+    # asked for twice: at most what was on its way, one per connection
+    assert sum(script.seen.values()) <= 60 + 4
 
 
 def test_a_line_that_a_kill_cut_did_not_come(tmp_path: Path) -> None:
-    (tmp_path / "1-1.jsonl").write_text('{"key": "k", "answers": [["a", true]]}\n{"key": "k", "answers": [["b", tr')
+    (tmp_path / "1-1.jsonl").write_text(
+        '{"key": "k", "answers": [["a", true]]}\n{"key": "k", "answers": [["b", tr'
+    )
     assert Journal(tmp_path).answers("k") == [Answer("a")]
 
 
@@ -172,7 +208,9 @@ def test_samples_that_came_before_a_failure_are_kept() -> None:
 
 
 def test_the_server_gets_the_exact_pixels() -> None:
-    """Lossless and unresized: the frame of the boxes is the stored image. A crop goes along as the second image."""
+    """Lossless and unresized: the frame of the boxes is the stored image. A crop goes along as the second
+    image.
+    """
     script = Script()
     box = (3.2, 4.0, 20.9, 22.0)
     with serve(script) as url:
@@ -205,7 +243,9 @@ def test_a_server_without_our_extra_field_is_asked_without_it(caplog: pytest.Log
         describer = endpoint(url, concurrency=1)
         assert describer.answer([query("a"), query("b")], GREEDY) == [[Answer("a #0")], [Answer("b #0")]]
     assert [("skip_special_tokens" in r) for r in script.requests] == [True, False, False]
-    assert caplog.messages == ["the server does not know skip_special_tokens: it may strip the tags that boxes are made of"]
+    assert caplog.messages == [
+        "the server does not know skip_special_tokens: it may strip the tags that boxes are made of"
+    ]
 
 
 def test_a_missing_image_fails_its_own_query_only() -> None:
@@ -221,7 +261,9 @@ def test_a_refused_request_is_that_querys_failure() -> None:
     script = Script(status=400, body='{"error": "maximum context length is 4096 tokens"}')
     with serve(script) as url:
         found = endpoint(url).answer([query("a")], DRAWN)
-    assert [a.failed for a in found[0]] == ['refused: status 400: {"error": "maximum context length is 4096 tokens"}'] * 3
+    assert [a.failed for a in found[0]] == [
+        'refused: status 400: {"error": "maximum context length is 4096 tokens"}'
+    ] * 3
     assert len(script.requests) == 1
 
 
@@ -232,14 +274,18 @@ def test_a_refused_request_is_that_querys_failure() -> None:
         (404, "model.served_name: the server at .* knows no model 'm' \\(status 404\\)"),
     ],
 )
-def test_mistakes_of_the_configuration_stop_the_run(monkeypatch: pytest.MonkeyPatch, status: int, message: str) -> None:
+def test_mistakes_of_the_configuration_stop_the_run(
+    monkeypatch: pytest.MonkeyPatch, status: int, message: str
+) -> None:
     monkeypatch.setenv("SPR_TEST_KEY", "sk-secret")
     with serve(Script(status=status, body="key sk-secret")) as url, pytest.raises(ConfigError) as caught:
         endpoint(url, key="SPR_TEST_KEY").answer([query(p) for p in "abcdef"], GREEDY)
     assert re.fullmatch(message if "\\" in message else re.escape(message), str(caught.value))
 
 
-def test_the_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_key_is_sent_and_shown_nowhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("SPR_TEST_KEY", "sk-secret")
     script = Script(faults={"a": ("500",)})
     with serve(script) as url, caplog.at_level(logging.DEBUG):
@@ -257,7 +303,10 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch: pytest.MonkeyPatch, capl
     ("arguments", "message"),
     [
         ({"url": "localhost:8000/v1"}, "model.url: found 'localhost:8000/v1', expected http://"),
-        ({"key": "SPR_NO_SUCH_KEY"}, "model.api_key_env: the environment variable SPR_NO_SUCH_KEY is not set"),
+        (
+            {"key": "SPR_NO_SUCH_KEY"},
+            "model.api_key_env: the environment variable SPR_NO_SUCH_KEY is not set",
+        ),
         ({"concurrency": 0}, "model.concurrency: found 0, expected at least 1"),
     ],
 )
@@ -268,5 +317,7 @@ def test_wrong_settings_are_one_line(arguments: dict[str, object], message: str)
 
 
 def test_nobody_listens() -> None:
-    answer = endpoint("http://127.0.0.1:9/v1", patience=replace(QUICK, tries=2)).answer([query("a")], GREEDY)[0][0]
+    answer = endpoint("http://127.0.0.1:9/v1", patience=replace(QUICK, tries=2)).answer([query("a")], GREEDY)[
+        0
+    ][0]
     assert answer.failed == "endpoint: connection: ConnectError (2 tries)"

@@ -1,4 +1,6 @@
-"""The noise must be a function of (seed, item, sample, step, token) only, and the draws must follow the filtered distribution."""
+"""The noise must be a function of (seed, item, sample, step, token) only, and the draws must follow the
+filtered distribution.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,14 @@ def test_seed_item_sample_and_step_all_change_the_noise() -> None:
 
     base = noise(0, "a", 0, 0)
     for other in (noise(1, "a", 0, 0), noise(0, "b", 0, 0), noise(0, "a", 1, 0), noise(0, "a", 0, 1)):
-        assert abs(torch.corrcoef(torch.cat([base, other]))[0, 1]) < 0.5  # independent: |r| < 0.5 at n = 40 but for 1 in 1000
+        # independent: |r| < 0.5 at n = 40 but for 1 in 1000
+        assert abs(torch.corrcoef(torch.cat([base, other]))[0, 1]) < 0.5
 
 
 def test_gumbel_noise_has_the_moments_of_the_gumbel_distribution() -> None:
-    """Mean = Euler's constant 0.5772, variance = pi^2 / 6 = 1.645; 200,000 draws, so errors of about 0.003 and 0.008."""
+    """Mean = Euler's constant 0.5772, variance = pi^2 / 6 = 1.645; 200,000 draws, so errors of about 0.003
+    and 0.008.
+    """
     keys = row_keys(0, [str(i) for i in range(200)], 1, torch.device("cpu"))
     drawn = gumbel(keys, 0, torch.arange(1000).expand(200, -1)).double()
     assert drawn.mean().item() == pytest.approx(0.5772, abs=0.015)
@@ -74,7 +79,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(top_p: float, allowe
 
 
 def test_the_short_list_and_the_long_one_agree() -> None:
-    """A flat row has a nucleus of more than 256 tokens, which sends the whole batch down the slow road; the peaked row must not notice."""
+    """A flat row has a nucleus of more than 256 tokens, which sends the whole batch down the slow road; the
+    peaked row must not notice.
+    """
     peaked, flat = torch.zeros(1, 500), torch.zeros(1, 500)
     peaked[0, :5] = torch.tensor([9.0, 8.5, 8.0, 7.5, 7.0])
     keys = row_keys(0, ["p", "f"], 1, torch.device("cpu"))

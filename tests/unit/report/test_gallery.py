@@ -1,4 +1,6 @@
-"""The report in a browser: filters and keys work, nothing is fetched, nothing is logged, and it fits a phone. The run is made by hand, the files are real."""
+"""The report in a browser: filters and keys work, nothing is fetched, nothing is logged, and it fits a phone.
+The run is made by hand, the files are real.
+"""
 
 from __future__ import annotations
 
@@ -36,27 +38,68 @@ def _row(k: int, iou: float | None) -> Prediction:
     answer = "nothing" if box is None else DIALECT.compose([("the cat", [box])], FRAME)
     name = EVIL if k == 0 else f"the cat {k}"
     boxes = () if box is None else (box,)
-    return Prediction(f"i{k}", "rec", "test", f"image{k % 3}", name, truth, answer, box, iou, width=200, height=150, boxes=boxes)
+    return Prediction(
+        f"i{k}",
+        "rec",
+        "test",
+        f"image{k % 3}",
+        name,
+        truth,
+        answer,
+        box,
+        iou,
+        width=200,
+        height=150,
+        boxes=boxes,
+    )
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two items became right, one became wrong, one cannot be read any more; and three pairs, of two and of six objects."""
+    """Two items became right, one became wrong, one cannot be read any more; and three pairs, of two and of
+    six objects.
+    """
     run = Run(str(tmp_path_factory.mktemp("run")))
     before = [_row(k, iou) for k, iou in enumerate((0.6, 0.7, 0.9, 0.6, 0.9))]
     after = [_row(k, iou) for k, iou in enumerate((0.9, 0.95, 0.5, None, 0.9))]
     for model, rows in (("base", before), ("spr", after)):
         write_predictions(run, rows, None, [], "evaluation", "test", model)
         run.write_json(measure(rows, REC, RecOptions(), 100, 0), "evaluation", "test", model, "metrics.json")
-    run.write_json(compare({"base": before, "spr": after}, REC, RecOptions(), 100, 0), "evaluation", "test", "comparison.json")
+    run.write_json(
+        compare({"base": before, "spr": after}, REC, RecOptions(), 100, 0),
+        "evaluation",
+        "test",
+        "comparison.json",
+    )
     score = Score(0.5, 0.5, 0.5, 0.5, 0.5, None)
     boxes = tuple((20.0 * n, 0.0, 20.0 * n + 15, 40.0) for n in range(6))
     pairs = []
     for k, count in enumerate((2, 6, 6)):
-        texts = [EVIL + DIALECT.compose([("a cat", [b]) for b in boxes[:count]], FRAME), DIALECT.compose([("a dog", [boxes[0]])], FRAME)]
-        pairs.append(TrainingPair(f"p{k}", "image0", 200, 150, (0, 0, 150, 100), "?", *texts, 0.1 * k, 0, 1, score, score, boxes[:count]))
+        texts = [
+            EVIL + DIALECT.compose([("a cat", [b]) for b in boxes[:count]], FRAME),
+            DIALECT.compose([("a dog", [boxes[0]])], FRAME),
+        ]
+        pairs.append(
+            TrainingPair(
+                f"p{k}",
+                "image0",
+                200,
+                150,
+                (0, 0, 150, 100),
+                "?",
+                *texts,
+                0.1 * k,
+                0,
+                1,
+                score,
+                score,
+                boxes[:count],
+            )
+        )
     run.write_shard(0, pairs, TrainingPair, [], "pairs")
-    run.write_json(asdict(StageSummary("pair", "d", {}, 3, {}, 1, 0.1, versions(), {}, ())), "pairs", "_stage.json")
+    run.write_json(
+        asdict(StageSummary("pair", "d", {}, 3, {}, 1, 0.1, versions(), {}, ())), "pairs", "_stage.json"
+    )
 
     def load(name: str) -> Image.Image:
         return Image.new("RGB", (200, 150), "gray")
@@ -90,9 +133,14 @@ addEventListener("error", (e) => wrong.push(e.message));
 addEventListener("securitypolicyviolation", (e) => wrong.push(e.blockedURI));
 console.error = (...all) => wrong.push(all.join(" "));
 addEventListener("load", () => {
-  const seen = () => [...document.querySelectorAll(".gallery .card")].filter((c) => c.checkVisibility()).map((c) => c.querySelector("h3").textContent);
-  const press = (name, value) => document.querySelector(`[data-filter="${name}"][data-value="${value}"]`).click();
-  const key = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const cards = () => [...document.querySelectorAll(".gallery .card")].filter((c) => c.checkVisibility());
+  const seen = () => cards().map((c) => c.querySelector("h3").textContent);
+  const press = (name, value) =>
+    document.querySelector(`[data-filter="${name}"][data-value="${value}"]`).click();
+  const key = (key) => {
+    const event = new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true });
+    document.activeElement.dispatchEvent(event);
+  };
   const result = { all: seen().length };
   press("outcome", "became wrong"); result.wrong = seen(); result.hash = location.hash;
   press("outcome", "unparsed"); result.unparsed = seen();
@@ -107,23 +155,38 @@ addEventListener("load", () => {
   press("from", ""); press("objects", "");
   result.sideways = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   result.width = innerWidth;
-  result.fetched = performance.getEntriesByType("resource").map((e) => e.name).filter((n) => !n.startsWith("data:"));
+  const fetched = performance.getEntriesByType("resource").map((e) => e.name);
+  result.fetched = fetched.filter((name) => !name.startsWith("data:"));
   parent.postMessage(JSON.stringify({ ...result, errors: wrong }), "*");
 });
 </script>
 """
 
 
-OUTER = """<!doctype html><iframe src="report.html" style="width:WIDTHpx;height:800px;border:0"></iframe><script>
-addEventListener("message", (e) => { const pre = document.createElement("pre"); pre.id = "result"; pre.textContent = e.data; document.body.append(pre); });
+OUTER = """<!doctype html><iframe src="report.html" style="width:WIDTHpx;height:800px;border:0"></iframe>
+<script>
+addEventListener("message", (e) => {
+  const pre = document.createElement("pre");
+  pre.id = "result";
+  pre.textContent = e.data;
+  document.body.append(pre);
+});
 </script>"""
 
 
 def _in_browser(page: str, folder: Path, width: int) -> dict[str, object]:
-    """What the driver saw. The page stands in a frame of that width, because a window of chromium is never narrower than 500 pixels."""
+    """What the driver saw. The page stands in a frame of that width, because a window of chromium is never
+    narrower than 500 pixels.
+    """
     (folder / "report.html").write_text(page.replace("<title>", DRIVER + "<title>", 1), encoding="utf-8")
     (folder / "outer.html").write_text(OUTER.replace("WIDTH", str(width)), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=5000",
+    ]
     command = [CHROMIUM or "", *options, "--dump-dom", (folder / "outer.html").as_uri()]
     for _ in range(2):
         with contextlib.suppress(subprocess.SubprocessError):
@@ -132,7 +195,9 @@ def _in_browser(page: str, folder: Path, width: int) -> dict[str, object]:
                 break
     else:
         pytest.skip("chromium does not start here, twice: that says nothing about the page")
-    result: dict[str, object] = json.loads(found.group(1).replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&"))
+    result: dict[str, object] = json.loads(
+        found.group(1).replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
+    )
     return result
 
 

@@ -1,4 +1,6 @@
-"""Pictures of the report: text of models and data is escaped everywhere, and coordinates stay those of the image."""
+"""Pictures of the report: text of models and data is escaped everywhere, and coordinates stay those of the
+image.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def test_text_of_a_model_never_becomes_markup() -> None:
 def test_overlay_keeps_pixel_coordinates_and_sorts_reversed_boxes() -> None:
     html = overlay(Image.new("RGB", (200, 100)), [Outline((50, 60, 20, 30), "rejected")], "x")
     assert 'viewBox="0 0 200 100"' in html
-    assert 'x="20.0" y="30.0" width="30.0" height="30.0"' in html  # a reversed box is drawn where it is, not with a negative size
+    # a reversed box is drawn where it is, not with a negative size
+    assert 'x="20.0" y="30.0" width="30.0" height="30.0"' in html
 
 
 def test_marks_keep_every_character_of_the_text() -> None:

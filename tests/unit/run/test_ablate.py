@@ -27,7 +27,9 @@ def path(tmp_path: Path) -> Path:
         "data": {"format": "coco", "annotations": "a.json", "images": "images"},
         "model": {"folder": "m", "dialect": "florence2"},
         "adapters": {"spr": {"beta": 0.2}, "paper": {}},
-        "evaluate": {"benchmarks": [{"name": "test", "protocol": "rec", "format": "mdetr", "path": "b.json"}]},
+        "evaluate": {
+            "benchmarks": [{"name": "test", "protocol": "rec", "format": "mdetr", "path": "b.json"}]
+        },
     }
     file.write_text(yaml.safe_dump(text))
     return file
@@ -52,7 +54,9 @@ def path(tmp_path: Path) -> Path:
         ("label=x", []),
     ],
 )
-def test_a_value_changes_what_depends_on_it_and_nothing_else(path: Path, override: str, changed: list[str]) -> None:
+def test_a_value_changes_what_depends_on_it_and_nothing_else(
+    path: Path, override: str, changed: list[str]
+) -> None:
     before, after = folders(load_config(path)), folders(load_config(path, [override]))
     assert sorted("/".join(f) for f in before if before[f] != after[f]) == sorted(changed)
 
@@ -68,7 +72,11 @@ def test_a_second_round_leaves_the_first_adapter_as_it_is(path: Path) -> None:
     [
         ("pairing.lambda=0,0.5", ("0", "0.5"), "numbers"),
         ("score.detector_side=none, reference", ("none", "reference"), "words"),
-        ("describe.templates=[plain],[plain, crop]", ('["plain"]', '["plain", "crop"]'), "lists: a comma inside is no separator"),
+        (
+            "describe.templates=[plain],[plain, crop]",
+            ('["plain"]', '["plain", "crop"]'),
+            "lists: a comma inside is no separator",
+        ),
         ("train.max_length=null,512", ("null", "512"), "nothing is a value"),
         ("train.learning_rate=1e-4", ("1e-4",), "one value, as it was written"),
     ],
@@ -85,8 +93,12 @@ def test_no_values_are_a_mistake(text: str) -> None:
 
 def test_variants_read_from_the_run_or_from_the_first_that_has_it(path: Path) -> None:
     base = load_config(path)
-    grid = settings_of(path, [varied("score.detector_side=none,reference"), varied("pairing.lambda=0.5,0.8")], [])
-    assert list(grid) == [f"score.detector_side={s} pairing.lambda={v}" for s in ("none", "reference") for v in ("0.5", "0.8")]
+    grid = settings_of(
+        path, [varied("score.detector_side=none,reference"), varied("pairing.lambda=0.5,0.8")], []
+    )
+    assert list(grid) == [
+        f"score.detector_side={s} pairing.lambda={v}" for s in ("none", "reference") for v in ("0.5", "0.8")
+    ]
     first, second, third, fourth = plan(base, ("ablations", "x"), grid)
 
     def where(run: Run, *folder: str) -> str:
@@ -99,12 +111,15 @@ def test_variants_read_from_the_run_or_from_the_first_that_has_it(path: Path) ->
     assert where(second.run, "pairs") == f"{own}0.8/pairs"
     assert where(third.run, "scores") == "scores"  # the run's own value
     assert where(fourth.run, "adapter", "spr") == "adapter/spr"  # the run itself
-    assert where(fourth.run, "evaluation", "test", "comparison.json").startswith("ablations/")  # compared with what is asked for here
+    # compared with what is asked for here
+    assert where(fourth.run, "evaluation", "test", "comparison.json").startswith("ablations/")
     assert fourth.config.run.endswith("reference_pairing.lambda=0.8")
 
 
 def test_values_on_which_nothing_depends_are_a_mistake(path: Path) -> None:
-    """`train.learning_rate` where every adapter sets its own would give equal rows, and look like a finding."""
+    """`train.learning_rate` where every adapter sets its own would give equal rows, and look like a
+    finding.
+    """
     settings = settings_of(path, [varied("runtime.workers=1,2")], [])
     with pytest.raises(ConfigError, match="2: found the same as 1"):
         plan(load_config(path), ("ablations",), settings)
@@ -116,14 +131,18 @@ def test_two_values_never_share_a_folder(path: Path) -> None:
         plan(load_config(path), ("ablations",), settings)
 
 
-@pytest.mark.parametrize(("text", "name"), [("0.5", "0.5"), ("../x", "x"), ('["a", "b"]', "a_,_b"), ("/", "_"), ("..", "_")])
+@pytest.mark.parametrize(
+    ("text", "name"), [("0.5", "0.5"), ("../x", "x"), ('["a", "b"]', "a_,_b"), ("/", "_"), ("..", "_")]
+)
 def test_a_value_is_never_a_path(text: str, name: str) -> None:
     assert folder_name(text) == name
 
 
 def test_a_sharing_run_lists_what_stands_elsewhere(tmp_path: Path) -> None:
     other = Run(str(tmp_path / "other"))
-    run = SharingRun(str(tmp_path / "own"), {("evaluation", "test", "base"): other, ("evaluation", "test", "gone"): other})
+    run = SharingRun(
+        str(tmp_path / "own"), {("evaluation", "test", "base"): other, ("evaluation", "test", "gone"): other}
+    )
     other.write_json({}, "evaluation", "test", "base", "metrics.json")
     run.write_json({}, "evaluation", "test", "spr", "metrics.json")
     assert run.folders("evaluation", "test") == ["base", "spr"]
@@ -138,7 +157,11 @@ def test_names_in_the_paper_and_in_python_are_the_same_setting(path: Path) -> No
     changed = yaml.safe_load(path.read_text()) | {"pairing": {"lambda": 0.3}}
     path.write_text(yaml.safe_dump(changed))
     assert load_config(path).pair.lam == 0.3
-    assert load_config(path, ["pair.lam=0.4"]).pair.lam == load_config(path, ["pairing.lambda=0.4"]).pair.lam == 0.4
+    assert (
+        load_config(path, ["pair.lam=0.4"]).pair.lam
+        == load_config(path, ["pairing.lambda=0.4"]).pair.lam
+        == 0.4
+    )
     path.write_text(yaml.safe_dump(changed | {"pair": {}}))
     with pytest.raises(ConfigError, match="twice"):
         load_config(path)

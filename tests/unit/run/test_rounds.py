@@ -1,8 +1,11 @@
-"""Later rounds start from the adapter of the round before, share index and regions, and are evaluated under their own names."""
+"""Later rounds start from the adapter of the round before, share index and regions, and are evaluated under
+their own names.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from spr.data.config import DataConfig
 from spr.run import pipeline
@@ -22,10 +25,13 @@ def test_each_round_starts_from_the_one_before(tmp_path: Path) -> None:
     seen: list[tuple[str, str, str | None, int]] = []
 
     def stage(name: str) -> object:
-        return lambda config, run, progress: seen.append((name, run.path("candidates"), config.model.adapter, trainings(config)["spr"].rounds))
+        return lambda config, run, progress: seen.append(
+            (name, run.path("candidates"), config.model.adapter, trainings(config)["spr"].rounds)
+        )
 
     run = Run(str(tmp_path))
-    later_rounds(configured(3), run, Progress(), [stage("describe"), stage("train")])  # type: ignore[list-item]
+    stages: Any = [stage("describe"), stage("train")]
+    later_rounds(configured(3), run, Progress(), stages)
     second, third = f"{tmp_path}/rounds/spr/2", f"{tmp_path}/rounds/spr/3"
     assert seen == [
         ("describe", f"{second}/candidates", f"{tmp_path}/adapter/spr", 1),

@@ -31,7 +31,9 @@ def test_coco_holds_every_object_with_its_box(files: SplitFiles) -> None:
         found = coco.loadAnns(coco.getAnnIds(imgIds=[i]))
         truth = scene_of("test", i).things
         assert [coco.cats[a["category_id"]]["name"] for a in found] == [o.noun for o in truth]
-        assert [a["bbox"] for a in found] == [[o.box[0], o.box[1], o.box[2] - o.box[0], o.box[3] - o.box[1]] for o in truth]
+        assert [a["bbox"] for a in found] == [
+            [o.box[0], o.box[1], o.box[2] - o.box[0], o.box[3] - o.box[1]] for o in truth
+        ]
 
 
 def test_images_are_real_files_of_the_stated_size(files: SplitFiles) -> None:
@@ -41,7 +43,11 @@ def test_images_are_real_files_of_the_stated_size(files: SplitFiles) -> None:
 
 
 def test_expressions_are_read_by_the_reader_of_refcoco(files: SplitFiles) -> None:
-    items, _ = read_benchmark(BenchmarkConfig("test", "rec", "mdetr", str(files.expressions), images=str(files.images), split="test"))
+    items, _ = read_benchmark(
+        BenchmarkConfig(
+            "test", "rec", "mdetr", str(files.expressions), images=str(files.images), split="test"
+        )
+    )
     per_image = [sum(item.image.endswith(image_name(i)) for item in items) for i in range(8)]
     assert max(per_image) <= EXPRESSIONS
     for item in items:
@@ -52,7 +58,11 @@ def test_expressions_are_read_by_the_reader_of_refcoco(files: SplitFiles) -> Non
 
 
 def test_regions_are_read_as_region_descriptions(files: SplitFiles) -> None:
-    items, _ = read_benchmark(BenchmarkConfig("r", "region_description", "regions_json", str(files.regions), images=str(files.images)))
+    items, _ = read_benchmark(
+        BenchmarkConfig(
+            "r", "region_description", "regions_json", str(files.regions), images=str(files.images)
+        )
+    )
     assert items
     assert all(len(item.gt_boxes) >= 5 for item in items)  # method 2.1: more than four objects
 
@@ -80,6 +90,8 @@ def test_embedded_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         resolve_embedded("embedded:tset/x.json")
     monkeypatch.setattr("spr.scenes.embedded.COUNTS", {**COUNTS, "val": 2})
     started: list[tuple[str, int]] = []
-    ensure_world([path, "/elsewhere/x.json"], lambda what, n: started.append((what, n)), lambda n: None, lambda: None)
+    ensure_world(
+        [path, "/elsewhere/x.json"], lambda what, n: started.append((what, n)), lambda n: None, lambda: None
+    )
     assert started == [("drawing val scenes", 2)]  # only the split that is needed
     assert Path(path).exists()

@@ -1,4 +1,6 @@
-"""The recipe's loop resumes exactly; the tokenizers keep every text; the shipped checkpoints are what the code builds."""
+"""The recipe's loop resumes exactly; the tokenizers keep every text; the shipped checkpoints are what the
+code builds.
+"""
 
 from __future__ import annotations
 
@@ -49,17 +51,24 @@ def test_a_stopped_stage_goes_on_bit_for_bit(tmp_path: Path) -> None:
     resumed = model()  # as after a kill: a fresh model that finds the state on disk
     train_stage("s", resumed, _loss_of(resumed), schedule, tmp_path / "parts")
     assert torch.equal(whole.weight, resumed.weight)
-    train_stage("s", resumed, _loss_of(resumed), schedule, tmp_path / "parts")  # a finished stage does nothing
+    # a finished stage does nothing
+    train_stage("s", resumed, _loss_of(resumed), schedule, tmp_path / "parts")
     assert torch.equal(whole.weight, resumed.weight)
 
 
 def test_every_text_survives_the_tokenizer() -> None:
-    """What the world says, and what it never says: byte-level BPE is lossless on any text. A box is four tokens."""
+    """What the world says, and what it never says: byte-level BPE is lossless on any text. A box is four
+    tokens.
+    """
     tokenizer, dialect = build_tokenizer(), get_dialect("florence2")
     scene = scene_of("test", 0)
     frame = Frame(*scene.image.size)
-    answer = dialect.compose([p if isinstance(p, str) else (p[0], [p[1]]) for p in description(scene.things)], frame)
-    question = PROMPTS["objects"].text.format(region=dialect.box_text(scene.things[0].box, frame), names=names(scene.things))
+    answer = dialect.compose(
+        [p if isinstance(p, str) else (p[0], [p[1]]) for p in description(scene.things)], frame
+    )
+    question = PROMPTS["objects"].text.format(
+        region=dialect.box_text(scene.things[0].box, frame), names=names(scene.things)
+    )
     for text in (answer, question, "Wo ist der Hund? 狗在哪里 🐕\n\ta  b"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
@@ -68,10 +77,13 @@ def test_every_text_survives_the_tokenizer() -> None:
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_the_shipped_checkpoint_is_what_the_code_builds(name: str) -> None:
-    """Same tensors of the same shapes, same tokenizer: the recipe can train them again from the code that is here."""
+    """Same tensors of the same shapes, same tokenizer: the recipe can train them again from the code that is
+    here.
+    """
     model, processor = {"mllm": build_mllm, "clip": build_clip, "owl": build_owl}[name]()
     with safe_open(checkpoint_folder(name) / "model.safetensors", "pt") as file:
-        shipped = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        keys = file.keys()  # not a mapping
+        shipped = {key: tuple(file.get_slice(key).get_shape()) for key in keys}
     tied = {"lm_head.weight"}  # saved once, as the embeddings
     built = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert len(shipped) == len(built.keys() - tied)
@@ -86,11 +98,15 @@ def test_a_tower_moves_whole_into_any_of_the_three() -> None:
     tower = build_mllm()[0].model.vision_tower.state_dict()
     for target in (build_clip()[0].vision_model, build_owl()[0].owlvit.vision_model):
         load_tower(tower, target)
-        assert sorted(float(v.double().sum()) for v in target.state_dict().values()) == sorted(float(v.double().sum()) for v in tower.values())
+        assert sorted(float(v.double().sum()) for v in target.state_dict().values()) == sorted(
+            float(v.double().sum()) for v in tower.values()
+        )
 
 
 def test_questions_are_answered_in_the_notation() -> None:
-    """Every answer with places parses without a problem; a referring expression means exactly the box of its answer."""
+    """Every answer with places parses without a problem; a referring expression means exactly the box of its
+    answer.
+    """
     dialect, scene = get_dialect("florence2"), scene_of("train", 0)
     frame = Frame(*scene.image.size)
     asked = turns(scene.things, frame, random.Random(0))
@@ -117,18 +133,27 @@ def test_branches_of_a_row_are_separate_conversations() -> None:
     x = torch.randn(1, 3, PIXELS, PIXELS)
     with torch.no_grad():
         whole = loss_of(model, Rows.batch([rows.row(1, asked)]), x, rows.first, blur=False)
-        parts = [loss_of(model, Rows.batch([rows.row(1, [turn])]), x, rows.first, blur=False) for turn in asked]
-    weights = [len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"]) + 1 for _, answer in asked]
-    assert float(whole) == pytest.approx(np.average([float(p) for p in parts], weights=weights), abs=2e-2)  # bfloat16
+        parts = [
+            loss_of(model, Rows.batch([rows.row(1, [turn])]), x, rows.first, blur=False) for turn in asked
+        ]
+    weights = [
+        len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"]) + 1 for _, answer in asked
+    ]
+    # bfloat16
+    assert float(whole) == pytest.approx(np.average([float(p) for p in parts], weights=weights), abs=2e-2)
 
 
 def test_the_recipe_runs_small_and_again_does_nothing(tmp_path: Path) -> None:
-    """From nothing to three checkpoints that load, at a hundredth of the size; every stage says where it stands."""
+    """From nothing to three checkpoints that load, at a hundredth of the size; every stage says where it
+    stands.
+    """
     main(["--out", str(tmp_path), "--scale", "0.01", "--limit", "16"])
     figures = json.loads((tmp_path / "measures.json").read_text())
     assert set(figures) == {"mllm", "mllm_tight", "clip", "owl"}
     assert figures["mllm"]["shipped"]["greedy"]["0.5"] > figures["mllm"]["new"]["greedy"]["0.5"]
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")} | {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.pt")}
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "checkpoints").rglob("*")} | {
+        p: p.stat().st_mtime_ns for p in tmp_path.glob("*.pt")
+    }
     for stage in STAGES.values():
         stage.train(Workshop(tmp_path, 0.01), stage.steps)
     assert {p: p.stat().st_mtime_ns for p in before} == before

@@ -29,7 +29,8 @@ def test_a_scene_depends_on_its_arguments_alone() -> None:
     assert first.things == again.things
     assert np.array_equal(np.asarray(first.image), np.asarray(again.image))
     assert scene_of("val", 5).things != first.things
-    assert draw_scene(SPLITS["test"].seed, 5, SPLITS["shifted"].style).things != first.things  # the style matters, too
+    # the style matters, too
+    assert draw_scene(SPLITS["test"].seed, 5, SPLITS["shifted"].style).things != first.things
 
 
 @pytest.mark.parametrize("split", ["test", "shifted"])
@@ -49,7 +50,9 @@ def test_things_lie_in_the_image_and_hardly_overlap(split: str) -> None:
 
 
 def test_boxes_hold_all_that_was_drawn() -> None:
-    """On a smooth background the picture changes abruptly at a thing: outside the boxes neighbouring pixels are nearly equal."""
+    """On a smooth background the picture changes abruptly at a thing: outside the boxes neighbouring pixels
+    are nearly equal.
+    """
     scene = scene_of("test", 0)
     pixels = np.asarray(scene.image).astype(int)
     outside = np.ones(pixels.shape[:2], dtype=bool)
@@ -79,7 +82,9 @@ def test_the_only_one_of_its_kind_needs_no_more_words() -> None:
 
 
 def test_selectors_choose_among_one_kind() -> None:
-    """Left and small is cat 0 (x 10, side 30); right, large is cat 1 (x 120, side 60); the centre of cat 0 (y 115) is above that of cat 1 (y 120)."""
+    """Left and small is cat 0 (x 10, side 30); right, large is cat 1 (x 120, side 60); the centre of cat 0 (y
+    115) is above that of cat 1 (y 120).
+    """
     meant = {word: min((0, 1), key=lambda i, key=key: key(THINGS[i].box)) for word, key in SELECTORS.items()}
     assert meant == {"leftmost": 0, "rightmost": 1, "top": 0, "bottom": 1, "largest": 1, "smallest": 0}
 

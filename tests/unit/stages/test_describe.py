@@ -1,4 +1,6 @@
-"""Stage describe: K candidates in a fixed order, each failure with its reason, seeds that name region and template only."""
+"""Stage describe: K candidates in a fixed order, each failure with its reason, seeds that name region and
+template only.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,24 @@ from spr.stages.prompts import TEMPLATES, Template, listed, question, templates_
 from spr.types import Answer, Description, Query, Region, RegionObject
 
 FERRET = get_dialect("ferret")
-REGION = Region("i#0", "i", "i.jpg", 1000, 1000, 0, (10.0, 20.0, 300.0, 400.0), "0", (RegionObject("0", "cat", (10.0, 20.0, 30.0, 40.0)),))
+REGION = Region(
+    "i#0",
+    "i",
+    "i.jpg",
+    1000,
+    1000,
+    0,
+    (10.0, 20.0, 300.0, 400.0),
+    "0",
+    (RegionObject("0", "cat", (10.0, 20.0, 30.0, 40.0)),),
+)
 
 
 def test_candidates_come_in_order_of_template_and_sample() -> None:
     model = ScriptedDescriber(lambda query, k: f"{query.item_id} {k}")
-    kept, dropped = describe([REGION], model, FERRET, DescribeConfig(templates=("plain", "list"), samples=2), seed=0)
+    kept, dropped = describe(
+        [REGION], model, FERRET, DescribeConfig(templates=("plain", "list"), samples=2), seed=0
+    )
     assert dropped == []
     assert [(c.index, c.template, c.text) for c in kept] == [
         (0, "plain", "i#0/plain 0"),
@@ -33,7 +47,9 @@ def test_a_failed_an_empty_and_a_cut_answer_are_dropped_and_keep_their_number() 
     def script(query: Query, k: int) -> str | Answer:
         return [Answer("", failed="server gone"), "  ", Answer("a cat [1, 2", stopped=False), "a cat"][k]
 
-    kept, dropped = describe([REGION], ScriptedDescriber(script), FERRET, DescribeConfig(templates=("plain",), samples=4), seed=0)
+    kept, dropped = describe(
+        [REGION], ScriptedDescriber(script), FERRET, DescribeConfig(templates=("plain",), samples=4), seed=0
+    )
     assert [(d.item_id, d.reason, d.detail) for d in dropped] == [
         ("i#0/0", "answer_failed", "server gone"),
         ("i#0/1", "empty_answer", ""),
@@ -57,7 +73,9 @@ def test_boxes_in_a_question_are_written_in_the_notation_of_the_model() -> None:
 
 
 def test_an_unknown_template_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"describe\.templates: unknown template 'plian' \(did you mean 'plain'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"describe\.templates: unknown template 'plian' \(did you mean 'plain'\?\)"
+    ):
         question("plian", REGION, FERRET)
 
 
@@ -69,7 +87,9 @@ def test_a_configuration_words_its_own_questions() -> None:
     assert templates["crop"] == TEMPLATES["crop"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("{regoin}", "did you mean 'region'"), ("{region", "expected text with the fields")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{regoin}", "did you mean 'region'"), ("{region", "expected text with the fields")]
+)
 def test_a_mistake_in_a_template_is_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         templates_with({"mine": Template(text)})
@@ -90,9 +110,13 @@ def test_equal_samples_are_reported_with_their_usual_cause() -> None:
     dialect, config = get_dialect("ferret"), DescribeConfig(samples=2)
     found = look_at_answers(described("a", "a", "b", "b", "c", "d"), dialect, config)
     assert found.figures == {"equal_samples": pytest.approx(2 / 3)}
-    assert found.warnings[0].startswith("all samples are equal for 67% of the prompts, at temperature 1: raise describe.temperature; a server may")
+    assert found.warnings[0].startswith(
+        "all samples are equal for 67% of the prompts, at temperature 1: raise describe.temperature; a "
+        "server may"
+    )
     assert look_at_answers(described("a", "a", "b", "c"), dialect, config).warnings == ()
-    assert look_at_answers(described("a", "a"), dialect, replace(config, temperature=0.0)).figures == {}  # asked for
+    # asked for
+    assert look_at_answers(described("a", "a"), dialect, replace(config, temperature=0.0)).figures == {}
     assert look_at_answers([], dialect, config).figures == {}
 
 

@@ -35,8 +35,18 @@ B: Box = (300.0, 300.0, 400.0, 400.0)
         ("a cat [0, 0, 100, 50].", "unbox", "a cat [0, 0, 100, 100].", "IoU exactly 0.5 counts"),
         ("a cat [0, 0, 100, 49].", "unbox", "a cat.", "IoU 0.49: the box goes, the phrase stays"),
         ("a cat [0, 0, 100, 49].", "keep", "a cat [0, 0, 100, 49].", "option keep"),
-        ("a cat [0, 0, 100, 80], a dog [600, 600, 700, 700].", "drop_clause", "a cat [0, 0, 100, 100].", "option drop_clause: from the box before"),
-        ("I see. A dog [600, 600, 700, 700].", "drop_clause", "I see.", "drop_clause: from the sign before, which goes along"),
+        (
+            "a cat [0, 0, 100, 80], a dog [600, 600, 700, 700].",
+            "drop_clause",
+            "a cat [0, 0, 100, 100].",
+            "option drop_clause: from the box before",
+        ),
+        (
+            "I see. A dog [600, 600, 700, 700].",
+            "drop_clause",
+            "I see.",
+            "drop_clause: from the sign before, which goes along",
+        ),
         (
             "a dog [600, 600, 700, 700], a cat [0, 0, 100, 80].",
             "drop_clause",
@@ -44,13 +54,19 @@ B: Box = (300.0, 300.0, 400.0, 400.0)
             "drop_clause: the first with the sign after",
         ),
         ("a dog [600, 600, 700, 700].", "drop_clause", ".", "drop_clause: nothing is left to say"),
-        ("a cat [0, 0, 100, 70], a cat [0, 0, 100, 90].", "unbox", "a cat, a cat [0, 0, 100, 100].", "one-to-one, best IoU first"),
+        (
+            "a cat [0, 0, 100, 70], a cat [0, 0, 100, 90].",
+            "unbox",
+            "a cat, a cat [0, 0, 100, 100].",
+            "one-to-one, best IoU first",
+        ),
         ("no box at all", "unbox", "no box at all", "nothing to do"),
     ],
 )
 def test_refine_by_hand(text: str, unmatched: str, expected: str, why: str) -> None:
     g = FERRET.parse(text, FRAME)
-    assert refine(g, [A, B], FERRET, FRAME, unmatched=unmatched).text == expected, why  # type: ignore[arg-type]
+    refined = refine(g, [A, B], FERRET, FRAME, unmatched=unmatched)  # type: ignore[arg-type]
+    assert refined.text == expected, why
 
 
 def test_a_json_notation_stays_json() -> None:
@@ -62,14 +78,21 @@ def test_a_json_notation_stays_json() -> None:
 coordinate = st.integers(0, 900)
 
 
-@given(st.lists(st.tuples(coordinate, coordinate, st.integers(5, 99), st.integers(5, 99)), min_size=1, max_size=5))
-def test_refined_boxes_are_references_up_to_the_rounding_of_the_notation(raw: list[tuple[int, int, int, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(coordinate, coordinate, st.integers(5, 99), st.integers(5, 99)), min_size=1, max_size=5
+    )
+)
+def test_refined_boxes_are_references_up_to_the_rounding_of_the_notation(
+    raw: list[tuple[int, int, int, int]],
+) -> None:
     references: list[Box] = [(float(x), float(y), float(x + w), float(y + h)) for x, y, w, h in raw]
     text = " and ".join(f"thing [{x}, {y}, {x + w}, {y + int(h * 0.8) + 1}]" for x, y, w, h in raw)
     better = refine(FERRET.parse(text, FRAME), references, FERRET, FRAME)
     for mention in better.mentions:
         for box in mention.boxes:
-            assert max(iou(box, r) for r in references) > 0.8  # at most half a unit off on each side of at least 5 pixels
+            # at most half a unit off on each side of at least 5 pixels
+            assert max(iou(box, r) for r in references) > 0.8
     again = refine(better, references, FERRET, FRAME)
     assert again.text == better.text  # refining what is refined changes nothing
 
@@ -78,12 +101,28 @@ def _score(value: float | None) -> Score:
     return Score(value, value, value, value, value, None if value is not None else "no_reference")
 
 
-def _candidate(index: int, total: float | None, refined: float | None, text: str = "", refined_text: str = "") -> Candidate:
-    return Candidate(index, text or f"text {index}", refined_text or f"better {index}", _score(total), _score(refined))
+def _candidate(
+    index: int, total: float | None, refined: float | None, text: str = "", refined_text: str = ""
+) -> Candidate:
+    return Candidate(
+        index, text or f"text {index}", refined_text or f"better {index}", _score(total), _score(refined)
+    )
 
 
 def _row(index: int, total: float, refined: float, boxes: tuple[int, int] = (2, 2)) -> ScoredCandidate:
-    return ScoredCandidate(f"r/{index}", "r", index, f"text {index}", _score(total), boxes[0], f"better {index}", _score(refined), boxes[1], (A,), 1)
+    return ScoredCandidate(
+        f"r/{index}",
+        "r",
+        index,
+        f"text {index}",
+        _score(total),
+        boxes[0],
+        f"better {index}",
+        _score(refined),
+        boxes[1],
+        (A,),
+        1,
+    )
 
 
 def test_best_refined_against_worst_original() -> None:
@@ -112,7 +151,11 @@ def test_ties_go_to_the_lower_index_whatever_the_order_of_rows() -> None:
         ([], "too_few_scored", "no candidate"),
         ([_candidate(0, 0.1, 0.9)], "too_few_scored", "one candidate"),
         ([_candidate(0, 0.1, 0.9), _candidate(1, None, 0.9)], "too_few_scored", "only one has a score"),
-        ([_candidate(0, 0.5, 0.5, "same", "same"), _candidate(1, 0.6, 0.4)], "same_text", "chosen == rejected"),
+        (
+            [_candidate(0, 0.5, 0.5, "same", "same"), _candidate(1, 0.6, 0.4)],
+            "same_text",
+            "chosen == rejected",
+        ),
         ([_candidate(0, 0.50, 0.549), _candidate(1, 0.52, 0.53)], "small_margin", "gap 0.049 < 0.05"),
     ],
 )
@@ -123,7 +166,9 @@ def test_no_pair_has_a_reason(rows: list[Candidate], reason: str, why: str) -> N
 
 
 def test_a_gap_of_exactly_the_margin_is_enough() -> None:
-    assert isinstance(choose_pair("r", [_candidate(0, 0.25, 0.5), _candidate(1, 0.5, 0.3)], min_margin=0.25), Pair)
+    assert isinstance(
+        choose_pair("r", [_candidate(0, 0.25, 0.5), _candidate(1, 0.5, 0.3)], min_margin=0.25), Pair
+    )
 
 
 def test_another_lambda_needs_the_components_only() -> None:
@@ -133,12 +178,16 @@ def test_another_lambda_needs_the_components_only() -> None:
     assert with_lambda(unscored, 0.5) == unscored
 
 
-REGION = Region("r", "img", "img", 1000, 1000, 0, (0.0, 0.0, 500.0, 500.0), "0", (RegionObject("0", "cat", A),))
+REGION = Region(
+    "r", "img", "img", 1000, 1000, 0, (0.0, 0.0, 500.0, 500.0), "0", (RegionObject("0", "cat", A),)
+)
 
 
 def test_refinement_may_not_win_by_silence() -> None:
     """1 box against 4: less than half of the rejected answer's."""
-    _, dropped = make_pairs([(REGION, [_row(0, 0.1, 0.9, boxes=(4, 1)), _row(1, 0.2, 0.3, boxes=(4, 4))])], FERRET, PairConfig())
+    _, dropped = make_pairs(
+        [(REGION, [_row(0, 0.1, 0.9, boxes=(4, 1)), _row(1, 0.2, 0.3, boxes=(4, 4))])], FERRET, PairConfig()
+    )
     assert [(d.item_id, d.reason, d.detail) for d in dropped] == [("r", "boxes_lost", "chosen 1, rejected 4")]
 
 
@@ -146,7 +195,10 @@ def test_the_prompt_of_a_pair_is_the_canonical_question() -> None:
     """Whatever prompt produced a candidate, the policy learns to answer the plain question (method 2.2)."""
     pairs, dropped = make_pairs([(REGION, [_row(0, 0.1, 0.9), _row(1, 0.2, 0.3)])], FERRET, PairConfig())
     assert dropped == []
-    assert pairs[0].prompt == "Describe the objects in the region [0, 0, 500, 500] in detail, with their locations."
+    assert (
+        pairs[0].prompt
+        == "Describe the objects in the region [0, 0, 500, 500] in detail, with their locations."
+    )
     assert pairs[0].margin == pytest.approx(0.8)
     assert pairs[0].reference == (A,)
     none, lost = make_pairs([(REGION, [])], FERRET, PairConfig())
@@ -155,12 +207,15 @@ def test_the_prompt_of_a_pair_is_the_canonical_question() -> None:
 
 
 def test_other_chosen_answers_are_controls() -> None:
-    """The best answer as it was written, and what an annotator would say; the rejected answer and the regions stay those of the method."""
+    """The best answer as it was written, and what an annotator would say; the rejected answer and the regions
+    stay those of the method.
+    """
     objects = (RegionObject("1", "owl", B), RegionObject("0", "cat", A))
     region = replace(REGION, objects=objects)
     rows = [_row(0, 0.1, 0.9), _row(1, 0.2, 0.3)]
     found = {
-        kind: make_pairs([(region, rows)], FERRET, PairConfig(chosen=kind, min_margin=0.01))[0][0] for kind in ("refined", "original", "annotated")
+        kind: make_pairs([(region, rows)], FERRET, PairConfig(chosen=kind, min_margin=0.01))[0][0]
+        for kind in ("refined", "original", "annotated")
     }
     assert found["refined"].chosen == rows[0].refined_text
     assert found["original"].chosen == rows[1].text  # the better of the originals

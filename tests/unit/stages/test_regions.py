@@ -22,12 +22,17 @@ def annotations(boxes: list[Box], **flags: bool) -> list[Annotation]:
         (ROW, 0, 3, [0, 1, 2], "along the row by gap"),
         (ROW, 4, 3, [4, 3, 2], "from the other end"),
         (ROW, 2, 3, [2, 1, 0], "gap 10 to the left, then 5 (15 to the right)"),
-        (ROW, 2, 5, [2, 1, 0, 3, 4], "the gap is measured from the region, not from the seed: 15 to box 3 after 0 and 1"),
-        ([(40, 40, 50, 50), (55, 40, 65, 50), (30, 40, 35, 50)], 0, 2, [0, 2], "equal gaps: the nearer centre (12.5 against 15)"),
-        ([(40, 40, 50, 50), (55, 40, 65, 50), (25, 40, 35, 50)], 0, 2, [0, 1], "equal gap and distance: the smaller id"),
-        ([(0, 0, 50, 50), (10, 10, 20, 20), (30, 30, 40, 40)], 0, 3, [0], "objects inside count without being merged"),
+        (ROW, 2, 5, [2, 1, 0, 3, 4],
+            "the gap is measured from the region, not from the seed: 15 to box 3 after 0 and 1"),
+        ([(40, 40, 50, 50), (55, 40, 65, 50), (30, 40, 35, 50)], 0, 2, [0, 2],
+            "equal gaps: the nearer centre (12.5 against 15)"),
+        ([(40, 40, 50, 50), (55, 40, 65, 50), (25, 40, 35, 50)], 0, 2, [0, 1],
+            "equal gap and distance: the smaller id"),
+        ([(0, 0, 50, 50), (10, 10, 20, 20), (30, 30, 40, 40)], 0, 3, [0],
+            "objects inside count without being merged"),
         ([(0, 0, 50, 50), (40, 40, 60, 60), (90, 0, 99, 9)], 0, 2, [0], "a centre on the border is inside"),
-        ([(0, 0, 50, 50), (45, 0, 70, 10), (90, 0, 99, 9)], 0, 2, [0, 1], "centre and more than half outside: merged"),
+        ([(0, 0, 50, 50), (45, 0, 70, 10), (90, 0, 99, 9)], 0, 2, [0, 1],
+            "centre and more than half outside: merged"),
     ],
 )  # fmt: skip
 def test_growth(boxes: list[Box], seed: int, least: int, merged: list[int], why: str) -> None:
@@ -37,16 +42,27 @@ def test_growth(boxes: list[Box], seed: int, least: int, merged: list[int], why:
 def test_a_region_is_the_enclosing_box_with_its_objects() -> None:
     (region,), dropped = draw_regions(IMAGE, annotations(ROW), RegionsConfig(min_objects=5), seed=0)
     assert dropped == []
-    assert (region.region_id, region.image_id, region.image, region.width, region.height, region.index) == ("a.jpg#0", "a.jpg", "a.jpg", 100, 100, 0)
+    assert (region.region_id, region.image_id, region.image, region.width, region.height, region.index) == (
+        "a.jpg#0",
+        "a.jpg",
+        "a.jpg",
+        100,
+        100,
+        0,
+    )
     assert region.box == (0.0, 0.0, 100.0, 10.0)
-    assert [(o.annotation_id, o.category, o.box) for o in region.objects] == [(str(n), f"thing{n}", b) for n, b in enumerate(ROW)]
+    assert [(o.annotation_id, o.category, o.box) for o in region.objects] == [
+        (str(n), f"thing{n}", b) for n, b in enumerate(ROW)
+    ]
 
 
 def test_too_few_objects_is_a_reason() -> None:
     """Crowd and ignored boxes do not count, difficult ones do."""
     config = RegionsConfig(min_objects=5)
     for flags, good in [({"crowd": True}, False), ({"ignore": True}, False), ({"difficult": True}, True)]:
-        regions, dropped = draw_regions(IMAGE, [*annotations(ROW[:4]), Annotation("4", "a.jpg", "x", ROW[4], **flags)], config, 0)
+        regions, dropped = draw_regions(
+            IMAGE, [*annotations(ROW[:4]), Annotation("4", "a.jpg", "x", ROW[4], **flags)], config, 0
+        )
         assert bool(regions) is good
         assert [(d.item_id, d.reason) for d in dropped] == ([] if good else [("a.jpg", "too_few_objects")])
     assert draw_regions(IMAGE, [], config, 0)[1][0].detail == "0 objects, expected at least 5"
@@ -61,20 +77,32 @@ def test_a_crowd_box_is_never_part_of_a_region() -> None:
 
 
 def test_a_region_too_like_an_earlier_one_is_redrawn() -> None:
-    """With all five objects needed, every seed gives the same region: one region, and a reason for each of the others."""
-    regions, dropped = draw_regions(IMAGE, annotations(ROW), RegionsConfig(min_objects=5, regions_per_image=3), 0)
+    """With all five objects needed, every seed gives the same region: one region, and a reason for each of
+    the others.
+    """
+    regions, dropped = draw_regions(
+        IMAGE, annotations(ROW), RegionsConfig(min_objects=5, regions_per_image=3), 0
+    )
     assert len(regions) == 1
-    assert [(d.item_id, d.reason) for d in dropped] == [("a.jpg#1", "no_new_region"), ("a.jpg#2", "no_new_region")]
-    # Two clusters far apart and two objects per region: two different regions exist, and are found whatever the seed.
+    assert [(d.item_id, d.reason) for d in dropped] == [
+        ("a.jpg#1", "no_new_region"),
+        ("a.jpg#2", "no_new_region"),
+    ]
+    # Two clusters far apart and two objects per region: two different regions exist, and are found whatever
+    # the seed.
     pairs: list[Box] = [(0, 0, 10, 10), (12, 0, 22, 10), (70, 70, 80, 80), (82, 70, 92, 80)]
     for seed in range(10):
-        regions, _ = draw_regions(IMAGE, annotations(pairs), RegionsConfig(min_objects=2, regions_per_image=2), seed)
+        regions, _ = draw_regions(
+            IMAGE, annotations(pairs), RegionsConfig(min_objects=2, regions_per_image=2), seed
+        )
         assert {r.box for r in regions} == {(0.0, 0.0, 22.0, 10.0), (70.0, 70.0, 92.0, 80.0)}
         assert [r.index for r in regions] == [0, 1]
 
 
 def test_the_region_stays_in_the_image() -> None:
-    """An annotation that sticks out by a pixel is used by its visible part; its own box is kept as annotated."""
+    """An annotation that sticks out by a pixel is used by its visible part; its own box is kept as
+    annotated.
+    """
     boxes = [(-1.0, -1.0, 10.0, 10.0), (90.0, 90.0, 101.0, 101.0)]
     (region,), _ = draw_regions(IMAGE, annotations(boxes), RegionsConfig(min_objects=2), 0)
     assert region.box == (0.0, 0.0, 100.0, 100.0)
@@ -94,7 +122,11 @@ def test_choice_of_images_is_a_hash() -> None:
 
 
 def test_pinned_regions() -> None:
-    """The hash is part of the result: these seeds were drawn when the function was written, and must never change between versions."""
+    """The hash is part of the result: these seeds were drawn when the function was written, and must never
+    change between versions.
+    """
     config = RegionsConfig(min_objects=1)
-    drawn = [draw_regions(IMAGE, annotations(ROW), config, seed)[0][0].seed_annotation_id for seed in range(8)]
+    drawn = [
+        draw_regions(IMAGE, annotations(ROW), config, seed)[0][0].seed_annotation_id for seed in range(8)
+    ]
     assert drawn == ["3", "2", "0", "4", "2", "3", "3", "3"]

@@ -14,7 +14,8 @@ from spr.stages.scoring import ScoreConfig, score
 from spr.types import Description, Region, RegionObject
 
 FERRET = get_dialect("ferret")
-# A 1000 x 1000 image, so that Ferret's numbers are pixels. Two annotated objects; the detector finds a third one, a tree.
+# A 1000 x 1000 image, so that Ferret's numbers are pixels. Two annotated objects; the detector finds a third
+# one, a tree.
 REGION = Region(
     "a#0",
     "a",
@@ -45,7 +46,9 @@ def offline(texts: tuple[str, ...]) -> list[float | None]:
 
 
 def test_one_answer_by_hand() -> None:
-    """S_sem = (0.3 + 0.1) / 2; of two reference boxes one is met exactly: S_loc = 1/2; S = 0.8 * 0.2 + 0.2 * 0.5."""
+    """S_sem = (0.3 + 0.1) / 2; of two reference boxes one is met exactly: S_loc = 1/2; S = 0.8 * 0.2 + 0.2 *
+    0.5.
+    """
     found = REWARD("a.png", REGION, TEXTS[0])
     assert found.semantic == pytest.approx(0.2)
     assert found.localization == pytest.approx(0.5)
@@ -76,7 +79,10 @@ def test_trl_gets_the_same_numbers_and_none_for_the_unscored() -> None:
 def test_image_paths_of_the_data_set_win() -> None:
     """The detector knows a.png only, so the tree counts there and nowhere else."""
     reward = REWARD.as_trl_reward()
-    here, there = (reward(prompts=["?"], completions=[TEXTS[2]], region=[REGION], image=[path])[0] for path in ("a.png", "c.png"))
+    here, there = (
+        reward(prompts=["?"], completions=[TEXTS[2]], region=[REGION], image=[path])[0]
+        for path in ("a.png", "c.png")
+    )
     assert here is not None
     assert there is not None
     assert here > there
@@ -84,7 +90,10 @@ def test_image_paths_of_the_data_set_win() -> None:
 
 def test_boxes_alone() -> None:
     """Without a dual encoder there is a total only when its part has no weight: S_loc itself."""
-    assert SpatialReward(None, None, FERRET).scores("a.png", REGION, TEXTS[:1])[0].unscored == "no_semantic_score"
+    assert (
+        SpatialReward(None, None, FERRET).scores("a.png", REGION, TEXTS[:1])[0].unscored
+        == "no_semantic_score"
+    )
     found = SpatialReward(None, None, FERRET, lam=0.0)("a.png", REGION, TEXTS[0])
     assert found.total == pytest.approx(0.5)
     assert found.semantic is None

@@ -66,13 +66,17 @@ def test_inputs_that_are_no_boxes_are_refused(bad: list[tuple[float, ...]]) -> N
 
 
 boxes = st.lists(
-    st.tuples(st.integers(0, 80), st.integers(0, 80), st.integers(1, 20), st.integers(1, 20)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])),
+    st.tuples(st.integers(0, 80), st.integers(0, 80), st.integers(1, 20), st.integers(1, 20)).map(
+        lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+    ),
     max_size=6,
 )
 
 
 @given(boxes, boxes)
-def test_localization_is_a_share_and_grows_with_what_is_said(reference: list[Box], predicted: list[Box]) -> None:
+def test_localization_is_a_share_and_grows_with_what_is_said(
+    reference: list[Box], predicted: list[Box]
+) -> None:
     value = localization_score(reference, predicted)
     if not reference:
         assert value is None
@@ -109,10 +113,16 @@ def _found(box: Box, confidence: float = 0.9) -> Detection:
         ([_found((0, 0, 100, 40))], [(0, 0, 100, 40)], "IoU 0.4: another object"),
         ([_found((600, 600, 700, 700))], [], "outside the region"),
         ([_found(B, 0.34)], [], "too unsure (0.35)"),
-        ([_found((300, 300, 400, 395), 0.8), _found(B, 0.9)], [B], "two boxes on one object: the surer one (IoU 0.95 > 0.7)"),
+        (
+            [_found((300, 300, 400, 395), 0.8), _found(B, 0.9)],
+            [B],
+            "two boxes on one object: the surer one (IoU 0.95 > 0.7)",
+        ),
     ],
 )
-def test_detector_boxes_that_join_the_reference(detections: list[Detection], kept: list[Box], why: str) -> None:
+def test_detector_boxes_that_join_the_reference(
+    detections: list[Detection], kept: list[Box], why: str
+) -> None:
     assert join_detections([A], detections, (0.0, 0.0, 500.0, 500.0), ScoreConfig()) == kept, why
 
 
@@ -120,7 +130,9 @@ def test_detector_boxes_that_join_the_reference(detections: list[Detection], kep
     ("side", "reference", "joins"),
     [("reference", (A, B), ()), ("prediction", (A,), (B,)), ("both", (A, B), (B,)), ("none", (A,), ())],
 )
-def test_on_which_side_the_detector_stands(side: str, reference: tuple[Box, ...], joins: tuple[Box, ...]) -> None:
+def test_on_which_side_the_detector_stands(
+    side: str, reference: tuple[Box, ...], joins: tuple[Box, ...]
+) -> None:
     """The paper's text and published notes disagree; every reading is an option."""
     found = references_of(_region(A), [_found(B)], ScoreConfig(detector_side=side))  # type: ignore[arg-type]
     assert found.boxes == reference
@@ -143,7 +155,9 @@ def test_unscored_has_a_reason_and_no_number(text: str, references: References, 
 
 
 def test_a_text_without_boxes_has_a_real_zero() -> None:
-    result = score_text(FERRET.parse("a cat somewhere", FRAME), References((A,), (), ()), (0.2, 0.4), ScoreConfig())
+    result = score_text(
+        FERRET.parse("a cat somewhere", FRAME), References((A,), (), ()), (0.2, 0.4), ScoreConfig()
+    )
     assert result.localization == 0.0
     assert result.total == pytest.approx(0.8 * 0.3)
 
@@ -186,7 +200,8 @@ def test_one_region_from_texts_to_scores() -> None:
     rows, dropped = score(items, FERRET, scorer, detector, ScoreConfig())
     assert dropped == []
     assert sorted(detector.asked) == ["a cat", "a dog"]  # each phrase once
-    assert len(scorer.asked) == 1  # one call: both texts, and refinements with the same words are not encoded again
+    # one call: both texts, and refinements with the same words are not encoded again
+    assert len(scorer.asked) == 1
     first, second = rows
     assert first.reference == (A, B)
     assert first.reference_annotated == 1
@@ -194,7 +209,8 @@ def test_one_region_from_texts_to_scores() -> None:
     assert second.score.localization == pytest.approx((1.0 + 0.0) / 2, abs=2e-3)
     assert first.score.semantic == pytest.approx(0.3)
     assert first.score.total == pytest.approx(0.8 * 0.3 + 0.2 * 0.7, abs=1e-3)
-    assert first.refined_score.localization == pytest.approx(1.0, abs=2e-3)  # both boxes become their references
+    # both boxes become their references
+    assert first.refined_score.localization == pytest.approx(1.0, abs=2e-3)
     assert first.refined_text == "a cat [0, 0, 100, 100] and a dog [300, 300, 400, 400]."
 
 
@@ -202,12 +218,16 @@ def test_one_reference_per_candidate_is_an_option() -> None:
     texts = ["a cat [0, 0, 100, 100].", "a dog [300, 300, 400, 400]."]
     items = [(_region(A), [_candidate(k, t) for k, t in enumerate(texts)])]
     scorer = _Scorer({"a cat.": (0.1, 0.1), "a dog.": (0.1, 0.1)})
-    rows, _ = score(items, FERRET, scorer, _Detector({"a dog": [_found(B)]}), ScoreConfig(g_scope="candidate"))
+    rows, _ = score(
+        items, FERRET, scorer, _Detector({"a dog": [_found(B)]}), ScoreConfig(g_scope="candidate")
+    )
     assert [r.reference for r in rows] == [(A,), (A, B)]
 
 
 def test_without_annotations_the_detector_gives_all_references() -> None:
-    found = references_of(_region(A), [_found(B), _found((0.0, 0.0, 100.0, 60.0))], ScoreConfig(annotated=False))
+    found = references_of(
+        _region(A), [_found(B), _found((0.0, 0.0, 100.0, 60.0))], ScoreConfig(annotated=False)
+    )
     assert found.annotated == ()
     assert found.boxes == (B, (0.0, 0.0, 100.0, 60.0))  # nothing annotated that the second could be
 
@@ -221,17 +241,29 @@ def test_without_a_semantic_model_the_row_stays_and_says_why() -> None:
     items = [(_region(A), [_candidate(0, "a cat [0, 0, 100, 100].")])]
     rows, dropped = score(items, FERRET, None, None, ScoreConfig())
     assert rows[0].score.unscored == "no_semantic_score"
-    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [("img#0/0", "unscored", "no_semantic_score")]
+    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [
+        ("img#0/0", "unscored", "no_semantic_score")
+    ]
 
 
 def _scored(region: str, index: int, semantic: float | None, localization: float | None) -> ScoredCandidate:
-    value = Score(None, semantic, semantic, semantic, localization, None if localization is not None else "no_reference")
+    value = Score(
+        None, semantic, semantic, semantic, localization, None if localization is not None else "no_reference"
+    )
     return ScoredCandidate(f"{region}/{index}", region, index, "", value, 0, "", value, 0, (), 0)
 
 
 def test_spreads_are_those_within_a_region() -> None:
-    """Regions that differ from each other, candidates that do not: no spread. Unscored candidates take no part."""
-    rows = [_scored("a", 0, 0.2, 0.5), _scored("a", 1, 0.4, 0.7), _scored("b", 0, 0.9, 0.1), _scored("b", 1, 0.7, 0.3), _scored("c", 0, 0.1, None)]
+    """Regions that differ from each other, candidates that do not: no spread. Unscored candidates take no
+    part.
+    """
+    rows = [
+        _scored("a", 0, 0.2, 0.5),
+        _scored("a", 1, 0.4, 0.7),
+        _scored("b", 0, 0.9, 0.1),
+        _scored("b", 1, 0.7, 0.3),
+        _scored("c", 0, 0.1, None),
+    ]
     found = spreads(rows)
     assert found.figures == pytest.approx({"spread_semantic": 0.1, "spread_localization": 0.1})
     assert found.warnings == ()
@@ -248,7 +280,9 @@ def test_spreads_are_those_within_a_region() -> None:
         (0.0, 0.0, 0.8, ""),
     ],
 )
-def test_a_part_that_decides_alone_is_warned_of(semantic: float, localization: float, lam: float, warns: str) -> None:
+def test_a_part_that_decides_alone_is_warned_of(
+    semantic: float, localization: float, lam: float, warns: str
+) -> None:
     found = spreads([_scored("a", 0, 0.0, 0.0), _scored("a", 1, semantic, localization)], lam)
     assert warns in "".join(found.warnings)
     assert bool(found.warnings) == bool(warns)

@@ -29,13 +29,18 @@ class Outer:
 
 
 def test_values_arrive() -> None:
-    assert load(Outer, {"name": "x", "inner": {"number": 2}, "many": [{"kind": "b"}]}) == Outer("x", Inner(2), (Inner(1, "b"),))
+    assert load(Outer, {"name": "x", "inner": {"number": 2}, "many": [{"kind": "b"}]}) == Outer(
+        "x", Inner(2), (Inner(1, "b"),)
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"name": "x", "iner": {}}, "iner: unknown key 'iner' (did you mean 'inner'?); known: inner, many, maybe, name, named"),
+        (
+            {"name": "x", "iner": {}},
+            "iner: unknown key 'iner' (did you mean 'inner'?); known: inner, many, maybe, name, named",
+        ),
         ({"name": "x", "inner": {"nmber": 1}}, "inner.nmber: unknown key 'nmber' (did you mean 'number'?)"),
         ({"name": "x", "many": [{}, {"nmber": 1}]}, "many.1.nmber: unknown key"),
         ({"name": "x", "maybe": {"nmber": 1}}, "maybe.nmber: unknown key"),
@@ -54,8 +59,15 @@ def test_mistakes_are_one_line(data: dict[str, object], message: str) -> None:
 
 
 def test_overrides_are_read_as_yaml() -> None:
-    assert apply_overrides({"a": {"b": 1}}, ["a.b=2", "c.d=[x, y]", "e=null"]) == {"a": {"b": 2}, "c": {"d": ["x", "y"]}, "e": None}
-    assert apply_overrides({"many": [{"a": 1, "b": 1}, {"a": 2}]}, ["many.0.a=5"]) == {"many": [{"a": 5, "b": 1}, {"a": 2}]}  # one of a list
+    assert apply_overrides({"a": {"b": 1}}, ["a.b=2", "c.d=[x, y]", "e=null"]) == {
+        "a": {"b": 2},
+        "c": {"d": ["x", "y"]},
+        "e": None,
+    }
+    # one of a list
+    assert apply_overrides({"many": [{"a": 1, "b": 1}, {"a": 2}]}, ["many.0.a=5"]) == {
+        "many": [{"a": 5, "b": 1}, {"a": 2}]
+    }
     with pytest.raises(ConfigError, match=r"expected a\.b=value"):
         apply_overrides({}, ["a.b"])
     with pytest.raises(ConfigError, match="found no YAML"):

@@ -23,7 +23,9 @@ from spr.types import Dropped, Findings, ImageRecord
 
 
 def make_work(log: str | None) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
-    """A stage that keeps even numbers; it appends every shard it works on to `log`, so that tests see what ran."""
+    """A stage that keeps even numbers; it appends every shard it works on to `log`, so that tests see what
+    ran.
+    """
 
     def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
         if log is not None:
@@ -54,7 +56,9 @@ def test_rows_do_not_depend_on_workers_or_shards(tmp_path: Path) -> None:
         assert (summary.rows, summary.dropped) == (12, {"odd": 11})
     names = runs["one"].shard_names("regions")
     assert len(names) == 4
-    assert [runs["one"].read_bytes("regions", n) for n in names] == [runs["two"].read_bytes("regions", n) for n in names]
+    assert [runs["one"].read_bytes("regions", n) for n in names] == [
+        runs["two"].read_bytes("regions", n) for n in names
+    ]
     rows = {name: run.read_stage(ImageRecord, "regions") for name, run in runs.items()}
     assert rows["single"] == rows["one"] == rows["all"]
 
@@ -92,11 +96,17 @@ def test_a_failing_worker_stops_the_stage_but_loses_nothing(tmp_path: Path) -> N
 
 def test_digest_ignores_key_order() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
-    assert changed_fields({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 5}, "c": 3}) == ["a.y", "b", "c"]
+    assert changed_fields({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 1, "y": 5}, "c": 3}) == [
+        "a.y",
+        "b",
+        "c",
+    ]
 
 
 def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
-    """Figures stand in _stage.json, also when the rows were made earlier; warnings reach the listener once."""
+    """Figures stand in _stage.json, also when the rows were made earlier; warnings reach the listener
+    once.
+    """
     said: list[str] = []
 
     class Listener(Progress):
@@ -107,7 +117,9 @@ def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
             said.append(message)
 
     run = Run(str(tmp_path))
-    looking = replace(stage(), look=lambda rows: Findings({"mean_width": sum(r.width for r in rows) / 3}, ("small",)))
+    looking = replace(
+        stage(), look=lambda rows: Findings({"mean_width": sum(r.width for r in rows) / 3}, ("small",))
+    )
     run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
     run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
     assert said == ["3 rows, 2 dropped", "regions: mean width 2.000", "regions: warning: small"]
@@ -146,11 +158,12 @@ from spr.store.run import Run
 from spr.store.executor import run_stage
 from spr.store.progress import Progress
 from spr.store.workers import RuntimeConfig
-from tests.unit.test_executor import sleeping_work, stage
+from tests.unit.store.test_executor import sleeping_work, stage
 from dataclasses import replace
 
 if __name__ == "__main__":
-    run_stage(Run(sys.argv[1]), replace(stage(), make_work=partial(sleeping_work, sys.argv[2])), [0, 1], RuntimeConfig(2, 1, 1), Progress())
+    asleep = replace(stage(), make_work=partial(sleeping_work, sys.argv[2]))
+    run_stage(Run(sys.argv[1]), asleep, [0, 1], RuntimeConfig(2, 1, 1), Progress())
 """
 
 

@@ -28,7 +28,17 @@ RECORDS = [
     ),
     ScoredCandidate("a#0/1", "a#0", 1, "", SCORE, 0, "", SCORE, 0, (), 0),
 ]
-REGION = Region("a#0", "a", "a.png", 10, 20, 0, (0.0, 0.0, 1.0, 1.0), "7", (RegionObject("7", "cat", (0.0, 0.0, 1.0, 1.0)),))
+REGION = Region(
+    "a#0",
+    "a",
+    "a.png",
+    10,
+    20,
+    0,
+    (0.0, 0.0, 1.0, 1.0),
+    "7",
+    (RegionObject("7", "cat", (0.0, 0.0, 1.0, 1.0)),),
+)
 
 
 def test_nested_records_round_trip(tmp_path: Path) -> None:

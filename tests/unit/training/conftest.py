@@ -19,7 +19,9 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """The same sums in the same order; and objects of libraries are no garbage (accelerate collects before every training)."""
+    """The same sums in the same order; and objects of libraries are no garbage (accelerate collects before
+    every training).
+    """
     torch.set_num_threads(1)
     gc.freeze()
 

@@ -1,4 +1,6 @@
-"""Made-up pairs: chosen answers end in "yes", rejected ones in "no", so that a model can learn the difference."""
+"""Made-up pairs: chosen answers end in "yes", rejected ones in "no", so that a model can learn the
+difference.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,18 @@ def made_pairs(count: int, per_image: int = 2, seed: int = 0) -> list[TrainingPa
         start = f"a cat {box()}"
         answers = (f"{start} yes", f"{start} and a dog {box()} no")
         return TrainingPair(
-            f"r{i}", f"image{i // per_image}", 60, 60, (0, 0, 9, 9), f"Describe {box()}.", *answers, 0.1 * (i + 1), 0, 1, SCORE, SCORE
+            f"r{i}",
+            f"image{i // per_image}",
+            60,
+            60,
+            (0, 0, 9, 9),
+            f"Describe {box()}.",
+            *answers,
+            0.1 * (i + 1),
+            0,
+            1,
+            SCORE,
+            SCORE,
         )
 
     return [pair(i) for i in range(count)]

@@ -1,4 +1,5 @@
-"""One step with sharded weights against the same step without, in two processes: `python -m tests.unit.training.sharded MODEL`.
+"""One step with sharded weights against the same step without, in two processes: `python -m
+tests.unit.training.sharded MODEL`.
 
 Prints the largest differences of a log-probability and of a gradient.
 """

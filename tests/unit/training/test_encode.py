@@ -35,7 +35,9 @@ def encoder_of(folder: str, **settings: Any) -> tuple[Encoder, Any]:
 @pytest.mark.parametrize(
     ("name", "before", "after"),
     [
-        ("llava", " ", "</s>"),  # "… ASSISTANT:" is the prompt, so the blank belongs to the answer; LLaVA's own blank after it does not
+        # "… ASSISTANT:" is the prompt, so the blank belongs to the answer; LLaVA's own blank after it does
+        # not
+        ("llava", " ", "</s>"),
         ("qwen2_5_vl", "", "<|im_end|>"),  # the line end after it is never generated
         ("gemma3", "", "<end_of_turn>"),
         ("paligemma", "", "<eos>"),  # no chat template at all: the bare answer
@@ -44,7 +46,9 @@ def encoder_of(folder: str, **settings: Any) -> tuple[Encoder, Any]:
 def test_the_answer_is_what_the_model_writes(checkpoint: Any, name: str, before: str, after: str) -> None:
     encoder, tokenizer = encoder_of(checkpoint(name))
     ids = encoder.answer(PAIR, PAIR.chosen).ids
-    assert tokenizer.decode(ids) == before + PAIR.chosen + (after if after != "<eos>" else tokenizer.eos_token)
+    assert tokenizer.decode(ids) == before + PAIR.chosen + (
+        after if after != "<eos>" else tokenizer.eos_token
+    )
 
 
 def test_the_prompt_is_the_one_that_stage_describe_asks(checkpoint: Any) -> None:
@@ -59,7 +63,9 @@ def test_coordinate_tokens_are_weighted_and_no_others(checkpoint: Any) -> None:
     """Tokens that overlap a number of a box; brackets, commas and words keep weight 1."""
     encoder, tokenizer = encoder_of(checkpoint("llava"), dialect=get_dialect("ferret"), coordinate_weight=3.0)
     answer = encoder.answer(PAIR, "a cat [120, 7, 300, 42] 99 yes")
-    weighted = "".join(tokenizer.decode([i]) for i, w in zip(answer.ids, answer.weights, strict=True) if w == 3.0)
+    weighted = "".join(
+        tokenizer.decode([i]) for i, w in zip(answer.ids, answer.weights, strict=True) if w == 3.0
+    )
     assert "".join(c for c in weighted if c.isdigit()) == "120730042"  # 99 is no coordinate
     assert set(answer.weights) == {1.0, 3.0}
     assert len(answer.ids) == len(answer.weights)
@@ -75,7 +81,9 @@ def test_coordinate_tokens_are_weighted_and_no_others(checkpoint: Any) -> None:
 )
 def test_coordinates_that_do_not_count_on_the_rejected_side(checkpoint: Any, mode: str, counted: str) -> None:
     """Words always count, and so does everything on the chosen side."""
-    encoder, tokenizer = encoder_of(checkpoint("llava"), dialect=get_dialect("ferret"), rejected_coordinates=mode)
+    encoder, tokenizer = encoder_of(
+        checkpoint("llava"), dialect=get_dialect("ferret"), rejected_coordinates=mode
+    )
     pair = replace(PAIR, reference=((0.0, 0.0, 60.0, 60.0),))
     text = "a cat [0, 0, 999, 999] and a dog [10, 20, 30, 40] no"
     rejected, chosen = encoder.answer(pair, text, rejected=True), encoder.answer(pair, text)
@@ -95,7 +103,9 @@ def test_a_template_that_moves_the_answer_is_refused(checkpoint: Any) -> None:
     """One that writes a thought before every answer, but asks without it."""
     encoder, _ = encoder_of(checkpoint("llava"))
     processor = encoder._processor
-    processor.chat_template = "{% if add_generation_prompt %}Q:{% else %}{{ messages | length }} turns{% endif %}"
+    processor.chat_template = (
+        "{% if add_generation_prompt %}Q:{% else %}{{ messages | length }} turns{% endif %}"
+    )
     with pytest.raises(ModelError, match="answers would be trained in another place than they are generated"):
         encoder.completion_text("?", "a cat")
 

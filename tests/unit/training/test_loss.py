@@ -14,7 +14,8 @@ def t(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-# Two pairs. Ratios (log pi - log ref): chosen +2 and 0, rejected -1 and 0. Lengths: chosen 4 and 2, rejected 2 and 2.
+# Two pairs. Ratios (log pi - log ref): chosen +2 and 0, rejected -1 and 0. Lengths: chosen 4 and 2, rejected
+# 2 and 2.
 RATIOS = Ratios(t(2.0, 0.0), t(-1.0, 0.0))
 LENGTHS = Lengths(t(4.0, 2.0), t(2.0, 2.0))
 
@@ -34,7 +35,9 @@ def test_offset_moves_the_point_of_indifference() -> None:
 
 
 def test_robust_by_hand() -> None:
-    """x = 0.3, smoothing 0.1: (0.9 * f(0.3) - 0.1 * f(-0.3)) / 0.8 with f = -log sigmoid; at x = 0 it is ln 2 again."""
+    """x = 0.3, smoothing 0.1: (0.9 * f(0.3) - 0.1 * f(-0.3)) / 0.8 with f = -log sigmoid; at x = 0 it is ln 2
+    again.
+    """
     want = (0.9 * neg_log_sigmoid(0.3) - 0.1 * neg_log_sigmoid(-0.3)) / 0.8
     assert robust(RATIOS, 0.1, 0.1).tolist() == pytest.approx([want, math.log(2)])
 
@@ -53,7 +56,9 @@ def test_ipo_by_hand() -> None:
 
 def test_length_normalized_by_hand() -> None:
     """Per token the gap is 1, with beta 5: -log sigmoid(5)."""
-    assert length_normalized(RATIOS, LENGTHS, 5.0).tolist() == pytest.approx([neg_log_sigmoid(5.0), math.log(2)])
+    assert length_normalized(RATIOS, LENGTHS, 5.0).tolist() == pytest.approx(
+        [neg_log_sigmoid(5.0), math.log(2)]
+    )
 
 
 def test_sft_by_hand() -> None:
@@ -66,7 +71,9 @@ def test_every_loss_falls_when_the_chosen_answer_becomes_likelier(name: str) -> 
     chosen = t(-8.0, -9.0).requires_grad_()
     ratios = Ratios(chosen + 8.0, t(0.0, 0.0))
     smoothing = 0.1 if name == "robust" else 0.0
-    loss = preference_loss(name, ratios, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=smoothing, sft_weight=0.0)  # type: ignore[arg-type]
+    loss = preference_loss(
+        name, ratios, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=smoothing, sft_weight=0.0
+    )  # type: ignore[arg-type]
     loss.sum().backward()
     assert loss.shape == (2,)
     assert (chosen.grad < 0).all()
@@ -74,5 +81,7 @@ def test_every_loss_falls_when_the_chosen_answer_becomes_likelier(name: str) -> 
 
 def test_an_sft_term_is_added() -> None:
     chosen = t(-8.0, -4.0)
-    both = preference_loss("dpo", RATIOS, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=0.0, sft_weight=0.5)
+    both = preference_loss(
+        "dpo", RATIOS, chosen, LENGTHS, beta=0.1, offset=t(0.0, 0.0), smoothing=0.0, sft_weight=0.5
+    )
     torch.testing.assert_close(both, dpo(RATIOS, 0.1) + 0.5 * t(2.0, 2.0))

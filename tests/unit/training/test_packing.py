@@ -1,4 +1,6 @@
-"""The prefix tree on sequences small enough to check by eye, and as a property: every node sees exactly its own history."""
+"""The prefix tree on sequences small enough to check by eye, and as a property: every node sees exactly its
+own history.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def made(prompt: list[int], answer: list[int]) -> Branch:
 
 
 def test_a_pair_by_eye() -> None:
-    """Prompt [9 1], chosen [2 3], rejected [2 4]: the answers share their 2, so five nodes stand for eight tokens."""
+    """Prompt [9 1], chosen [2 3], rejected [2 4]: the answers share their 2, so five nodes stand for eight
+    tokens.
+    """
     row = grow([made([9, 1], [2, 3]), made([9, 1], [2, 4])])
     assert row.ids.tolist() == [9, 1, 2, 3, 4]
     assert row.parents.tolist() == [-1, 0, 1, 2, 2]
@@ -36,7 +40,9 @@ def test_an_answer_token_is_never_merged_with_a_prompt_token() -> None:
 
 
 def test_window_counts_positions() -> None:
-    """With a window of 2 a node sees itself and its parent; in row order the rejected branch would see too little."""
+    """With a window of 2 a node sees itself and its parent; in row order the rejected branch would see too
+    little.
+    """
     row = grow([made([9, 1], [2, 3]), made([9, 1], [5, 6])])
     seen = [np.flatnonzero(line).tolist() for line in visible(row, window=2)]
     assert seen == [[0], [0, 1], [1, 2], [2, 3], [1, 4], [4, 5]]
@@ -46,7 +52,8 @@ def test_bidirectional_blocks() -> None:
     row = grow([made([9, 9, 1], [2]), made([9, 9, 1], [3])])
     assert np.flatnonzero(visible(row, "image_block")[0]).tolist() == [0, 1]
     assert np.flatnonzero(visible(row, "prefix")[0]).tolist() == [0, 1, 2]
-    assert np.flatnonzero(visible(row, "prefix")[4]).tolist() == [0, 1, 2, 4]  # an answer never sees its rival
+    # an answer never sees its rival
+    assert np.flatnonzero(visible(row, "prefix")[4]).tolist() == [0, 1, 2, 4]
 
 
 def test_what_may_share() -> None:
@@ -59,7 +66,12 @@ def test_what_may_share() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.lists(st.integers(0, 3), min_size=1, max_size=6)), min_size=1, max_size=6
+        st.tuples(
+            st.lists(st.integers(0, 3), min_size=1, max_size=6),
+            st.lists(st.integers(0, 3), min_size=1, max_size=6),
+        ),
+        min_size=1,
+        max_size=6,
     )
 )
 def test_every_node_sees_exactly_its_own_history(pairs: list[tuple[list[int], list[int]]]) -> None:

@@ -31,7 +31,9 @@ Weights = Mapping[str, torch.Tensor]
 
 @pytest.fixture
 def trained(llava: str, tmp_path: Path) -> Callable[..., tuple[Weights, list[dict[str, Any]], TrainResult]]:
-    def run(name: str = "out", pairs: list[TrainingPair] = PAIRS, **changes: Any) -> tuple[Weights, list[dict[str, Any]], TrainResult]:
+    def run(
+        name: str = "out", pairs: list[TrainingPair] = PAIRS, **changes: Any
+    ) -> tuple[Weights, list[dict[str, Any]], TrainResult]:
         out = tmp_path / name
         result = train(pairs, llava, str(out), replace(FAST, **changes), load_image, get_dialect("ferret"))
         history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
@@ -60,7 +62,9 @@ def test_a_fresh_adapter_costs_ln_2_and_learns(trained: Any) -> None:
 
 
 def test_eager_attention_learns_the_same(trained: Any) -> None:
-    """Eager attention adds its mask to the logits: a mask of True and False would be read as 1 and 0, and everything would see everything."""
+    """Eager attention adds its mask to the logits: a mask of True and False would be read as 1 and 0, and
+    everything would see everything.
+    """
     weights, _, _ = trained("sdpa")
     eager, _, result = trained("eager", attention="eager")
     assert result.layout == "causal"
@@ -70,7 +74,9 @@ def test_eager_attention_learns_the_same(trained: Any) -> None:
 
 
 def test_same_seed_same_bytes_and_packing_changes_nothing(trained: Any) -> None:
-    """The last step of the epoch has two pairs, not four: the mean is over the step's pairs, however many forward passes they take."""
+    """The last step of the epoch has two pairs, not four: the mean is over the step's pairs, however many
+    forward passes they take.
+    """
     a = trained("a")[0]
     assert difference(a, trained("again")[0]) == 0.0
     assert difference(a, trained("one-by-one", tokens=1)[0]) < 1e-5
@@ -87,13 +93,16 @@ def test_every_loss_trains(trained: Any) -> None:
 
 
 def test_margins_and_weights_reach_the_loss(trained: Any) -> None:
-    """At the start beta h = 0, so an offset of scale x margin costs -log sigmoid(-scale x margin): known without training."""
+    """At the start beta h = 0, so an offset of scale x margin costs -log sigmoid(-scale x margin): known
+    without training.
+    """
     pairs = [replace(PAIRS[0], margin=0.5)]
     _, history, _ = trained(pairs=pairs, margin_scale=2.0)
     assert history[0]["loss"] == pytest.approx(math.log1p(math.exp(1.0)), abs=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT asks transformers by its old name
+# PEFT asks transformers by its old name
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_the_adapter_is_a_normal_peft_adapter(trained: Any, llava: str, tmp_path: Path) -> None:
     """It loads with PeftModel, sits on the language model only, and merging gives the same logits."""
     from peft import PeftModel
@@ -119,7 +128,10 @@ def test_the_adapter_is_a_normal_peft_adapter(trained: Any, llava: str, tmp_path
 
 
 def test_dropped_pairs_are_counted_with_their_reason(trained: Any) -> None:
-    bad = [replace(PAIRS[0], pair_id="b1", image="broken"), replace(PAIRS[0], pair_id="b2", chosen="x", rejected="x")]
+    bad = [
+        replace(PAIRS[0], pair_id="b1", image="broken"),
+        replace(PAIRS[0], pair_id="b2", chosen="x", rejected="x"),
+    ]
     long = replace(PAIRS[0], pair_id="b3", chosen="cat " * 200)
     _, _, result = trained(pairs=[*bad, long, *PAIRS], max_length=200)
     assert result.dropped == {"same_answer": 1, "too_long": 1, "unreadable_image": 1}
@@ -160,11 +172,19 @@ def test_resume_opens_no_image_of_steps_that_are_done(llava: str, tmp_path: Path
     out, seen = str(tmp_path / "out"), []
     config = replace(FAST, epochs=1, batch=2, save_steps=1)
     with pytest.raises(KeyboardInterrupt):
-        train(PAIRS, llava, out, config, load_image, progress=Kill(6 + 3))  # reference: 6, then two of three steps
-    train(PAIRS, llava, out, config, lambda path: seen.append(path) or load_image(path))  # type: ignore[func-returns-value]
+        # reference: 6, then two of three steps
+        train(PAIRS, llava, out, config, load_image, progress=Kill(6 + 3))
+
+    def load(path: str) -> Any:
+        seen.append(path)
+        return load_image(path)
+
+    train(PAIRS, llava, out, config, load)
     assert (
         len(seen) == 1 + 2 + 1
-    )  # one step is saved, two are left, and each has one image; the check before looks at one, once packed and twice plain
+        # one step is saved, two are left, and each has one image; the check before looks at one,
+        # once packed and twice plain
+    )
 
 
 def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
@@ -194,7 +214,9 @@ def test_cached_reference_is_recomputed_reference(trained: Any, tmp_path: Path) 
 
 
 def test_a_starting_adapter_is_the_reference(trained: Any, llava: str, tmp_path: Path) -> None:
-    """Going on from an adapter, the first loss is ln 2 again, because the policy is compared with where it starts."""
+    """Going on from an adapter, the first loss is ln 2 again, because the policy is compared with where it
+    starts.
+    """
     first, _, _ = trained("first", epochs=3)
     out = tmp_path / "second"
     result = train(PAIRS, llava, str(out), FAST, load_image, adapter=str(tmp_path / "first"))
@@ -219,7 +241,9 @@ def test_impossible_values_are_one_line(change: dict[str, Any], message: str) ->
 
 
 def test_unknown_trainer_arguments_are_one_line(llava: str, out: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.trainer\.max_steps: found a setting that follows from train\.batch"):
+    with pytest.raises(
+        ConfigError, match=r"train\.trainer\.max_steps: found a setting that follows from train\.batch"
+    ):
         train(PAIRS, llava, str(out), replace(FAST, trainer={"max_steps": 1}), load_image)
     with pytest.raises(UserError, match=r"train\.trainer: transformers\.TrainingArguments refuses it"):
         train(PAIRS, llava, str(out), replace(FAST, trainer={"learning_speed": 1}), load_image)
@@ -250,7 +274,9 @@ def test_a_model_that_does_not_see_the_image_is_warned_of(llava: str, tmp_path: 
         def tell(self, message: str) -> None:
             said.append(message)
 
-    result = train(PAIRS[:2], str(tmp_path / "blind"), str(tmp_path / "out"), FAST, load_image, progress=Listener())
+    result = train(
+        PAIRS[:2], str(tmp_path / "blind"), str(tmp_path / "out"), FAST, load_image, progress=Listener()
+    )
     assert "does not see the image" in result.warnings[0]
     assert said == [f"warning: {text}" for text in result.warnings]
     assert "does not see the image" in (tmp_path / "out" / "README.md").read_text()
@@ -261,8 +287,17 @@ def test_a_model_that_does_not_see_the_image_is_warned_of(llava: str, tmp_path: 
     [
         ([{"loss": 0.69, "chosen_shift": 0.0}], []),
         ([{"loss": 0.9, "chosen_shift": 0.0}], ["the loss starts at 0.9000, not at ln 2"]),
-        ([{"loss": 0.69, "chosen_shift": 0.0}, {"loss": 0.1, "chosen_shift": -60.0}], ["the chosen answers lost 60.0 nats"]),
-        ([{"loss": 0.69, "chosen_shift": 0.0}, *[{"loss": 0.8, "chosen_shift": 0.0, "accuracy": 0.2}] * 21], ["fewer than half of the pairs"]),
+        (
+            [{"loss": 0.69, "chosen_shift": 0.0}, {"loss": 0.1, "chosen_shift": -60.0}],
+            ["the chosen answers lost 60.0 nats"],
+        ),
+        (
+            [
+                {"loss": 0.69, "chosen_shift": 0.0},
+                *[{"loss": 0.8, "chosen_shift": 0.0, "accuracy": 0.2}] * 21,
+            ],
+            ["fewer than half of the pairs"],
+        ),
     ],
 )
 def test_warnings_name_the_usual_cause(lines: list[dict[str, float]], expected: list[str]) -> None:

@@ -1,7 +1,9 @@
-"""Trainings in processes of their own: run as `python -m tests.unit.training.worker MODEL OUT CHANGES [MOMENTS]`.
+"""Trainings in processes of their own: run as `python -m tests.unit.training.worker MODEL OUT CHANGES
+[MOMENTS]`.
 
-CHANGES is JSON of TrainConfig fields. MOMENTS is JSON of seconds: the training is forked off and killed (SIGKILL) at each of them, going on every time
-where the last one stood, and then runs to its end. Prints how many of the kills hit a running training.
+CHANGES is JSON of TrainConfig fields. MOMENTS is JSON of seconds: the training is forked off and killed
+(SIGKILL) at each of them, going on every time where the last one stood, and then runs to its end. Prints how
+many of the kills hit a running training.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def main() -> None:
     torch.set_num_threads(1)
     model, out, changes = sys.argv[1:4]
     config = replace(FAST, **json.loads(changes))
-    hits = sum(killed_at(seconds, model, out, config) for seconds in json.loads(sys.argv[4])) if len(sys.argv) > 4 else 0
+    hits = (
+        sum(killed_at(seconds, model, out, config) for seconds in json.loads(sys.argv[4]))
+        if len(sys.argv) > 4
+        else 0
+    )
     work(model, out, config)
     print(hits)
 

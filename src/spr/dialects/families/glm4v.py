@@ -1,4 +1,6 @@
-"""GLM-4.1V to 4.6V: `<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>`, bracket style as it comes, no label; or JSON objects with a label on request."""
+"""GLM-4.1V to 4.6V: `<|begin_of_box|>[[x1,y1,x2,y2]]<|end_of_box|>`, bracket style as it comes, no label; or
+JSON objects with a label on request.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,13 @@ def _write(boxes: Sequence[Sequence[str]]) -> str:
 class GlmGrammar:
     """The markers, or JSON when the text holds an object with a box."""
 
-    tags: TagGrammar = field(default=TagGrammar(("<|begin_of_box|>", "<|end_of_box|>"), _read, _write, _BOX, bare=_BARE), compare=False)
-    json: tuple[JsonGrammar, ...] = field(default=(JsonGrammar("bbox_2d"), JsonGrammar("box_2d")), compare=False)
+    tags: TagGrammar = field(
+        default=TagGrammar(("<|begin_of_box|>", "<|end_of_box|>"), _read, _write, _BOX, bare=_BARE),
+        compare=False,
+    )
+    json: tuple[JsonGrammar, ...] = field(
+        default=(JsonGrammar("bbox_2d"), JsonGrammar("box_2d")), compare=False
+    )
     token_pattern: re.Pattern[str] = field(default=_BOX, compare=False)
     digits: int = 0
 
@@ -60,8 +67,14 @@ class GlmGrammar:
 def build() -> Family:
     """Grammar, codec, contract, prompts."""
     return family(
-        GlmGrammar(), LinearCodec(1000, 1000, official=lambda x, side: round(x / side * 1000)), "zai-org/GLM-V issue 118 and inference examples",
-        encode="round(x / W * 1000)", decode="v / 1000 * W", phrase="none (JSON label on request)", several="a list inside the markers",
+        GlmGrammar(),
+        LinearCodec(1000, 1000, official=lambda x, side: round(x / side * 1000)),
+        "zai-org/GLM-V issue 118 and inference examples",
+        encode="round(x / W * 1000)",
+        decode="v / 1000 * W",
+        phrase="none (JSON label on request)",
+        several="a list inside the markers",
         rec="Help me to locate {expression} in the image and give me its bounding boxes.",
-        phrase_grounding="Please pinpoint the bounding box [[x1,y1,x2,y2], ...] in the image as per the given description. {phrases}",
-    )  # fmt: skip
+        phrase_grounding="Please pinpoint the bounding box [[x1,y1,x2,y2], ...] in the image as per the "
+        "given description. {phrases}",
+    )

@@ -1,4 +1,6 @@
-"""Isaac's XML-like notation: `<point_box mention="x" t="0.5"> (x1,y1) (x2,y2) </point_box>`, several in `<collection mention="x">`."""
+"""Isaac's XML-like notation: `<point_box mention="x" t="0.5"> (x1,y1) (x2,y2) </point_box>`, several in
+`<collection mention="x">`.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class _Collection:
 class IsaacGrammar:
     """The phrase is an attribute; a collection names all boxes in it."""
 
-    token_pattern: re.Pattern[str] = field(default=re.compile(rf"\(\s*{N}\s*,\s*{N}\s*\)\s*\(\s*{N}\s*,\s*{N}\s*\)"), compare=False)
+    token_pattern: re.Pattern[str] = field(
+        default=re.compile(rf"\(\s*{N}\s*,\s*{N}\s*\)\s*\(\s*{N}\s*,\s*{N}\s*\)"), compare=False
+    )
     digits: int = 0
 
     def scan(self, text: str) -> Layout:
@@ -80,11 +84,15 @@ class IsaacGrammar:
             if any(name.startswith(tail) for name in ("point_box", "collection")):
                 layout.truncated(at, len(text))
 
-    def _element(self, text: str, opened: re.Match[str], closed: re.Match[str], layout: Layout) -> list[Container]:
+    def _element(
+        self, text: str, opened: re.Match[str], closed: re.Match[str], layout: Layout
+    ) -> list[Container]:
         """The boxes of one element, in a container; none: a problem says why."""
         span = (opened.start(), closed.end())
         layout.markup.append(span)
-        boxes, problems = read_parens(text, opened.end(), closed.start()) if opened.group(2) == "point_box" else ([], [])
+        boxes, problems = (
+            read_parens(text, opened.end(), closed.start()) if opened.group(2) == "point_box" else ([], [])
+        )
         for kind, where in problems:
             layout.problem(kind, *where)
         if not boxes and not problems:
@@ -92,7 +100,9 @@ class IsaacGrammar:
         groups = tuple(RawBox(box.numbers, span if len(boxes) == 1 else box.group) for box in boxes)
         return [Container(with_blank(text, *span), groups)] if groups else []
 
-    def _mention(self, text: str, tag: re.Match[str], containers: Sequence[Container], end: int, layout: Layout) -> None:
+    def _mention(
+        self, text: str, tag: re.Match[str], containers: Sequence[Container], end: int, layout: Layout
+    ) -> None:
         """Boxes under the name that `tag` gives them. Without boxes there is no mention."""
         phrase, keep = _named(text, tag)
         if containers:
@@ -114,7 +124,9 @@ class IsaacGrammar:
 
     def _compose_mention(self, phrase: str | None, boxes: Sequence[Sequence[str]]) -> str:
         if phrase is not None and ("<" in phrase or ">" in phrase):
-            raise DialectError(f"found a bracket in the phrase {phrase!r}, expected none: it is an attribute of a tag")
+            raise DialectError(
+                f"found a bracket in the phrase {phrase!r}, expected none: it is an attribute of a tag"
+            )
         if len(boxes) == 1:
             return self._written(phrase, boxes[0])
         elements = " ".join(self._written(None, box) for box in boxes)
@@ -138,6 +150,11 @@ def _named(text: str, tag: re.Match[str]) -> tuple[str | None, Span | None]:
 def build() -> Family:
     """Grammar, codec, contract, prompts."""
     return family(
-        IsaacGrammar(), LinearCodec(1000, 1000), "perceptron-ai/isaac (scale: third party)",
-        decode="v / 1000 * W", phrase="attribute mention", several="<collection>", verified=False,
-    )  # fmt: skip
+        IsaacGrammar(),
+        LinearCodec(1000, 1000),
+        "perceptron-ai/isaac (scale: third party)",
+        decode="v / 1000 * W",
+        phrase="attribute mention",
+        several="<collection>",
+        verified=False,
+    )

@@ -11,11 +11,22 @@ from spr.dialects.tags import TagGrammar
 def build() -> Family:
     """Grammar, codec, contract, prompts."""
     grammar = TagGrammar(
-        ("<box>", "</box>"), AngleReader(), write_angles, ANGLE_BOX, ref=("<ref>", "</ref>"), several="repeat", absent="none", bare=BARE_ANGLES
+        ("<box>", "</box>"),
+        AngleReader(),
+        write_angles,
+        ANGLE_BOX,
+        ref=("<ref>", "</ref>"),
+        several="repeat",
+        absent="none",
+        bare=BARE_ANGLES,
     )
     return family(
-        grammar, LinearCodec(1000, 1000), "NVlabs/Eagle Embodied, LocateAnything",
-        decode="v / 1000 * W", phrase="<ref> before", several="repeated <box>",
+        grammar,
+        LinearCodec(1000, 1000),
+        "NVlabs/Eagle Embodied, LocateAnything",
+        decode="v / 1000 * W",
+        phrase="<ref> before",
+        several="repeated <box>",
         rec="Locate a single instance that matches the following description: {expression}.",
         phrase_grounding="Locate all the instances that matches the following description: {phrases}.",
-    )  # fmt: skip
+    )

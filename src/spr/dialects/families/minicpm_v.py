@@ -10,5 +10,14 @@ from spr.dialects.tags import TagGrammar
 
 def build() -> Family:
     """Grammar, codec, contract, prompts."""
-    grammar = TagGrammar(("<box>", "</box>"), read_blanks, write_blanks, BLANK_BOX, ref=("<ref>", "</ref>"), several="repeat")
-    return family(grammar, LinearCodec(1000, 1000), "OpenBMB/MiniCPM-V issue 982", decode="v / 1000 * W", phrase="<ref> before", several="unverified")
+    grammar = TagGrammar(
+        ("<box>", "</box>"), read_blanks, write_blanks, BLANK_BOX, ref=("<ref>", "</ref>"), several="repeat"
+    )
+    return family(
+        grammar,
+        LinearCodec(1000, 1000),
+        "OpenBMB/MiniCPM-V issue 982",
+        decode="v / 1000 * W",
+        phrase="<ref> before",
+        several="unverified",
+    )

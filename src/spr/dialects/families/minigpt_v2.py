@@ -11,13 +11,28 @@ from spr.dialects.tags import TagGrammar
 def build() -> Family:
     """Grammar, codec, contract, prompts."""
     grammar = TagGrammar(
-        ("{", "}"), AngleReader(), write_angles, ANGLE_BOX, ref=("<p>", "</p>"), several="repeat", between="<delim>", glue=" ",
-        extra=("<delim>",), bare=BARE_ANGLES, needs=("(?=<-?[0-9])", "(?<=[0-9>])"),
-    )  # fmt: skip
+        ("{", "}"),
+        AngleReader(),
+        write_angles,
+        ANGLE_BOX,
+        ref=("<p>", "</p>"),
+        several="repeat",
+        between="<delim>",
+        glue=" ",
+        extra=("<delim>",),
+        bare=BARE_ANGLES,
+        needs=("(?=<-?[0-9])", "(?<=[0-9>])"),
+    )
     return family(
-        grammar, LinearCodec(100, 100, official=lambda x, side: int(x / side * 100)), "Vision-CAIR/MiniGPT-4 minigpt_v2 and eval_ref.py",
-        encode="int(x / W * 100)", decode="v / 100 * W", phrase="<p> before", several="}<delim>{",
+        grammar,
+        LinearCodec(100, 100, official=lambda x, side: int(x / side * 100)),
+        "Vision-CAIR/MiniGPT-4 minigpt_v2 and eval_ref.py",
+        encode="int(x / W * 100)",
+        decode="v / 100 * W",
+        phrase="<p> before",
+        several="}<delim>{",
         grounded_caption="[grounding] please describe this image in details",
-        rec="[refer] give me the location of {expression}", phrase_grounding="[detection] {phrases}",
+        rec="[refer] give me the location of {expression}",
+        phrase_grounding="[detection] {phrases}",
         region_caption="[identify] what is this {region}",
-    )  # fmt: skip
+    )

@@ -14,12 +14,18 @@ def build(min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS, factor: in
     """Grammar, codec, contract, prompts."""
     size = functools.partial(smart_resize, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
     return family(
-        JsonGrammar("bbox_2d"), LinearCodec(None, None, frame="resized", size=size), "QwenLM/Qwen2.5-VL cookbook and issue 991",
-        encode="round(x * new_W / W), clamped", decode="int(v / new_W * W)", phrase="JSON label", several="one object per box",
+        JsonGrammar("bbox_2d"),
+        LinearCodec(None, None, frame="resized", size=size),
+        "QwenLM/Qwen2.5-VL cookbook and issue 991",
+        encode="round(x * new_W / W), clamped",
+        decode="int(v / new_W * W)",
+        phrase="JSON label",
+        several="one object per box",
         frame=f"resized to {min_pixels}-{max_pixels} px, multiples of {factor}",
-        grounded_caption="Please first output bbox coordinates and names of every item in this image in JSON format.",
+        grounded_caption="Please first output bbox coordinates and names of every item in this image in "
+        "JSON format.",
         rec="Locate {expression} in this image and output the bbox coordinates in JSON format.",
-    )  # fmt: skip
+    )
 
 
 OPTIONS = ("min_pixels", "max_pixels", "factor")

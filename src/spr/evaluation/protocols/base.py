@@ -1,6 +1,8 @@
-"""What every protocol is made of: its question, how an answer becomes a `Prediction`, and its metrics as columns that add up.
+"""What every protocol is made of: its question, how an answer becomes a `Prediction`, and its metrics as
+columns that add up.
 
-Judging depends on the item, the answer and the dialect only; metric options come after it, so that changing them never runs a model again.
+Judging depends on the item, the answer and the dialect only; metric options come after it, so that changing
+them never runs a model again.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ NO_LIMIT = 1 << 30  # pixels
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """One kind of question. `prompt` names one of the dialect's questions; `default_prompt` is used where the dialect has none of that name."""
+    """One kind of question. `prompt` names one of the dialect's questions; `default_prompt` is used where the
+    dialect has none of that name.
+    """
 
     name: str
     prompt: str
@@ -36,7 +40,8 @@ class Protocol:
     is_read: Callable[[Prediction], bool]  # False = unparsed
     judge: Callable[[Item, Answer, str, Dialect], list[Prediction]]
     row: FileRow = None  # the form of its predictions.parquet; None: Prediction itself
-    weighs_the_set: bool = False  # columns of an item depend on the other items (CIDEr), so a split has a table of its own
+    # columns of an item depend on the other items (CIDEr), so a split has a table of its own
+    weighs_the_set: bool = False
 
     def template(self, dialect: Dialect, override: str | None) -> str:
         """The form of the question: the configuration's, the dialect's, or the default."""
@@ -47,13 +52,18 @@ class Protocol:
 
 
 def question(template: str, item: Item, dialect: Dialect) -> str:
-    """The question of an item. Fields: {expression}, {phrases} (the same), {region} (its box in the dialect), {a} and {b} (the choices)."""
+    """The question of an item. Fields: {expression}, {phrases} (the same), {region} (its box in the dialect),
+    {a} and {b} (the choices).
+    """
     region = dialect.box_text(item.region, item.frame) if item.region is not None else ""
     a, b = (*item.choices, "", "")[:2]
     try:
         return template.format(expression=item.expression, phrases=item.expression, region=region, a=a, b=b)
     except (KeyError, IndexError, ValueError) as e:
-        raise ConfigError(f"prompt {template!r}: found {e}, expected only {{expression}}, {{phrases}}, {{region}}, {{a}}, {{b}}") from None
+        raise ConfigError(
+            f"prompt {template!r}: found {e}, expected only {{expression}}, {{phrases}}, {{region}}, "
+            f"{{a}}, {{b}}"
+        ) from None
 
 
 def judge(item: Item, answer: Answer, protocol: str, dialect: Dialect) -> list[Prediction]:
@@ -92,7 +102,9 @@ def full_id(item: Item) -> str:
 
 
 def problems_of(g: GroundedText, answer: Answer) -> tuple[str, ...]:
-    """What was wrong with an answer, as identifiers: the dialect's problems; "answer_failed: …"; "cut" by the token limit; "empty"; "no_box"."""
+    """What was wrong with an answer, as identifiers: the dialect's problems; "answer_failed: …"; "cut" by the
+    token limit; "empty"; "no_box".
+    """
     if answer.failed is not None:
         return (f"answer_failed: {answer.failed}",)
     found: list[str] = [p.kind for p in g.problems]
@@ -113,7 +125,9 @@ def overlap(gt: Box | None, box: Box | None, frame: Frame) -> float | None:
 
 
 def frame_of(row: Prediction) -> Frame:
-    """Size of the row's image; without limit where it is not known (then boxes are sorted but not clipped)."""
+    """Size of the row's image; without limit where it is not known (then boxes are sorted but not
+    clipped).
+    """
     return Frame(row.width or NO_LIMIT, row.height or NO_LIMIT)
 
 
@@ -136,7 +150,9 @@ _NO_PLACE = ("absent_marker", "no_box", "phrase_guessed", "tags_stripped", "draf
 
 
 def names_no_place(row: Prediction) -> bool:
-    """An answer that was read and points to nothing: not empty, not failed, no readable and no broken box in it."""
+    """An answer that was read and points to nothing: not empty, not failed, no readable and no broken box in
+    it.
+    """
     said = has_text(row) or "absent_marker" in row.problems
     return said and not row.boxes and all(p in _NO_PLACE for p in row.problems)
 

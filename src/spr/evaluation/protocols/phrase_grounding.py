@@ -1,10 +1,12 @@
-"""Phrase grounding (Flickr30k Entities): a sentence's phrases, each with its box; R@1 = share of phrases whose first box reaches IoU t.
+"""Phrase grounding (Flickr30k Entities): a sentence's phrases, each with its box; R@1 = share of phrases
+whose first box reaches IoU t.
 
-MERGED: against the box around all boxes of the phrase's chain [Ferret]. ANY: against the best of them [MDETR "separate"]. `upper_bound` takes the
-best of all boxes written for the phrase, so it looks at the truth.
-One question per sentence, one row per phrase. A written phrase is a query's when both are equal in lower case without punctuation [Ferret]. Where the
-notation does not mark where a phrase begins (Ferret, Shikra, …), it is a query's when the text before the box ENDS with the query. Of several queries
-that end it the longest has it. Two queries with the same words take the written ones in order; Ferret's own script gives both the first.
+MERGED: against the box around all boxes of the phrase's chain [Ferret]. ANY: against the best of them [MDETR
+"separate"]. `upper_bound` takes the best of all boxes written for the phrase, so it looks at the truth.
+One question per sentence, one row per phrase. A written phrase is a query's when both are equal in lower case
+without punctuation [Ferret]. Where the notation does not mark where a phrase begins (Ferret, Shikra, …), it
+is a query's when the text before the box ENDS with the query. Of several queries that end it the longest has
+it. Two queries with the same words take the written ones in order; Ferret's own script gives both the first.
 No match = a miss, counted as `unmatched`; an answer without a readable box is unparsed.
 """
 
@@ -33,13 +35,17 @@ class PhraseOptions:
 
 
 def plain_words(text: str) -> tuple[str, ...]:
-    """Lower case, apostrophes and sentence punctuation as blanks, other punctuation dropped [Ferret's comparison of phrases]."""
+    """Lower case, apostrophes and sentence punctuation as blanks, other punctuation dropped [Ferret's
+    comparison of phrases].
+    """
     spaced = re.sub(r"['\",.;:!?|]", " ", text.casefold())
     return tuple(re.sub(r"[^\w\s]", "", spaced).split())
 
 
 def _said(g: GroundedText, mention: Mention) -> tuple[tuple[str, ...], bool]:
-    """(words, whether their beginning is a guess): the marked phrase, or all text of the answer before the box."""
+    """(words, whether their beginning is a guess): the marked phrase, or all text of the answer before the
+    box.
+    """
     start, end = mention.span
     guessed = any(p.kind == "phrase_guessed" and p.span[0] < end and start < p.span[1] for p in g.problems)
     if not guessed or mention.phrase is None:
@@ -105,7 +111,9 @@ def _overlaps(row: Prediction, truth: Sequence[Box], every: bool) -> float | Non
     if not row.boxes:
         return None
     frame = frame_of(row)
-    return float(iou_matrix(sanitize(truth, frame), sanitize(row.boxes if every else row.boxes[:1], frame)).max())
+    return float(
+        iou_matrix(sanitize(truth, frame), sanitize(row.boxes if every else row.boxes[:1], frame)).max()
+    )
 
 
 def tabulate(rows: Sequence[Prediction], options: PhraseOptions) -> Table:

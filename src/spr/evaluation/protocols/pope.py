@@ -1,8 +1,11 @@
-"""POPE: is there such an object? yes or no. accuracy, precision, recall, F1 and the share of "yes", with "yes" as the positive class.
+"""POPE: is there such an object? yes or no. accuracy, precision, recall, F1 and the share of "yes", with
+"yes" as the positive class.
 
-An answer is "no" if one of the words No, not, no stands in its first sentence (up to the first full stop, commas dropped, cut at blanks), else "yes"
-[POPE's evaluate.py, Ferret's eval_pope.py]. So "None" and "isn't" are a "yes", as published. Differs: an empty or failed answer is neither (published
-code takes it for a "yes"); it is wrong and counted as unparsed. A ratio with denominator 0 is undefined, never 0 (published code crashes).
+An answer is "no" if one of the words No, not, no stands in its first sentence (up to the first full stop,
+commas dropped, cut at blanks), else "yes" [POPE's evaluate.py, Ferret's eval_pope.py]. So "None" and "isn't"
+are a "yes", as published. Differs: an empty or failed answer is neither (published code takes it for a
+"yes"); it is wrong and counted as unparsed. A ratio with denominator 0 is undefined, never 0 (published code
+crashes).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""REC: the box of a referring expression. Acc@t = share of items whose box reaches IoU t; an answer without a readable box is wrong.
+"""REC: the box of a referring expression. Acc@t = share of items whose box reaches IoU t; an answer without a
+readable box is wrong.
 
-First box of the answer, IoU >= t [Ferret, Qwen-VL, InternVL, Kosmos-2, lmms-eval, VLMEvalKit]. Options: strict > [Shikra, Ref-L4];
-GIoU [MDETR on RefExp]; the best of all boxes named, which uses the truth and is therefore an upper bound and named so; `sweep` adds
-mAcc over 0.50, 0.55 … 0.95 [Ref-L4].
+First box of the answer, IoU >= t [Ferret, Qwen-VL, InternVL, Kosmos-2, lmms-eval, VLMEvalKit]. Options:
+strict > [Shikra, Ref-L4]; GIoU [MDETR on RefExp]; the best of all boxes named, which uses the truth and is
+therefore an upper bound and named so; `sweep` adds mAcc over 0.50, 0.55 … 0.95 [Ref-L4].
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def all_overlaps(rows: Sequence[Prediction], options: RecOptions) -> list[float 
     if (options.overlap, options.box) != ("iou", "first"):
         return [overlaps(r, options) for r in rows]
     chosen = [(k, r.gt, r.boxes[0], frame_of(r)) for k, r in enumerate(rows) if r.gt is not None and r.boxes]
-    found = paired_ious([c[1] for c in chosen], [c[2] for c in chosen], [(c[3].width, c[3].height) for c in chosen])
+    found = paired_ious(
+        [c[1] for c in chosen], [c[2] for c in chosen], [(c[3].width, c[3].height) for c in chosen]
+    )
     values: list[float | None] = [None] * len(rows)
     for (k, *_), value in zip(chosen, found.tolist(), strict=True):
         values[k] = value
@@ -72,7 +75,9 @@ def tabulate(rows: Sequence[Prediction], options: RecOptions) -> Table:
         columns[name] = right[name].astype(np.float64)
         metrics[name] = over(name, "n")
     if options.sweep:
-        columns["sweep"] = np.mean([hits(values, t, options.comparison) for t in SWEEP], axis=0) if rows else np.zeros(0)
+        columns["sweep"] = (
+            np.mean([hits(values, t, options.comparison) for t in SWEEP], axis=0) if rows else np.zeros(0)
+        )
         metrics["macc"] = over("sweep", "n")
     metrics[f"mean_{options.overlap}"] = over("iou", "n")
     metrics[f"mean_{options.overlap}_read"] = over("iou", "read")

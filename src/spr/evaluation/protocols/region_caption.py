@@ -1,7 +1,9 @@
-"""Region captioning (RefCOCOg, Visual Genome): say what is at a box; compared with all sentences written about it.
+"""Region captioning (RefCOCOg, Visual Genome): say what is at a box; compared with all sentences written
+about it.
 
-CIDEr (in [0, 10]; papers print it times 100) on Penn Treebank tokens, with weights from the evaluated set, so a split has its own; METEOR on request.
-An empty or failed answer scores 0 by the formula and is counted as unparsed. The 95 % interval resamples images and keeps the full set's weights.
+CIDEr (in [0, 10]; papers print it times 100) on Penn Treebank tokens, with weights from the evaluated set, so
+a split has its own; METEOR on request. An empty or failed answer scores 0 by the formula and is counted as
+unparsed. The 95 % interval resamples images and keeps the full set's weights.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ def tabulate(rows: Sequence[Prediction], options: CaptionOptions) -> Table:
     """Columns and metrics of region captions."""
     said = [caption_tokens(r.plain) for r in rows]
     truth = [[caption_tokens(t) for t in r.truth] for r in rows]
-    columns = {**length_columns(rows), "cider": column(cider(said, truth)), "read": column([has_text(r) for r in rows])}
+    columns = {
+        **length_columns(rows),
+        "cider": column(cider(said, truth)),
+        "read": column([has_text(r) for r in rows]),
+    }
     metrics: dict[str, Metric] = {"cider": over("cider", "n")}
     if options.meteor:
         scores = meteor([" ".join(s) for s in said], [[" ".join(t) for t in group] for group in truth])

@@ -1,9 +1,12 @@
-"""Region classification: what is at this box? Right when the name of the object, or a synonym, stands in the answer.
+"""Region classification: what is at this box? Right when the name of the object, or a synonym, stands in the
+answer.
 
-`region_classification` asks openly; `region_choice` offers two names, "Is the object [box] of the image a <a> or a <b>?" [Ferret, LVIS].
-Clauses that begin with "no" or "not" are cut first, so that "a cup, not a bowl" does not name a bowl [Ferret]. By default words are whole words
-without regard to case. `matching: ferret_compatible` repeats Ferret's eval_lvis.py: case counts, a name may stand inside a word ("car" in "carpet"),
-the cut needs no word boundary, so that " notebook," vanishes, and it happens only before a comma or full stop.
+`region_classification` asks openly; `region_choice` offers two names, "Is the object [box] of the image a <a>
+or a <b>?" [Ferret, LVIS]. Clauses that begin with "no" or "not" are cut first, so that "a cup, not a bowl"
+does not name a bowl [Ferret]. By default words are whole words without regard to case. `matching:
+ferret_compatible` repeats Ferret's eval_lvis.py: case counts, a name may stand inside a word ("car" in
+"carpet"), the cut needs no word boundary, so that " notebook," vanishes, and it happens only before a comma
+or full stop.
 An answer that names both choices is right in both ways of counting.
 """
 
@@ -44,9 +47,23 @@ def is_named(answer: str, truth: Sequence[str], matching: Literal["corrected", "
 
 def tabulate(rows: Sequence[Prediction], options: ClassificationOptions) -> Table:
     """Columns and metrics of region classification."""
-    right = np.array([is_named(r.plain if options.matching == "corrected" else r.answer, r.truth, options.matching) for r in rows], dtype=bool)
-    columns = {**length_columns(rows), "right": right.astype(np.float64), "read": column([has_text(r) for r in rows])}
-    metrics = {"accuracy": over("right", "n"), "parse_rate": over("read", "n"), "words_per_answer": over("words", "n")}
+    right = np.array(
+        [
+            is_named(r.plain if options.matching == "corrected" else r.answer, r.truth, options.matching)
+            for r in rows
+        ],
+        dtype=bool,
+    )
+    columns = {
+        **length_columns(rows),
+        "right": right.astype(np.float64),
+        "read": column([has_text(r) for r in rows]),
+    }
+    metrics = {
+        "accuracy": over("right", "n"),
+        "parse_rate": over("read", "n"),
+        "words_per_answer": over("words", "n"),
+    }
     return Table(columns, metrics, {"accuracy": right})
 
 

@@ -1,12 +1,15 @@
-"""Grounded region description (what SPR trains): how many of a region's objects an answer finds, how tightly, and how much it says.
+"""Grounded region description (what SPR trains): how many of a region's objects an answer finds, how tightly,
+and how much it says.
 
-Per answer, boxes are matched one-to-one with the region's objects, best IoU first, IoU >= t; a second box on the same object is a false positive.
-precision, recall and F1 sum matched, written and true boxes over all regions (micro); an answer without a readable box finds nothing and is
-counted as unparsed. `box_precision`, `box_recall`, `box_f1` look at boxes alone; `precision`, `recall`, `f1` match only boxes whose phrase is that of
-the object, without regard to case (absent where the benchmark gives no phrases). `named_recall` wants the phrase of the matched box to name the
-object's category. `matched_iou` is the mean IoU of boxes
-matched at the first threshold. `localization` is the mean S_loc of the training reward (method 2.4). Boxes, words and named objects per answer stand
-beside them, because precision alone can be won by silence (corrections to the method: S_loc has no precision term).
+Per answer, boxes are matched one-to-one with the region's objects, best IoU first, IoU >= t; a second box on
+the same object is a false positive. precision, recall and F1 sum matched, written and true boxes over all
+regions (micro); an answer without a readable box finds nothing and is counted as unparsed. `box_precision`,
+`box_recall`, `box_f1` look at boxes alone; `precision`, `recall`, `f1` match only boxes whose phrase is that
+of the object, without regard to case (absent where the benchmark gives no phrases). `named_recall` wants the
+phrase of the matched box to name the object's category. `matched_iou` is the mean IoU of boxes
+matched at the first threshold. `localization` is the mean S_loc of the training reward (method 2.4). Boxes,
+words and named objects per answer stand beside them, because precision alone can be won by silence
+(corrections to the method: S_loc has no precision term).
 """
 
 from __future__ import annotations
@@ -53,11 +56,16 @@ def _outside(row: Prediction) -> tuple[int, int]:
 
 
 def _said(row: Prediction, true: Boxes, predicted: Boxes, threshold: float) -> int:
-    """How many boxes are matched when only boxes with the phrase of the object may be: the kinds are matched one by one."""
+    """How many boxes are matched when only boxes with the phrase of the object may be: the kinds are matched
+    one by one.
+    """
     found = 0
     wanted, said = [p.casefold() for p in row.gt_phrases], [p.casefold() for p in row.phrases]
     for phrase in set(wanted) & set(said):
-        ours, theirs = [i for i, p in enumerate(wanted) if p == phrase], [j for j, p in enumerate(said) if p == phrase]
+        ours, theirs = (
+            [i for i, p in enumerate(wanted) if p == phrase],
+            [j for j, p in enumerate(said) if p == phrase],
+        )
         found += len(match(true[ours], predicted[theirs], threshold))
     return found
 
@@ -69,7 +77,9 @@ def _f1(matched: str, boxes: str, objects: str) -> Metric:
     return metric
 
 
-def _threshold_columns(rows: Sequence[Prediction], boxes: Sequence[tuple[Boxes, Boxes]], threshold: float) -> dict[str, Floats]:
+def _threshold_columns(
+    rows: Sequence[Prediction], boxes: Sequence[tuple[Boxes, Boxes]], threshold: float
+) -> dict[str, Floats]:
     pairs = [match(true, predicted, threshold) for true, predicted in boxes]
     at = f"@{threshold:g}"
     return {
@@ -110,7 +120,9 @@ def tabulate(rows: Sequence[Prediction], options: RegionOptions) -> Table:
         metrics[f"box_recall@{t:g}"] = over(f"matched@{t:g}", "objects")
         metrics[f"box_f1@{t:g}"] = _f1(f"matched@{t:g}", "boxes", "objects")
         metrics[f"named_recall@{t:g}"] = over(f"named@{t:g}", "objects")
-        right[f"box_recall@{t:g}"] = np.array([c == n for c, n in zip(columns[f"matched@{t:g}"], columns["objects"], strict=True)], dtype=bool)
+        right[f"box_recall@{t:g}"] = np.array(
+            [c == n for c, n in zip(columns[f"matched@{t:g}"], columns["objects"], strict=True)], dtype=bool
+        )
     metrics |= {
         "matched_iou": over("overlap", f"matched@{options.thresholds[0]:g}"),
         "localization": over("localization", "n"),

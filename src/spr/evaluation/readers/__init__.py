@@ -9,7 +9,18 @@ from typing import TypeAlias
 from spr.errors import ConfigError, DataError, unknown_name
 from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.items import Item
-from spr.evaluation.readers import coco, flickr30k, hf, jsonl, many, mdetr, questions, refer, regions_json, visual_genome
+from spr.evaluation.readers import (
+    coco,
+    flickr30k,
+    hf,
+    jsonl,
+    many,
+    mdetr,
+    questions,
+    refer,
+    regions_json,
+    visual_genome,
+)
 from spr.evaluation.readers.base import Source
 
 Reader: TypeAlias = Callable[[Source], Iterator[Item]]
@@ -34,23 +45,32 @@ FORMATS: Mapping[str, Reader] = {
 }
 
 
-def read_benchmark(config: BenchmarkConfig, size_of: Callable[[str], tuple[int, int]] | None = None) -> tuple[list[Item], list[str]]:
+def read_benchmark(
+    config: BenchmarkConfig, size_of: Callable[[str], tuple[int, int]] | None = None
+) -> tuple[list[Item], list[str]]:
     """(items in order of files, notes). Raises ConfigError or DataError, one line each."""
     where = f"evaluate.benchmarks[{config.name}]"
     if config.format not in FORMATS:
         raise ConfigError(f"{where}.format: " + unknown_name("format", config.format, FORMATS))
     if bool(config.path) == bool(config.paths):
-        raise ConfigError(f"{where}: found {'both' if config.path else 'neither'} path and paths, expected one of them")
+        raise ConfigError(
+            f"{where}: found {'both' if config.path else 'neither'} path and paths, expected one of them"
+        )
     if config.limit is not None and config.limit < 1:
         raise ConfigError(f"{where}.limit: found {config.limit}, expected at least 1")
     items: list[Item] = []
     notes: list[str] = []
     for split, path in (dict(config.paths) or {config.split: config.path}).items():
-        source = Source(path, config.images, split, config.reader, config.protocol, config.check_images, size_of, notes)
+        source = Source(
+            path, config.images, split, config.reader, config.protocol, config.check_images, size_of, notes
+        )
         found = FORMATS[config.format](source)
         items += islice(found, None if config.limit is None else config.limit - len(items))
     if not items:
-        raise DataError(f"{', '.join(config.paths.values()) or config.path}: found no item for {config.protocol!r}, expected at least one")
+        raise DataError(
+            f"{', '.join(config.paths.values()) or config.path}: found no item for {config.protocol!r}, "
+            "expected at least one"
+        )
     _check_ids(items, where)
     return items, notes
 
@@ -59,5 +79,7 @@ def _check_ids(items: list[Item], where: str) -> None:
     seen: set[tuple[str, str]] = set()
     for item in items:
         if (item.split, item.item_id) in seen:
-            raise DataError(f"{where}: found item {item.item_id!r} of split {item.split!r} twice, expected unique ids")
+            raise DataError(
+                f"{where}: found item {item.item_id!r} of split {item.split!r} twice, expected unique ids"
+            )
         seen.add((item.split, item.item_id))

@@ -20,7 +20,9 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file (or folder) of a benchmark. `split` is the name that its items carry unless the file names one itself."""
+    """One file (or folder) of a benchmark. `split` is the name that its items carry unless the file names one
+    itself.
+    """
 
     path: str
     images: str = ""
@@ -28,8 +30,10 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
     protocol: str = ""  # the protocol that will ask; some forms carry more than one kind of question
     check_images: bool = True
-    size_of: Callable[[str], tuple[int, int]] | None = None  # opens an image whose size the file does not give
-    notes: list[str] = field(default_factory=list)  # what a user should know about the file; ends up in metrics.json
+    # opens an image whose size the file does not give
+    size_of: Callable[[str], tuple[int, int]] | None = None
+    # what a user should know about the file; ends up in metrics.json
+    notes: list[str] = field(default_factory=list)
 
     def file(self) -> str:
         """The path, which must be a file. Raises DataError."""
@@ -48,19 +52,31 @@ class Source:
         """Raises ConfigError for an option that the form does not have."""
         for name in self.options:
             if name not in known:
-                raise ConfigError(f"reader.{name}: " + (unknown_name("option", name, known) if known else "this form has no options"))
+                raise ConfigError(
+                    f"reader.{name}: "
+                    + (unknown_name("option", name, known) if known else "this form has no options")
+                )
 
     def image(self, name: str, where: str) -> str:
         """Path or URL of an image. Raises DataError when it is a local file that is not there."""
-        path = name if "://" in name or name.startswith("/") or not self.images else f"{self.images.rstrip('/')}/{name}"
+        path = (
+            name
+            if "://" in name or name.startswith("/") or not self.images
+            else f"{self.images.rstrip('/')}/{name}"
+        )
         if self.check_images and "://" not in path and "::" not in path and not Path(path).exists():
-            raise DataError(f"{where}: found no image {path}, expected it under `images` ({self.images or 'not set'})")
+            raise DataError(
+                f"{where}: found no image {path}, expected it under `images` ({self.images or 'not set'})"
+            )
         return path
 
     def size(self, image: str, where: str) -> tuple[int, int]:
         """(width, height) of an image whose size the file does not give."""
         if self.size_of is None:
-            raise DataError(f"{where}: found no width and height, expected them in the file (there is no image store to ask)")
+            raise DataError(
+                f"{where}: found no width and height, expected them in the file (there is no image store "
+                "to ask)"
+            )
         try:
             return self.size_of(image)
         except ImageError as e:
@@ -146,7 +162,11 @@ def take_text(entry: Entry, key: str, where: str) -> str:
 def take_whole(entry: Entry, key: str, where: str) -> int:
     """A whole number, also as text ("500"): some published files have sizes so."""
     value = take(entry, key, where)
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else take_int(entry, key, where)
+    return (
+        int(value)
+        if isinstance(value, str) and value.isascii() and value.isdigit()
+        else take_int(entry, key, where)
+    )
 
 
 def take_int(entry: Entry, key: str, where: str) -> int:
@@ -174,7 +194,9 @@ def take_list(entry: Entry, key: str, where: str) -> list[tuple[str, Any]]:
 
 
 def to_box(value: object, where: str) -> Box:
-    """Four finite numbers [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2: a reversed truth is an error of the file."""
+    """Four finite numbers [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2: a reversed truth is an error of the
+    file.
+    """
     x1, y1, x2, y2 = four(value, where)
     if x1 > x2 or y1 > y2:
         raise wrong(where, shown(value), "[x1, y1, x2, y2] with x1 <= x2 and y1 <= y2")
@@ -184,7 +206,9 @@ def to_box(value: object, where: str) -> Box:
 def four(value: object, where: str) -> tuple[float, float, float, float]:
     """Four finite numbers."""
     numbers = list(value) if isinstance(value, list | tuple) else []
-    if len(numbers) != 4 or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers):
+    if len(numbers) != 4 or not all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers
+    ):
         raise wrong(where, shown(value), "four numbers")
     a, b, c, d = (float(v) for v in numbers)
     return (a, b, c, d)
@@ -198,7 +222,9 @@ def take_box(entry: object, key: str, where: str) -> Box:
 
 
 def take_xywh(entry: Entry, key: str, where: str) -> Box:
-    """A COCO box [x, y, width, height] as xyxy: x2 = x + width, without "-1". Width and height must not be negative."""
+    """A COCO box [x, y, width, height] as xyxy: x2 = x + width, without "-1". Width and height must not be
+    negative.
+    """
     x, y, w, h = four(take(entry, key, where), f"{where}.{key}")
     if w < 0 or h < 0:
         raise wrong(f"{where}.{key}", shown(entry[key]), "[x, y, width, height] with width and height >= 0")

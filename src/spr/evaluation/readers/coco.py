@@ -1,9 +1,11 @@
-"""COCO instances (also LVIS, Objects365): every annotated object is asked about; or regions are drawn and described.
+"""COCO instances (also LVIS, Objects365): every annotated object is asked about; or regions are drawn and
+described.
 
-bbox is [x, y, width, height], x2 = x + w. Crowd annotations are no objects and are left out. LVIS: `synonyms` of a category count as its names;
-names are written with "_" and in brackets ("bow_(weapon)"), which are read as blanks and dropped.
-For `region_description` regions are drawn as in the stage `regions` (options: `regions_per_image`, `min_objects`, `seed`), and an object's name is
-its category; for any other protocol every object is an item.
+bbox is [x, y, width, height], x2 = x + w. Crowd annotations are no objects and are left out. LVIS: `synonyms`
+of a category count as its names; names are written with "_" and in brackets ("bow_(weapon)"), which are read
+as blanks and dropped.
+For `region_description` regions are drawn as in the stage `regions` (options: `regions_per_image`,
+`min_objects`, `seed`), and an object's name is its category; for any other protocol every object is an item.
 """
 
 from __future__ import annotations
@@ -84,12 +86,21 @@ def images_of(path: str) -> Iterator[tuple[str, CocoImage]]:
         if category not in categories:
             raise wrong(f"{where}.category_id", shown(category), "the id of a category of the file")
         box = take_xywh(value, "bbox", where)
-        objects.setdefault(take(value, "image_id", where), []).append(CocoObject(str(take(value, "id", where)), box, categories[category]))
+        objects.setdefault(take(value, "image_id", where), []).append(
+            CocoObject(str(take(value, "id", where)), box, categories[category])
+        )
     for where, value in take_list(data, "images", path):
         width, height = take_size(value, where)
-        yield where, CocoImage(_file_name(value, where), width, height, tuple(objects.pop(take(value, "id", where), [])))
+        yield (
+            where,
+            CocoImage(
+                _file_name(value, where), width, height, tuple(objects.pop(take(value, "id", where), []))
+            ),
+        )
     if objects:
-        raise wrong(f"{path}.annotations", f"image_id {shown(next(iter(objects)))}", "the id of an image of the file")
+        raise wrong(
+            f"{path}.annotations", f"image_id {shown(next(iter(objects)))}", "the id of an image of the file"
+        )
 
 
 def _whole(source: Source, name: str, default: int) -> int:
@@ -100,7 +111,9 @@ def _whole(source: Source, name: str, default: int) -> int:
 
 
 def _regions(source: Source) -> Iterator[Item]:
-    config = RegionsConfig(min_objects=_whole(source, "min_objects", 5), regions_per_image=_whole(source, "regions_per_image", 1))
+    config = RegionsConfig(
+        min_objects=_whole(source, "min_objects", 5), regions_per_image=_whole(source, "regions_per_image", 1)
+    )
     seed = _whole(source, "seed", 0)
     for where, image in images_of(source.file()):
         record = ImageRecord(image.name, image.name, image.width, image.height)
@@ -124,7 +137,16 @@ def _objects(source: Source) -> Iterator[Item]:
             continue
         path = source.image(image.name, where)
         for o in image.objects:
-            yield Item(o.annotation_id, source.split, path, image.width, image.height, region=o.box, gt=o.box, truth=o.names)
+            yield Item(
+                o.annotation_id,
+                source.split,
+                path,
+                image.width,
+                image.height,
+                region=o.box,
+                gt=o.box,
+                truth=o.names,
+            )
 
 
 def read(source: Source) -> Iterator[Item]:

@@ -1,11 +1,13 @@
 """Flickr30k Entities: which phrase of a sentence has which boxes.
 
-`flickr30k`: the original. `path` holds Sentences/<id>.txt, Annotations/<id>.xml and <split>.txt (the split after the last "/"); pictures: <id>.jpg.
-`[/EN#<chain>/<type>/… words]`; chain 0 is not visual. An XML `object` has one or more `name` (chains) and a `bndbox`, or `scene` / `nobndbox`;
-several objects may share a chain, then the phrase has several boxes. Corners are read as they are.
-`flickr30k_mdetr`: MDETR's final_flickr_{mergedGT,separateGT}_{split}.json. COCO style, one "image" per sentence; `tokens_positive_eval` has the spans
-of the phrases, an annotation belongs to every phrase whose span is among its `tokens_positive`. Sizes may be texts ("500"). In a mergedGT file every
-phrase has its one merged box, so ANY equals MERGED there: a note says so. It has no phrase types.
+`flickr30k`: the original. `path` holds Sentences/<id>.txt, Annotations/<id>.xml and <split>.txt (the split
+after the last "/"); pictures: <id>.jpg. `[/EN#<chain>/<type>/… words]`; chain 0 is not visual. An XML
+`object` has one or more `name` (chains) and a `bndbox`, or `scene` / `nobndbox`; several objects may share a
+chain, then the phrase has several boxes. Corners are read as they are.
+`flickr30k_mdetr`: MDETR's final_flickr_{mergedGT,separateGT}_{split}.json. COCO style, one "image" per
+sentence; `tokens_positive_eval` has the spans of the phrases, an annotation belongs to every phrase whose
+span is among its `tokens_positive`. Sizes may be texts ("500"). In a mergedGT file every phrase has its one
+merged box, so ANY equals MERGED there: a note says so. It has no phrase types.
 
 Only phrases that have a box are asked. The question lists them in lower case without commas [Ferret].
 """
@@ -20,13 +22,35 @@ from xml.etree import ElementTree
 
 from spr.errors import DataError
 from spr.evaluation.items import Item, PhraseTruth
-from spr.evaluation.readers.base import Source, check_keys, load_json, shown, take, take_list, take_text, take_whole, take_xywh, to_box, wrong
+from spr.evaluation.readers.base import (
+    Source,
+    check_keys,
+    load_json,
+    shown,
+    take,
+    take_list,
+    take_text,
+    take_whole,
+    take_xywh,
+    to_box,
+    wrong,
+)
 from spr.evaluation.readers.mdetr import IMAGE_KEYS, by_image_id
 from spr.types import Box
 
 _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[A-Za-z]+)+) ([^\]]*)\]")
 _TOP = {"info", "licenses", "images", "annotations", "categories"}
-_ANNOTATION = {"area", "iscrowd", "image_id", "category_id", "id", "bbox", "tokens_positive", "phrase_ids", "segmentation"}
+_ANNOTATION = {
+    "area",
+    "iscrowd",
+    "image_id",
+    "category_id",
+    "id",
+    "bbox",
+    "tokens_positive",
+    "phrase_ids",
+    "segmentation",
+}
 
 
 def _asked(phrases: list[PhraseTruth]) -> str:
@@ -90,9 +114,21 @@ def read_entities(source: Source) -> Iterator[Item]:
         image = source.image(f"{name}.jpg", str(listing))
         for number, line in enumerate(sentences.read_text(encoding="utf-8").splitlines()):
             found = read_phrases(line, f"{sentences}:{number + 1}")
-            phrases = [PhraseTruth(words, tuple(chains[chain]), types) for chain, types, words in found if chain in chains]
+            phrases = [
+                PhraseTruth(words, tuple(chains[chain]), types)
+                for chain, types, words in found
+                if chain in chains
+            ]
             if phrases:
-                yield Item(f"{name}_{number}", source.split, image, width, height, expression=_asked(phrases), phrases=tuple(phrases))
+                yield Item(
+                    f"{name}_{number}",
+                    source.split,
+                    image,
+                    width,
+                    height,
+                    expression=_asked(phrases),
+                    phrases=tuple(phrases),
+                )
 
 
 def _span(value: object, where: str) -> tuple[int, int]:
@@ -103,16 +139,25 @@ def _span(value: object, where: str) -> tuple[int, int]:
     return int(inner[0]), int(inner[1])
 
 
-def _truths(entry: Mapping[str, Any], boxes: list[tuple[str, Mapping[str, Any]]], where: str) -> list[PhraseTruth]:
+def _truths(
+    entry: Mapping[str, Any], boxes: list[tuple[str, Mapping[str, Any]]], where: str
+) -> list[PhraseTruth]:
     """The phrases of a sentence with the boxes whose spans include theirs."""
     caption = take_text(entry, "caption", where)
-    held = [({_span(s, at) for at, s in take_list(b, "tokens_positive", place)}, take_xywh(b, "bbox", place)) for place, b in boxes]
+    held = [
+        ({_span(s, at) for at, s in take_list(b, "tokens_positive", place)}, take_xywh(b, "bbox", place))
+        for place, b in boxes
+    ]
     phrases = []
     for at, value in take_list(entry, "tokens_positive_eval", where):
         span = _span(value, at)
         own = tuple(box for spans, box in held if span in spans)
         if not own:
-            raise wrong(at, f"the phrase {shown(caption[slice(*span)])} without a box", "an annotation whose tokens_positive include its span")
+            raise wrong(
+                at,
+                f"the phrase {shown(caption[slice(*span)])} without a box",
+                "an annotation whose tokens_positive include its span",
+            )
         phrases.append(PhraseTruth(caption[slice(*span)].strip(), own))
     return phrases
 
@@ -132,4 +177,12 @@ def read_mdetr(source: Source) -> Iterator[Item]:
         if phrases:
             image = source.image(take_text(entry, "file_name", where), where)
             width, height = take_whole(entry, "width", where), take_whole(entry, "height", where)
-            yield Item(str(number), source.split, image, width, height, expression=_asked(phrases), phrases=tuple(phrases))
+            yield Item(
+                str(number),
+                source.split,
+                image,
+                width,
+                height,
+                expression=_asked(phrases),
+                phrases=tuple(phrases),
+            )

@@ -1,13 +1,17 @@
-"""Benchmarks in the layouts of the Hugging Face hub, read from local Parquet or Arrow files (one file, or a folder of them) with pyarrow alone.
+"""Benchmarks in the layouts of the Hugging Face hub, read from local Parquet or Arrow files (one file, or a
+folder of them) with pyarrow alone.
 
-`hf_refcoco`: jxu124/refcoco, refcocoplus, refcocog. No picture; raw_anns and raw_image_info are JSON texts. The box is raw_anns' [x, y, w, h]; the
-column `bbox` must say the same, as xyxy or as xywh. `image_path` ("coco/train2014/…") is relative to `images`; with the option
-`image_column: file_name` the name in raw_image_info is.
-`lmms_refcoco`: lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg. Picture inside, `answer` = all expressions, bbox [x, y, w, h]. Trap: its splits are not the
-published ones (8,811 refs in RefCOCO val, UNC has 3,811; 7,573 in RefCOCOg val, UMD has 2,573): a note says so.
-`ref_l4`: JierunChen/Ref-L4. bbox [x, y, w, h]; group = size bucket by sqrt(w * h): small < 128 <= medium <= 256 < large.
-`refcoco_m`: moondream/refcoco-m. Picture inside, `samples` with sentences; bbox read as [x, y, w, h] (the card says COCO format), or with the option
-`bbox: xyxy` as corners; a box that leaves its image by more than a pixel under that reading is refused.
+`hf_refcoco`: jxu124/refcoco, refcocoplus, refcocog. No picture; raw_anns and raw_image_info are JSON texts.
+The box is raw_anns' [x, y, w, h]; the column `bbox` must say the same, as xyxy or as xywh. `image_path`
+("coco/train2014/…") is relative to `images`; with the option `image_column: file_name` the name in
+raw_image_info is.
+`lmms_refcoco`: lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg. Picture inside, `answer` = all expressions, bbox [x,
+y, w, h]. Trap: its splits are not the published ones (8,811 refs in RefCOCO val, UNC has 3,811; 7,573 in
+RefCOCOg val, UMD has 2,573): a note says so.
+`ref_l4`: JierunChen/Ref-L4. bbox [x, y, w, h]; group = size bucket by sqrt(w * h): small < 128 <= medium <=
+256 < large. `refcoco_m`: moondream/refcoco-m. Picture inside, `samples` with sentences; bbox read as [x, y,
+w, h] (the card says COCO format), or with the option `bbox: xyxy` as corners; a box that leaves its image by
+more than a pixel under that reading is refused.
 
 Pictures inside the files are written once, byte for byte, into the folder `images`.
 """
@@ -43,17 +47,20 @@ from spr.store.files import write_whole
 from spr.types import Box
 
 _HF = {
-    "sent_ids", "file_name", "ann_id", "ref_id", "image_id", "split", "sentences", "category_id", "raw_anns", "raw_image_info", "raw_sentences",
-    "image_path", "bbox", "captions", "global_image_id", "anns_id",
+    "sent_ids", "file_name", "ann_id", "ref_id", "image_id", "split", "sentences", "category_id", "raw_anns",
+    "raw_image_info", "raw_sentences", "image_path", "bbox", "captions", "global_image_id", "anns_id",
 }  # fmt: skip
 _LMMS = {"question_id", "image", "question", "answer", "segmentation", "bbox", "iscrowd", "file_name"}
 _REF_L4 = {
-    "id", "caption", "bbox", "bbox_area", "bbox_id", "ori_category_id", "image_id", "height", "width", "file_name", "is_rewrite", "split",
+    "id", "caption", "bbox", "bbox_area", "bbox_id", "ori_category_id", "image_id", "height", "width",
+    "file_name", "is_rewrite", "split",
 }  # fmt: skip
 _REFCOCO_M = {"image", "image_id", "file_name", "samples"}
 NOT_PUBLISHED: Mapping[int, str] = {
-    8811: "8,811 refs: this is not the UNC val split of RefCOCO (3,811 refs, 10,834 expressions); its numbers do not compare with papers'",
-    7573: "7,573 refs: this is not the UMD val split of RefCOCOg (2,573 refs, 4,896 expressions); its numbers do not compare with papers'",
+    8811: "8,811 refs: this is not the UNC val split of RefCOCO (3,811 refs, 10,834 expressions); its "
+    "numbers do not compare with papers'",
+    7573: "7,573 refs: this is not the UMD val split of RefCOCOg (2,573 refs, 4,896 expressions); its "
+    "numbers do not compare with papers'",
 }
 
 
@@ -88,7 +95,10 @@ def _rows(source: Source, known: set[str], needed: set[str]) -> Iterator[tuple[s
         names = set(batch.schema.names)
         if names - known or needed - names:
             odd = sorted(names - known) or sorted(needed - names)
-            raise DataError(f"{file}: found columns {sorted(names)}, expected {sorted(needed)} ({'unknown' if names - known else 'missing'}: {odd})")
+            raise DataError(
+                f"{file}: found columns {sorted(names)}, expected {sorted(needed)} "
+                f"({'unknown' if names - known else 'missing'}: {odd})"
+            )
         for row in batch.to_pylist():
             yield f"{file}[{number}]", row
             number += 1
@@ -108,20 +118,39 @@ def read_hf_refcoco(source: Source) -> Iterator[Item]:
     """Items of `rec` (or `region_caption`) from jxu124's layout."""
     source.check_options(("image_column",))
     column = source.option("image_column", "image_path", ("image_path", "file_name"))
-    for where, row in _rows(source, _HF, {"raw_anns", "raw_image_info", "sentences", "bbox", "image_path", "ref_id"}):
+    for where, row in _rows(
+        source, _HF, {"raw_anns", "raw_image_info", "sentences", "bbox", "image_path", "ref_id"}
+    ):
         info = _json_text(row, "raw_image_info", where)
         box = take_xywh(_json_text(row, "raw_anns", where), "bbox", f"{where}.raw_anns")
         said = four(row["bbox"], f"{where}.bbox")
         xywh = (box[0], box[1], box[2] - box[0], box[3] - box[1])
-        if max(abs(a - b) for a, b in zip(said, box, strict=True)) > 0.01 < max(abs(a - b) for a, b in zip(said, xywh, strict=True)):
+        if (
+            max(abs(a - b) for a, b in zip(said, box, strict=True))
+            > 0.01
+            < max(abs(a - b) for a, b in zip(said, xywh, strict=True))
+        ):
             raise wrong(f"{where}.bbox", shown(said), f"the box of raw_anns, {box} or {xywh}")
-        name = take_text(row, "image_path", where) if column == "image_path" else take_text(info, "file_name", f"{where}.raw_image_info")
+        name = (
+            take_text(row, "image_path", where)
+            if column == "image_path"
+            else take_text(info, "file_name", f"{where}.raw_image_info")
+        )
         width, height = take_size(info, f"{where}.raw_image_info")
         texts = [take_text(s, "sent", at).strip() for at, s in take_list(row, "sentences", where)]
-        yield from _items(source, str(take_int(row, "ref_id", where)), source.image(name, where), (width, height), texts, box)
+        yield from _items(
+            source,
+            str(take_int(row, "ref_id", where)),
+            source.image(name, where),
+            (width, height),
+            texts,
+            box,
+        )
 
 
-def _items(source: Source, ref: str, image: str, size: tuple[int, int], texts: list[str], box: Box) -> Iterator[Item]:
+def _items(
+    source: Source, ref: str, image: str, size: tuple[int, int], texts: list[str], box: Box
+) -> Iterator[Item]:
     """One item per expression, or one per ref for captioning."""
     if source.protocol == "region_caption":
         yield Item(ref, source.split, image, *size, region=box, truth=tuple(texts))
@@ -131,9 +160,13 @@ def _items(source: Source, ref: str, image: str, size: tuple[int, int], texts: l
 
 
 def _unpacked(source: Source, value: object, name: str, where: str) -> tuple[str, tuple[int, int]]:
-    """(path, size) of a picture inside the file, after writing it into the folder `images` unless it is there."""
+    """(path, size) of a picture inside the file, after writing it into the folder `images` unless it is
+    there.
+    """
     if not source.images or "://" in source.images:
-        raise ConfigError(f"images: found {source.images!r}, expected a local folder for the pictures inside {source.path}")
+        raise ConfigError(
+            f"images: found {source.images!r}, expected a local folder for the pictures inside {source.path}"
+        )
     data = value.get("bytes") if isinstance(value, Mapping) else None
     if not isinstance(data, bytes):
         raise wrong(f"{where}.image", shown(value), "a picture (bytes)")
@@ -195,6 +228,13 @@ def read_refcoco_m(source: Source) -> Iterator[Item]:
         for at, sample in take_list(row, "samples", where):
             box = four(take(sample, "bbox", at), f"{at}.bbox") if corners else take_xywh(sample, "bbox", at)
             if box[2] > size[0] + 1 or box[3] > size[1] + 1 or box[0] > box[2] or box[1] > box[3]:
-                raise wrong(f"{at}.bbox", shown(sample["bbox"]), f"a box inside {size[0]}x{size[1]}; see the option `bbox: xywh | xyxy`")
-            texts = [take_text({"sentence": s}, "sentence", place).strip() for place, s in take_list(sample, "sentences", at)]
+                raise wrong(
+                    f"{at}.bbox",
+                    shown(sample["bbox"]),
+                    f"a box inside {size[0]}x{size[1]}; see the option `bbox: xywh | xyxy`",
+                )
+            texts = [
+                take_text({"sentence": s}, "sentence", place).strip()
+                for place, s in take_list(sample, "sentences", at)
+            ]
             yield from _items(source, str(take(sample, "id", at)), image, size, texts, box)

@@ -1,9 +1,11 @@
-"""JSON-lines files of referring expressions, one expression a line; boxes [x1, y1, x2, y2] in pixels of the original image.
+"""JSON-lines files of referring expressions, one expression a line; boxes [x1, y1, x2, y2] in pixels of the
+original image.
 
 `qwen_jsonl` (Qwen-VL, InternVL): image, sent, bbox, width, height.
-`shikra_jsonl`: img_path, expression, bbox; dataset_name, width, height where the file has them (else the image is opened for its size).
-Both were made from COCO's [x, y, w, h] as x2 = x + w; no "-1" is applied here.
-A `bbox` of null (our addition) is an expression for something that is not in the image, for the protocol `absent_rec`.
+`shikra_jsonl`: img_path, expression, bbox; dataset_name, width, height where the file has them (else the
+image is opened for its size). Both were made from COCO's [x, y, w, h] as x2 = x + w; no "-1" is applied here.
+A `bbox` of null (our addition) is an expression for something that is not in the image, for the protocol
+`absent_rec`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ def _read(source: Source, known: set[str], image_key: str, text_key: str) -> Ite
         width, height = source.frame(entry, image, where)
         value = take(entry, "bbox", where)
         gt = None if value is None else to_box(value, f"{where}.bbox")
-        yield Item(str(number), source.split, image, width, height, expression=take_text(entry, text_key, where).strip(), gt=gt)
+        yield Item(
+            str(number),
+            source.split,
+            image,
+            width,
+            height,
+            expression=take_text(entry, text_key, where).strip(),
+            gt=gt,
+        )
 
 
 def read_qwen(source: Source) -> Iterator[Item]:

@@ -1,8 +1,10 @@
 """Expressions with any number of boxes, or none.
 
-`humanref`: HumanRef's annotations.jsonl. image_name, referring, answer_boxes [[x1, y1, x2, y2], …] in pixels, domain, sub_domain; no size, so the
-image is opened for it. Groups: domain and sub-domain. The domain "rejection" has no boxes.
-`grefcoco`: gRefCOCO. `path` holds grefs(unc).json and instances.json; the split after the last "/". ann_id is a list; [-1] = nothing fits.
+`humanref`: HumanRef's annotations.jsonl. image_name, referring, answer_boxes [[x1, y1, x2, y2], …] in pixels,
+domain, sub_domain; no size, so the image is opened for it. Groups: domain and sub-domain. The domain
+"rejection" has no boxes.
+`grefcoco`: gRefCOCO. `path` holds grefs(unc).json and instances.json; the split after the last "/". ann_id is
+a list; [-1] = nothing fits.
 
 For the protocol `absent_rec` only the expressions without a box are asked.
 """
@@ -13,13 +15,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spr.evaluation.items import Item
-from spr.evaluation.readers.base import Source, check_keys, lines, load_json, shown, take, take_list, take_size, take_text, take_xywh, to_box, wrong
+from spr.evaluation.readers.base import (
+    Source,
+    check_keys,
+    lines,
+    load_json,
+    shown,
+    take,
+    take_list,
+    take_size,
+    take_text,
+    take_xywh,
+    to_box,
+    wrong,
+)
 from spr.evaluation.readers.refer import instances, referred
 
 _HUMANREF = {
-    "id", "image_name", "referring", "answer_boxes", "candidate_boxes", "answer_segmentations", "domain", "sub_domain", "width", "height",
+    "id", "image_name", "referring", "answer_boxes", "candidate_boxes", "answer_segmentations", "domain",
+    "sub_domain", "width", "height",
 }  # fmt: skip
-_GREF = {"ref_id", "ann_id", "category_id", "image_id", "split", "sentences", "sent_ids", "file_name", "no_target"}
+_GREF = {
+    "ref_id",
+    "ann_id",
+    "category_id",
+    "image_id",
+    "split",
+    "sentences",
+    "sent_ids",
+    "file_name",
+    "no_target",
+}
 
 
 def _wanted(source: Source, boxes: int) -> bool:
@@ -33,14 +59,25 @@ def read_humanref(source: Source) -> Iterator[Item]:
         boxes = tuple(to_box(v, at) for at, v in take_list(entry, "answer_boxes", where))
         domain, inner = take_text(entry, "domain", where), str(entry.get("sub_domain") or "")
         if (domain == "rejection") != (not boxes):
-            raise wrong(where, f"domain {domain!r} with {len(boxes)} boxes", "boxes in every domain but rejection")
+            raise wrong(
+                where, f"domain {domain!r} with {len(boxes)} boxes", "boxes in every domain but rejection"
+            )
         if not _wanted(source, len(boxes)):
             continue
         image = source.image(take_text(entry, "image_name", where), where)
         width, height = source.frame(entry, image, where)
         kinds = dict.fromkeys(k.replace("/", " ") for k in (domain, inner) if k)
         text = take_text(entry, "referring", where).strip()
-        yield Item(str(take(entry, "id", where)), source.split, image, width, height, expression=text, gt_boxes=boxes, group="/".join(kinds))
+        yield Item(
+            str(take(entry, "id", where)),
+            source.split,
+            image,
+            width,
+            height,
+            expression=text,
+            gt_boxes=boxes,
+            group="/".join(kinds),
+        )
 
 
 def read_grefcoco(source: Source) -> Iterator[Item]:
@@ -73,4 +110,6 @@ def read_grefcoco(source: Source) -> Iterator[Item]:
         for k, (at, sentence) in enumerate(take_list(ref, "sentences", where)):
             text = take_text(sentence, "sent", at).strip()
             name = f"{take(ref, 'ref_id', where)}/{k}"
-            yield Item(name, source.split, path_of_image, width, height, expression=text, gt_boxes=boxes, group=group)
+            yield Item(
+                name, source.split, path_of_image, width, height, expression=text, gt_boxes=boxes, group=group
+            )

@@ -1,9 +1,10 @@
 """Questions that stand in their files.
 
-`pope`: POPE's JSON-lines files (coco_pope_{random,popular,adversarial}.json). question_id, image, text, label "yes" | "no". No size: images are
-opened once each.
-`ferret_lvis`: Ferret's lvis_eval.jsonl for region classification. image_path, bbox_norm [x1, y1, x2, y2] as fractions, width, height, name, synonyms,
-neg_class. In every second line the wrong name is offered first, as in Ferret. "bow_(weapon)" counts as "bow" and "weapon" [Ferret].
+`pope`: POPE's JSON-lines files (coco_pope_{random,popular,adversarial}.json). question_id, image, text, label
+"yes" | "no". No size: images are opened once each.
+`ferret_lvis`: Ferret's lvis_eval.jsonl for region classification. image_path, bbox_norm [x1, y1, x2, y2] as
+fractions, width, height, name, synonyms, neg_class. In every second line the wrong name is offered first, as
+in Ferret. "bow_(weapon)" counts as "bow" and "weapon" [Ferret].
 """
 
 from __future__ import annotations
@@ -13,13 +14,24 @@ from typing import Any
 
 from spr.boxes import from_xyxy_unit
 from spr.evaluation.items import Item
-from spr.evaluation.readers.base import Source, lines, shown, take, take_list, take_size, take_text, to_box, wrong
+from spr.evaluation.readers.base import (
+    Source,
+    lines,
+    shown,
+    take,
+    take_list,
+    take_size,
+    take_text,
+    to_box,
+    wrong,
+)
 from spr.types import Box, Frame
 
 _POPE = {"question_id", "image", "text", "label"}
 _LVIS = {
-    "id", "image_path", "name", "synonyms", "neg_class", "bbox", "bbox_norm", "width", "height", "sample_point", "free_shape_bbox_raw",
-    "free_shape_segment_mask", "segmentation", "category_id", "image_id", "area", "def", "frequency", "question",
+    "id", "image_path", "name", "synonyms", "neg_class", "bbox", "bbox_norm", "width", "height",
+    "sample_point", "free_shape_bbox_raw", "free_shape_segment_mask", "segmentation", "category_id",
+    "image_id", "area", "def", "frequency", "question",
 }  # fmt: skip
 
 
@@ -35,7 +47,15 @@ def read_pope(source: Source) -> Iterator[Item]:
         if image not in sizes:
             sizes[image] = source.size(image, where)
         width, height = sizes[image]
-        yield Item(str(take(entry, "question_id", where)), source.split, image, width, height, take_text(entry, "text", where), truth=(label,))
+        yield Item(
+            str(take(entry, "question_id", where)),
+            source.split,
+            image,
+            width,
+            height,
+            take_text(entry, "text", where),
+            truth=(label,),
+        )
 
 
 def names_of(entry: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -1,11 +1,14 @@
-"""REFER, the original files of RefCOCO, RefCOCO+ and RefCOCOg: `<root>/<dataset>/refs(unc|umd|google).p` and `instances.json`.
+"""REFER, the original files of RefCOCO, RefCOCO+ and RefCOCOg: `<root>/<dataset>/refs(unc|umd|google).p` and
+`instances.json`.
 
-`path` is the dataset's folder (`<root>/refcocog`); the split's name after the last "/" chooses the refs ("refcoco+/testA" takes testA).
-Options: `split_by` (default: umd for refcocog, else unc), `text` (`sent`, as REFER evaluates, or `raw`).
-The pickle was written by Python 2. It is read with an unpickler that knows plain containers only: whatever names a function or a class is refused
-before anything is called.
-Traps: a ref's own `file_name` ("…_16.jpg") is no file, the image comes from instances.json; the box is the annotation's, [x, y, width, height], read
-as x2 = x + w; `category_id` of RefCOCOg's refs is COCO's. A count other than the published split's is a note.
+`path` is the dataset's folder (`<root>/refcocog`); the split's name after the last "/" chooses the refs
+("refcoco+/testA" takes testA). Options: `split_by` (default: umd for refcocog, else unc), `text` (`sent`, as
+REFER evaluates, or `raw`).
+The pickle was written by Python 2. It is read with an unpickler that knows plain containers only: whatever
+names a function or a class is refused before anything is called.
+Traps: a ref's own `file_name` ("…_16.jpg") is no file, the image comes from instances.json; the box is the
+annotation's, [x, y, width, height], read as x2 = x + w; `category_id` of RefCOCOg's refs is COCO's. A count
+other than the published split's is a note.
 For `region_caption` there is one item per ref, with all its sentences as references.
 """
 
@@ -19,7 +22,19 @@ from typing import Any
 
 from spr.errors import DataError
 from spr.evaluation.items import Item
-from spr.evaluation.readers.base import Source, check_keys, load_json, shown, take, take_int, take_list, take_size, take_text, take_xywh, wrong
+from spr.evaluation.readers.base import (
+    Source,
+    check_keys,
+    load_json,
+    shown,
+    take,
+    take_int,
+    take_list,
+    take_size,
+    take_text,
+    take_xywh,
+    wrong,
+)
 
 _REF = {"ref_id", "ann_id", "category_id", "image_id", "split", "sentences", "sent_ids", "file_name"}
 _SENTENCE = {"raw", "sent", "sent_id", "tokens"}
@@ -47,7 +62,9 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """The plain containers in a pickle of Python 2 or 3; texts as UTF-8, or Latin-1 where they are not. Executes nothing. Raises DataError."""
+    """The plain containers in a pickle of Python 2 or 3; texts as UTF-8, or Latin-1 where they are not.
+    Executes nothing. Raises DataError.
+    """
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -66,7 +83,9 @@ def _by_id(data: Mapping[str, Any], key: str, path: str) -> dict[Any, tuple[str,
     return {take(value, "id", where): (where, value) for where, value in take_list(data, key, path)}
 
 
-def instances(folder: Path) -> tuple[dict[Any, tuple[str, Mapping[str, Any]]], dict[Any, tuple[str, Mapping[str, Any]]]]:
+def instances(
+    folder: Path,
+) -> tuple[dict[Any, tuple[str, Mapping[str, Any]]], dict[Any, tuple[str, Mapping[str, Any]]]]:
     """(images, annotations) of instances.json by id, each with its place."""
     path = str(folder / "instances.json")
     data = load_json(path)
@@ -75,7 +94,9 @@ def instances(folder: Path) -> tuple[dict[Any, tuple[str, Mapping[str, Any]]], d
     return _by_id(data, "images", path), _by_id(data, "annotations", path)
 
 
-def referred(table: Mapping[Any, tuple[str, Mapping[str, Any]]], number: object, where: str, what: str) -> tuple[str, Mapping[str, Any]]:
+def referred(
+    table: Mapping[Any, tuple[str, Mapping[str, Any]]], number: object, where: str, what: str
+) -> tuple[str, Mapping[str, Any]]:
     """An entry of instances.json by its id. Raises DataError when it is not there."""
     if number not in table:
         raise wrong(where, f"{what} {shown(number)}", "an id of instances.json")
@@ -83,7 +104,9 @@ def referred(table: Mapping[Any, tuple[str, Mapping[str, Any]]], number: object,
 
 
 def _refs(source: Source, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    split_by = source.option("split_by", "umd" if folder.name == "refcocog" else "unc", ("unc", "umd", "google"))
+    split_by = source.option(
+        "split_by", "umd" if folder.name == "refcocog" else "unc", ("unc", "umd", "google")
+    )
     path = folder / f"refs({split_by}).p"
     refs = load_plain_pickle(path)
     if not isinstance(refs, list):
@@ -124,5 +147,8 @@ def read(source: Source) -> Iterator[Item]:
             yield Item(f"{ref_id}/{k}", source.split, path, width, height, expression=text, gt=box)
     published = PUBLISHED.get((folder.name, source.split.rpartition("/")[2]))
     if published is not None and (refs, expressions) != published:
-        said = f"found {refs} refs with {expressions} expressions; the published split has {published[0]} and {published[1]}"
+        said = (
+            f"found {refs} refs with {expressions} expressions; the published split has {published[0]} "
+            f"and {published[1]}"
+        )
         source.notes.append(f"{folder.name} {source.split}: {said}")

@@ -5,9 +5,10 @@ A JSON list, one entry per region; boxes are [x1, y1, x2, y2] in pixels of the i
     [{"image": "000012.jpg", "width": 640, "height": 480, "box": [10, 20, 300, 400],
       "objects": [{"category": "dog", "box": [12, 30, 120, 200]}, …]}, …]
 
-`image` is relative to the benchmark's `images`. Optional: `id` (default: the ordinal of the entry), `split`; `phrase` of every object ("a dog"),
-which makes metrics possible that want the phrase as well as the box.
-Traps: an entry without objects has nothing to recall and is refused; objects outside the region are the writer's choice and are kept.
+`image` is relative to the benchmark's `images`. Optional: `id` (default: the ordinal of the entry), `split`;
+`phrase` of every object ("a dog"), which makes metrics possible that want the phrase as well as the box.
+Traps: an entry without objects has nothing to recall and is refused; objects outside the region are the
+writer's choice and are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ def read(source: Source) -> Iterator[Item]:
         if not boxes:
             raise wrong(where, "no objects", "at least one object in the region")
         if phrases and len(phrases) != len(boxes):
-            raise wrong(where, f"{len(phrases)} phrases of {len(boxes)} objects", "a phrase for every object, or for none")
+            raise wrong(
+                where,
+                f"{len(phrases)} phrases of {len(boxes)} objects",
+                "a phrase for every object, or for none",
+            )
         yield Item(
             item_id=str(entry.get("id", number)),
             split=str(entry.get("split", source.split)),

@@ -1,8 +1,9 @@
-"""Visual Genome's region_descriptions.json, for region captioning: `[{"id": image id, "regions": [{region_id, phrase, x, y, width, height}, …]}, …]`.
+"""Visual Genome's region_descriptions.json, for region captioning: `[{"id": image id, "regions": [{region_id,
+phrase, x, y, width, height}, …]}, …]`.
 
-The picture of an image id is `<id>.jpg` in `images` or in its VG_100K or VG_100K_2; its size is read from the picture. A box is
-[x, y, width, height], x2 = x + width. One item per region, with its one phrase as reference [GLaMM]. The published test split is a list of image ids,
-which the file given here must already be cut to.
+The picture of an image id is `<id>.jpg` in `images` or in its VG_100K or VG_100K_2; its size is read from the
+picture. A box is [x, y, width, height], x2 = x + width. One item per region, with its one phrase as reference
+[GLaMM]. The published test split is a list of image ids, which the file given here must already be cut to.
 """
 
 from __future__ import annotations
@@ -36,6 +37,16 @@ def read(source: Source) -> Iterator[Item]:
         width, height = source.size(image, where)
         for at, value in regions:
             region = check_keys(value, _REGION, at)
-            box = take_xywh({"bbox": [take_int(region, k, at) for k in ("x", "y", "width", "height")]}, "bbox", at)
+            box = take_xywh(
+                {"bbox": [take_int(region, k, at) for k in ("x", "y", "width", "height")]}, "bbox", at
+            )
             phrase = take_text(region, "phrase", at).strip()
-            yield Item(str(take_int(region, "region_id", at)), source.split, image, width, height, region=box, truth=(phrase,))
+            yield Item(
+                str(take_int(region, "region_id", at)),
+                source.split,
+                image,
+                width,
+                height,
+                region=box,
+                truth=(phrase,),
+            )

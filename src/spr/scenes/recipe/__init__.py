@@ -1,4 +1,5 @@
-"""How the embedded checkpoints are made, from nothing: `python -m spr.scenes.recipe` (about two hours on two cores).
+"""How the embedded checkpoints are made, from nothing: `python -m spr.scenes.recipe` (about two hours on two
+cores).
 
     data       scenes as the arrays that the models' processors would see
     dense      the vision tower learns what is where; it starts all three models
@@ -8,6 +9,7 @@
     loosen     loose boxes, as hurried annotators draw them -> mllm
     clip, owl  the two scorers
 
-Every stage is defined in steps, saves its state every few minutes, and goes on where a kill left it. Attention is the eager one: in bfloat16 on a CPU
-the backward pass of torch's fused kernel takes up to twice as long.
+Every stage is defined in steps, saves its state every few minutes, and goes on where a kill left it.
+Attention is the eager one: in bfloat16 on a CPU the backward pass of torch's fused kernel takes up to twice
+as long.
 """

@@ -1,7 +1,9 @@
-"""`python -m spr.scenes.recipe`: train the three embedded checkpoints from nothing. Run it again to go on where a kill left it.
+"""`python -m spr.scenes.recipe`: train the three embedded checkpoints from nothing. Run it again to go on
+where a kill left it.
 
-In: nothing. Out, under `--out`: data/ (2.5 GB), a state per stage, recipe.log, curves/, checkpoints/{mllm,mllm_tight,clip,owl} and measures.json: the
-new checkpoints beside the shipped ones on `val` (`spr.scenes.recipe.measure`). Nothing is replaced: copy a checkpoint into the package where it is better.
+In: nothing. Out, under `--out`: data/ (2.5 GB), a state per stage, recipe.log, curves/,
+checkpoints/{mllm,mllm_tight,clip,owl} and measures.json: the new checkpoints beside the shipped ones on `val`
+(`spr.scenes.recipe.measure`). Nothing is replaced: copy a checkpoint into the package where it is better.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Stage:
     train: Callable[[Workshop, int], None]
 
 
-def _answers(name: str, start: str, rate: float, fade: float = 0.0, loose: bool = False) -> Callable[[Workshop, int], None]:
+def _answers(
+    name: str, start: str, rate: float, fade: float = 0.0, loose: bool = False
+) -> Callable[[Workshop, int], None]:
     return lambda shop, steps: train_answers(shop, name, steps, start, rate, fade, loose)
 
 
@@ -49,7 +53,8 @@ STAGES: Mapping[str, Stage] = {
     "clip": Stage(600, train_clip),
     "owl": Stage(1200, train_owl),
 }
-SAVED: Mapping[str, tuple[str, Callable[[], tuple[torch.nn.Module, object]]]] = {  # checkpoint: the stage that makes it, and how it is built
+# checkpoint: the stage that makes it, and how it is built
+SAVED: Mapping[str, tuple[str, Callable[[], tuple[torch.nn.Module, object]]]] = {
     "mllm_tight": ("refine", build_mllm),
     "mllm": ("loosen", build_mllm),
     "clip": ("clip", build_clip),
@@ -93,10 +98,21 @@ def run(folder: Path, scale: float, limit: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m spr.scenes.recipe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m spr.scenes.recipe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/recipe"))
-    parser.add_argument("--scale", type=float, default=1.0, help="share of data and steps, e.g. 0.01 for a smoke run")
-    parser.add_argument("--limit", type=int, default=1200, help="expressions and regions of val that the checkpoints are measured on")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of data and steps, e.g. 0.01 for a smoke run"
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=1200,
+        help="expressions and regions of val that the checkpoints are measured on",
+    )
     args = parser.parse_args(arguments)
     run(args.out, args.scale, args.limit)
 

@@ -1,7 +1,8 @@
 """The three embedded architectures, all official classes of transformers with the same small vision tower.
 
-In: nothing. Out: randomly initialised models and their processors; the weights of the tower can move into any of them (`load_tower`), which is how
-the recipe trains the tower only once. They see 112 x 112 pixels, squashed; patch 14: 64 patches, width 192.
+In: nothing. Out: randomly initialised models and their processors; the weights of the tower can move into any
+of them (`load_tower`), which is how the recipe trains the tower only once. They see 112 x 112 pixels,
+squashed; patch 14: 64 patches, width 192.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def build_owl() -> tuple[OwlViTForObjectDetection, Any]:
         "max_position_embeddings": OWL_LENGTH,
         "hidden_act": "gelu",
     }
-    model = OwlViTForObjectDetection(OwlViTConfig(text_config=text, vision_config=dict(VISION), projection_dim=WIDTH))
+    model = OwlViTForObjectDetection(
+        OwlViTConfig(text_config=text, vision_config=dict(VISION), projection_dim=WIDTH)
+    )
     for head in (model.box_head, model.class_head):
         for layer in head.children():
             if isinstance(layer, nn.Linear):
@@ -91,7 +94,9 @@ def build_owl() -> tuple[OwlViTForObjectDetection, Any]:
 
 
 def build_clip() -> tuple[CLIPModel, Any]:
-    """The dual encoder. Its temperature stays at 100, where real ones end: cosines of one region's descriptions then differ by hundredths."""
+    """The dual encoder. Its temperature stays at 100, where real ones end: cosines of one region's
+    descriptions then differ by hundredths.
+    """
     tokenizer = build_text_tokenizer(CLIP_LENGTH)
     text = {
         **_ends(tokenizer),
@@ -103,7 +108,9 @@ def build_clip() -> tuple[CLIPModel, Any]:
         "projection_dim": WIDTH,
         "hidden_act": "gelu",
     }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config={**VISION, "projection_dim": WIDTH}, projection_dim=WIDTH))
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config={**VISION, "projection_dim": WIDTH}, projection_dim=WIDTH)
+    )
     with torch.no_grad():
         model.logit_scale.fill_(math.log(100))
     model.logit_scale.requires_grad_(False)
@@ -147,14 +154,20 @@ def build_mllm() -> tuple[LlavaForConditionalGeneration, Any]:
 
 
 def sinusoids(width: int) -> torch.Tensor:
-    """(BINS, width): neighbouring locations start with similar embeddings; wavelengths from the whole image down to about six bins."""
+    """(BINS, width): neighbouring locations start with similar embeddings; wavelengths from the whole image
+    down to about six bins.
+    """
     position = (torch.arange(BINS) + 0.5) / BINS
     frequency = 2 ** (torch.arange(width // 2) * 8.5 / (width // 2)) * math.pi
-    return torch.cat([torch.sin(position[:, None] * frequency), torch.cos(position[:, None] * frequency)], dim=1)
+    return torch.cat(
+        [torch.sin(position[:, None] * frequency), torch.cos(position[:, None] * frequency)], dim=1
+    )
 
 
 def write_sinusoids(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Start the embeddings: words small and random, locations as sinusoids of their value (random ones learn far slower)."""
+    """Start the embeddings: words small and random, locations as sinusoids of their value (random ones learn
+    far slower).
+    """
     table: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
     first = tokenizer.get_vocab()["<loc_0>"]
     with torch.no_grad():
@@ -163,7 +176,9 @@ def write_sinusoids(model: LlavaForConditionalGeneration, tokenizer: PreTrainedT
 
 
 def load_tower(tower: Mapping[str, torch.Tensor], target: nn.Module) -> None:
-    """Load the weights of a CLIP vision tower into `target`, which may name them as CLIP or as OWL-ViT does. Every weight must find its place."""
+    """Load the weights of a CLIP vision tower into `target`, which may name them as CLIP or as OWL-ViT does.
+    Every weight must find its place.
+    """
     wanted = target.state_dict()
     spelled = "pre_layernorm" if any("pre_layernorm" in name for name in wanted) else "pre_layrnorm"
     target.load_state_dict({name.replace("pre_layrnorm", spelled): value for name, value in tower.items()})

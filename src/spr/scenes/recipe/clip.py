@@ -1,7 +1,8 @@
 """Stage `clip`: the semantic scorer, a CLIPModel that knows which description fits a crop.
 
-Contrastive training on crops of regions and on whole scenes, each with its plain description; every image also meets one spoiled description (a noun
-swapped, dropped or added). The temperature stays at 100, where large CLIP models end.
+Contrastive training on crops of regions and on whole scenes, each with its plain description; every image
+also meets one spoiled description (a noun swapped, dropped or added). The temperature stays at 100, where
+large CLIP models end.
 """
 
 from __future__ import annotations
@@ -50,8 +51,17 @@ def train_clip(shop: Workshop, steps: int) -> None:
 
     def texts(things: Sequence[Sequence[Thing]]) -> Tensor:
         said = [f"{names(t)}." for t in things]
-        tokens = processor.tokenizer(said, padding=True, truncation=True, max_length=CLIP_LENGTH, return_tensors="pt", return_token_type_ids=False)
-        return functional.normalize(model.text_projection(model.text_model(**tokens).pooler_output).float(), dim=-1)
+        tokens = processor.tokenizer(
+            said,
+            padding=True,
+            truncation=True,
+            max_length=CLIP_LENGTH,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        return functional.normalize(
+            model.text_projection(model.text_model(**tokens).pooler_output).float(), dim=-1
+        )
 
     def loss_at(step: int) -> tuple[Tensor, Mapping[str, float]]:
         rng = random.Random(f"clip/{step}")
@@ -60,11 +70,21 @@ def train_clip(shop: Workshop, steps: int) -> None:
         said = [regions.seen[i].held for i in a] + [scenes.seen[i].things for i in b]
         with torch.autocast("cpu", torch.bfloat16):
             x = pixels(np.concatenate([crops[a], scenes.images[b]]))
-            images = functional.normalize(model.visual_projection(model.vision_model(pixel_values=x).pooler_output).float(), dim=-1)
+            images = functional.normalize(
+                model.visual_projection(model.vision_model(pixel_values=x).pooler_output).float(), dim=-1
+            )
             written = texts([*said, *(spoiled(s, rng) for s in said)])
         logits = model.logit_scale.exp() * images @ written.T
         target, n = torch.arange(len(said)), len(said)
-        loss = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :n].T, target)) / 2
+        loss = (
+            functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :n].T, target)
+        ) / 2
         return loss, {"right_texts": (logits.argmax(1) == target).float().mean().item()}
 
-    train_stage("clip", model, loss_at, Schedule(shop.steps(steps), 1e-3, weight_decay=0.1, slow="vision_model"), shop.folder)
+    train_stage(
+        "clip",
+        model,
+        loss_at,
+        Schedule(shop.steps(steps), 1e-3, weight_decay=0.1, slow="vision_model"),
+        shop.folder,
+    )

@@ -1,7 +1,8 @@
-"""Training data of the recipe: scenes squashed to what the models see, as one array per set, with their things in pixels of the scene.
+"""Training data of the recipe: scenes squashed to what the models see, as one array per set, with their
+things in pixels of the scene.
 
-In: a folder, a scale. Out: NAME.npy (n, 112, 112, 3) uint8 and NAME.json (a `Seen` per scene); for `regions` also regions_crop.npy. Deterministic,
-and written under a temporary name first: what is there is complete.
+In: a folder, a scale. Out: NAME.npy (n, 112, 112, 3) uint8 and NAME.json (a `Seen` per scene); for `regions`
+also regions_crop.npy. Deterministic, and written under a temporary name first: what is there is complete.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from spr.stages.regions import grow
 from spr.store.files import whole, write_whole
 from spr.types import Box, Frame
 
-PIXELS = 112  # as spr.scenes.recipe.architectures has it; torch is not imported here, because the drawing processes do not need it
+# as spr.scenes.recipe.architectures has it; torch is not imported here, because the drawing processes do not
+# need it
+PIXELS = 112
 CHUNK = 250  # scenes per task of a drawing process
-COUNTS: Mapping[str, int] = {"train": 40_000, "easy": 12_000, "regions": 12_000}  # scenes by split of the world
+# scenes by split of the world
+COUNTS: Mapping[str, int] = {"train": 40_000, "easy": 12_000, "regions": 12_000}
 NUMBER: Mapping[str, int] = {noun: k for k, noun in enumerate(NOUNS)}
 Pixels = NDArray[np.uint8]
 
@@ -71,7 +75,9 @@ class TrainingSet:
 
 
 def region_in(things: Sequence[Thing], rng: random.Random) -> tuple[Box, list[Thing]]:
-    """A region with one to six things or more, grown as the pipeline grows its own (method 2.1), and what it holds."""
+    """A region with one to six things or more, grown as the pipeline grows its own (method 2.1), and what it
+    holds.
+    """
     growth = grow([t.box for t in things], rng.randrange(len(things)), rng.randint(1, 6))
     return growth.box, [things[i] for i in growth.held]
 
@@ -81,7 +87,9 @@ def _squash(image: Image.Image) -> Pixels:
 
 
 def _draw(task: tuple[str, int, int]) -> tuple[list[Pixels], list[Seen]]:
-    """Some scenes of a split: the array of pictures, for `regions` also that of crops, and what is on them."""
+    """Some scenes of a split: the array of pictures, for `regions` also that of crops, and what is on
+    them.
+    """
     split, first, count = task
     images, crops, seen = [], [], []
     for index in range(first, first + count):
@@ -100,7 +108,11 @@ def _draw(task: tuple[str, int, int]) -> tuple[list[Pixels], list[Seen]]:
 def write_sets(folder: Path, scale: float, processes: int) -> None:
     """Draw the sets that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = {name: max(64, round(full * scale)) for name, full in COUNTS.items() if not (folder / f"{name}.json").exists()}
+    missing = {
+        name: max(64, round(full * scale))
+        for name, full in COUNTS.items()
+        if not (folder / f"{name}.json").exists()
+    }
     if missing:
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
             for name, count in missing.items():
@@ -141,6 +153,9 @@ def read_set(folder: Path, name: str) -> TrainingSet:
     def things(values: Sequence[tuple[str, Sequence[float]]]) -> tuple[Thing, ...]:
         return tuple(Thing(noun, (box[0], box[1], box[2], box[3])) for noun, box in values)
 
-    seen = [Seen(w, h, things(all_of_it), tuple(region) if region else None, things(held)) for w, h, all_of_it, region, held in rows]
+    seen = [
+        Seen(w, h, things(all_of_it), tuple(region) if region else None, things(held))
+        for w, h, all_of_it, region, held in rows
+    ]
     crops = np.load(folder / f"{name}_crop.npy", mmap_mode="r") if name == "regions" else None
     return TrainingSet(np.load(folder / f"{name}.npy", mmap_mode="r"), seen, crops)

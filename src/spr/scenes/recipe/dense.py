@@ -1,7 +1,7 @@
 """Stage `dense`: the vision tower learns what is where.
 
-Every patch whose centre lies in a thing says its noun (cross entropy) and its distances to the four sides of the box (smooth L1).
-In: the set `train`. Out: a tower that starts all three models.
+Every patch whose centre lies in a thing says its noun (cross entropy) and its distances to the four sides of
+the box (smooth L1). In: the set `train`. Out: a tower that starts all three models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from spr.scenes.recipe.data import NUMBER, Pixels, Seen
 from spr.scenes.recipe.loop import Schedule, Workshop, train_stage
 
 NOTHING = len(NUMBER)  # the class of a patch with no thing over its centre
-_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])  # CLIP's normalisation, as the shipped processors have it
+# CLIP's normalisation, as the shipped processors have it
+_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 _CENTRE = (torch.arange(GRID) + 0.5) / GRID
 CENTRES = torch.stack([_CENTRE.repeat(GRID), _CENTRE.repeat_interleave(GRID)], 1)  # (patches, xy) in 0..1
@@ -32,7 +33,9 @@ def pixels(array: Pixels) -> Tensor:
 
 
 def owners(seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
-    """Per scene and patch: the noun of the smallest thing over the patch's centre (NOTHING = none), and that thing's box in 0..1."""
+    """Per scene and patch: the noun of the smallest thing over the patch's centre (NOTHING = none), and that
+    thing's box in 0..1.
+    """
     nouns = torch.full((len(seen), GRID**2), NOTHING)
     boxes = torch.zeros(len(seen), GRID**2, 4)
     for n, scene in enumerate(seen):
@@ -75,4 +78,10 @@ def train_dense(shop: Workshop, steps: int) -> None:
         right = (said[..., : NOTHING + 1].argmax(-1) == noun)[inside].float().mean()
         return what + where, {"right_patches": right.item()}
 
-    train_stage("dense", model, loss_at, Schedule(shop.steps(steps), 1.5e-3, warmup=200, weight_decay=0.05), shop.folder)
+    train_stage(
+        "dense",
+        model,
+        loss_at,
+        Schedule(shop.steps(steps), 1.5e-3, warmup=200, weight_decay=0.05),
+        shop.folder,
+    )

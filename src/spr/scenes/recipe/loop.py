@@ -1,8 +1,8 @@
 """One resumable training loop for all stages of the recipe, and the folder that they share.
 
-In: a module, a function step -> (loss, figures), how many steps. Out: the trained module, a CSV of figures, a log. Every few minutes weights,
-optimiser and step are written in one atomic file; data and noise depend on (stage, step) only, so that a killed stage goes on as if nothing had
-happened.
+In: a module, a function step -> (loss, figures), how many steps. Out: the trained module, a CSV of figures, a
+log. Every few minutes weights, optimiser and step are written in one atomic file; data and noise depend on
+(stage, step) only, so that a killed stage goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Schedule:
 
 @dataclass
 class Workshop:
-    """The folder of a run of the recipe. `scale` < 1 makes everything smaller: data, steps and, below a tenth, batches."""
+    """The folder of a run of the recipe. `scale` < 1 makes everything smaller: data, steps and, below a
+    tenth, batches.
+    """
 
     folder: Path
     scale: float = 1.0
@@ -74,7 +76,9 @@ class Workshop:
     def part(self, stage: str, prefix: str = "") -> dict[str, torch.Tensor]:
         """The trained weights of a finished stage whose names begin with `prefix`, without it."""
         weights: dict[str, torch.Tensor] = torch.load(self.folder / f"{stage}.pt", weights_only=True)["model"]
-        return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)
+        }
 
 
 def say(log: Path, text: str) -> None:
@@ -111,9 +115,17 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
 
 
 def train_stage(
-    name: str, model: nn.Module, loss_at: StepLoss, schedule: Schedule, folder: Path, save_seconds: float = 180.0, stop_after: int | None = None
+    name: str,
+    model: nn.Module,
+    loss_at: StepLoss,
+    schedule: Schedule,
+    folder: Path,
+    save_seconds: float = 180.0,
+    stop_after: int | None = None,
 ) -> None:
-    """Train in place, from where `folder/<name>.pt` stands. `stop_after` ends early, as a kill would (for the test)."""
+    """Train in place, from where `folder/<name>.pt` stands. `stop_after` ends early, as a kill would (for the
+    test).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state_path, log, curve = folder / f"{name}.pt", folder / "recipe.log", folder / "curves" / f"{name}.csv"
     curve.parent.mkdir(exist_ok=True)
@@ -122,7 +134,11 @@ def train_stage(
     for scale, slow in ((1.0, False), (0.5, True)):
         mine = [p for n, p in named if (bool(schedule.slow) and schedule.slow in n) == slow]
         groups += [
-            {"params": [p for p in mine if (p.ndim > 1) == matrix], "weight_decay": schedule.weight_decay if matrix else 0.0, "scale": scale}
+            {
+                "params": [p for p in mine if (p.ndim > 1) == matrix],
+                "weight_decay": schedule.weight_decay if matrix else 0.0,
+                "scale": scale,
+            }
             for matrix in (True, False)
         ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98))
@@ -148,10 +164,22 @@ def train_stage(
         optimizer.step()
         step += 1
         if step % 25 == 0 or step == schedule.steps:
-            _record(curve, {"step": step, "seconds": round(time.monotonic() - begin, 1), "loss": round(loss.item(), 4), **figures})
+            _record(
+                curve,
+                {
+                    "step": step,
+                    "seconds": round(time.monotonic() - begin, 1),
+                    "loss": round(loss.item(), 4),
+                    **figures,
+                },
+            )
         if step % 100 == 0:
             shown = " ".join(f"{k} {v:.3f}" for k, v in figures.items())
-            say(log, f"{name}: {step}/{schedule.steps} loss {loss.item():.4f} {shown} ({(time.monotonic() - begin) / 60:.1f} min)")
+            say(
+                log,
+                f"{name}: {step}/{schedule.steps} loss {loss.item():.4f} {shown} "
+                f"({(time.monotonic() - begin) / 60:.1f} min)",
+            )
         if time.monotonic() - last > save_seconds:
             save_state(state_path, model, optimizer, step)
             last = time.monotonic()

@@ -1,6 +1,8 @@
-"""`python -m spr.scenes.recipe.measure`: are the three embedded checkpoints good enough? Printed and written to `OUT` as JSON.
+"""`python -m spr.scenes.recipe.measure`: are the three embedded checkpoints good enough? Printed and written
+to `OUT` as JSON.
 
-    mllm       REC accuracy on `val` by IoU threshold: greedy, and the best of 8 samples (the room that preference training has)
+    mllm       REC accuracy on `val` by IoU threshold: greedy, and the best of 8 samples (the room that
+               preference training has)
     clip       how often the right description of a crop is picked among 16
     owl        AP50 over the 64 nouns on `val` (pycocotools)
 
@@ -42,7 +44,9 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def rec_accuracy(folder: str, files: SplitFiles, limit: int, samples: int = 8, adapter: str | None = None) -> dict[str, dict[float, float | None]]:
+def rec_accuracy(
+    folder: str, files: SplitFiles, limit: int, samples: int = 8, adapter: str | None = None
+) -> dict[str, dict[float, float | None]]:
     """Acc@t of greedy answers and of the best of `samples`."""
     dialect = get_dialect("florence2")
     describer = HFDescriber(folder, load_image=open_store(str(files.images)).load, adapter=adapter)
@@ -52,13 +56,26 @@ def rec_accuracy(folder: str, files: SplitFiles, limit: int, samples: int = 8, a
     for start in track(range(0, len(items), 8), description="mllm"):
         part = items[start : start + 8]
         queries = [
-            Query(str(i["id"]), i["file_name"], i["width"], i["height"], WHERE.format(expression=i["caption"]), group=str(start)) for i, _ in part
+            Query(
+                str(i["id"]),
+                i["file_name"],
+                i["width"],
+                i["height"],
+                WHERE.format(expression=i["caption"]),
+                group=str(start),
+            )
+            for i, _ in part
         ]
-        for name, sampling in {"greedy": Sampling(1, 0.0, 1.0, 8), "best": Sampling(samples, 1.0, 0.95, 8)}.items():
+        for name, sampling in {
+            "greedy": Sampling(1, 0.0, 1.0, 8),
+            "best": Sampling(samples, 1.0, 0.95, 8),
+        }.items():
             for (image, annotation), answers in zip(part, describer.answer(queries, sampling), strict=True):
                 frame = Frame(image["width"], image["height"])
                 truth: Box = tuple(from_xywh([annotation["bbox"]])[0].tolist())
-                boxes = [[b for m in dialect.parse(a.text, frame).mentions for b in m.boxes][:1] for a in answers]
+                boxes = [
+                    [b for m in dialect.parse(a.text, frame).mentions for b in m.boxes][:1] for a in answers
+                ]
                 found[name].append(max((iou(sanitize(b, frame), [truth]) for b in boxes if b), default=0.0))
     return {name: accuracy_at_iou(values, THRESHOLDS) for name, values in found.items()}
 
@@ -92,9 +109,17 @@ def owl_ap50(folder: str, files: SplitFiles, limit: int) -> float:
     images = truth.dataset["images"][:limit]
     rows: list[dict[str, Any]] = []
     for image in track(images, description="owl"):
-        for noun, found in zip(names, detector.detect(image["file_name"], [with_article(n) for n in names]), strict=True):
+        for noun, found in zip(
+            names, detector.detect(image["file_name"], [with_article(n) for n in names]), strict=True
+        ):
             rows += [
-                {"image_id": image["id"], "category_id": names[noun], "bbox": to_xywh([d.box])[0].tolist(), "score": d.score} for d in found[:20]
+                {
+                    "image_id": image["id"],
+                    "category_id": names[noun],
+                    "bbox": to_xywh([d.box])[0].tolist(),
+                    "score": d.score,
+                }
+                for d in found[:20]
             ]
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(truth, truth.loadRes(rows), "bbox")
@@ -106,12 +131,17 @@ def owl_ap50(folder: str, files: SplitFiles, limit: int) -> float:
 
 
 def measure(folder: str, kind: str, limit: int) -> dict[str, Any]:
-    """The figures of a checkpoint on `val`. `kind`: mllm (or mllm_tight), clip, owl. Raises ConfigError for another one."""
+    """The figures of a checkpoint on `val`. `kind`: mllm (or mllm_tight), clip, owl. Raises ConfigError for
+    another one.
+    """
     files = SplitFiles(world_folder() / "val", "val")
     ensure_world([str(files.coco)], lambda what, n: print(f"{what}: {n}"), lambda n: None, lambda: None)
     torch.set_num_threads(1)
     if kind in ("mllm", "mllm_tight"):
-        return {name: {f"{t:g}": share for t, share in found.items()} for name, found in rec_accuracy(folder, files, limit).items()}
+        return {
+            name: {f"{t:g}": share for t, share in found.items()}
+            for name, found in rec_accuracy(folder, files, limit).items()
+        }
     if kind == "clip":
         return {"of_16": clip_of_16(folder, files, limit)}
     if kind == "owl":
@@ -126,7 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--checkpoints", type=Path, default=checkpoint_folder("mllm").parent)
     parser.add_argument("--only", nargs="*", choices=CHECKPOINTS, default=CHECKPOINTS)
-    parser.add_argument("--limit", type=int, default=600, help="expressions, regions and half as many images, at most")
+    parser.add_argument(
+        "--limit", type=int, default=600, help="expressions, regions and half as many images, at most"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
     figures = {name: measure(str(args.checkpoints / name), name, args.limit) for name in args.only}

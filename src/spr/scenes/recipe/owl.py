@@ -1,7 +1,7 @@
 """Stage `owl`: the open-vocabulary detector, an OwlViTForObjectDetection that finds the nouns of the world.
 
-The patch under a thing's centre must say its noun (focal loss over all nouns) and its box (L1 and generalised IoU); all others say nothing, so that
-no suppression of doubles is needed afterwards.
+The patch under a thing's centre must say its noun (focal loss over all nouns) and its box (L1 and generalised
+IoU); all others say nothing, so that no suppression of doubles is needed afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ PHRASES = [with_article(noun) for noun in NUMBER]
 
 
 def targets(seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
-    """(scenes, patches): the noun whose thing has its centre there, -1 for none, the smaller thing where two share a patch; and its box in 0..1."""
+    """(scenes, patches): the noun whose thing has its centre there, -1 for none, the smaller thing where two
+    share a patch; and its box in 0..1.
+    """
     nouns, boxes = torch.full((len(seen), GRID**2), -1), torch.zeros(len(seen), GRID**2, 4)
     for n, scene in enumerate(seen):
         unit = torch.from_numpy(scene.unit_boxes())
@@ -76,7 +78,12 @@ def train_owl(shop: Workshop, steps: int) -> None:
     data = shop.set("train")
     nouns, boxes = targets(data.seen)
     tokens = processor.tokenizer(
-        PHRASES, padding="max_length", truncation=True, max_length=OWL_LENGTH, return_tensors="pt", return_token_type_ids=False
+        PHRASES,
+        padding="max_length",
+        truncation=True,
+        max_length=OWL_LENGTH,
+        return_tensors="pt",
+        return_token_type_ids=False,
     )
 
     def loss_at(step: int) -> tuple[Tensor, Mapping[str, float]]:
@@ -87,8 +94,19 @@ def train_owl(shop: Workshop, steps: int) -> None:
             logits, found = predict(model, tokens, pixels(data.images[pick]))
         p = logits.sigmoid()
         wrong = (1 - p) * said + p * (1 - said)
-        focal = (0.5 * functional.binary_cross_entropy_with_logits(logits, said, reduction="none") * wrong**2).sum() / held.sum()
-        place = 5 * (found[held] - box[held]).abs().sum(-1).mean() + 2 * (1 - generalized_iou(found[held], box[held])).mean()
+        focal = (
+            0.5 * functional.binary_cross_entropy_with_logits(logits, said, reduction="none") * wrong**2
+        ).sum() / held.sum()
+        place = (
+            5 * (found[held] - box[held]).abs().sum(-1).mean()
+            + 2 * (1 - generalized_iou(found[held], box[held])).mean()
+        )
         return 2 * focal + place, {"focal": focal.item(), "place": place.item()}
 
-    train_stage("owl", model, loss_at, Schedule(shop.steps(steps), 1e-3, weight_decay=0.05, slow="vision_model"), shop.folder)
+    train_stage(
+        "owl",
+        model,
+        loss_at,
+        Schedule(shop.steps(steps), 1e-3, weight_decay=0.05, slow="vision_model"),
+        shop.folder,
+    )

@@ -1,4 +1,5 @@
-"""What the embedded MLLM is taught: independent questions about a scene, each with its answer in the Florence-2 notation.
+"""What the embedded MLLM is taught: independent questions about a scene, each with its answer in the
+Florence-2 notation.
 
 In: things in pixels, the size of the scene, a random stream. Out: (question, answer) pairs.
 """
@@ -31,7 +32,12 @@ def turns(things: Sequence[Thing], frame: Frame, rng: random.Random) -> list[Tur
     """About a dozen questions about one scene, each of which sees the image and itself only."""
     box, held = region_in(things, rng)
     form = PROMPTS["objects" if rng.random() < 0.3 else "plain"].text
-    found = [(form.format(region=DIALECT.box_text(box, frame), names=names(held)), written(description(held), frame))]
+    found = [
+        (
+            form.format(region=DIALECT.box_text(box, frame), names=names(held)),
+            written(description(held), frame),
+        )
+    ]
     for _ in range(EXPRESSIONS):
         text, i = expression(things, rng.randrange(len(things)), rng)
         found.append((WHERE.format(expression=text), DIALECT.box_text(things[i].box, frame)))
@@ -40,7 +46,10 @@ def turns(things: Sequence[Thing], frame: Frame, rng: random.Random) -> list[Tur
         some = rng.sample(single, min(len(single), rng.randint(2, 4)))
         places = listed([with_article(t.noun) + DIALECT.box_text(t.box, frame) for t in some])
         found.append((LOCATE.format(phrases=listed([with_article(t.noun) for t in some])), f"{places}."))
-    found += [(WHAT.format(region=DIALECT.box_text(t.box, frame)), with_article(t.noun)) for t in rng.choices(things, k=2)]
+    found += [
+        (WHAT.format(region=DIALECT.box_text(t.box, frame)), with_article(t.noun))
+        for t in rng.choices(things, k=2)
+    ]
     noun = rng.choice(nouns) if rng.random() < 0.5 else rng.choice(NOUN_LIST)
     found.append((EXISTS.format(phrase=with_article(noun)), "yes" if noun in nouns else "no"))
     return found
@@ -50,16 +59,25 @@ def described(seen: Seen, held: Sequence[Thing], rng: random.Random) -> Turn:
     """The question about a region with its crop as second image."""
     assert seen.region is not None
     form = PROMPTS["crop_objects" if rng.random() < 0.5 else "crop"].text
-    return form.format(region=DIALECT.box_text(seen.region, seen.frame), names=names(held)), written(description(held), seen.frame)
+    return form.format(region=DIALECT.box_text(seen.region, seen.frame), names=names(held)), written(
+        description(held), seen.frame
+    )
 
 
 def loosened(things: Sequence[Thing], frame: Frame, rng: random.Random) -> list[Thing]:
-    """Boxes as a hurried annotator draws them: every side pushed outward by N(4 %, 5 %) of the thing's size, inside the image."""
+    """Boxes as a hurried annotator draws them: every side pushed outward by N(4 %, 5 %) of the thing's size,
+    inside the image.
+    """
     found = []
     for t in things:
         x1, y1, x2, y2 = t.box
         w, h = x2 - x1, y2 - y1
         left, top, right, bottom = (rng.gauss(0.04, 0.05) for _ in range(4))
-        box = (max(0.0, x1 - left * w), max(0.0, y1 - top * h), min(float(frame.width), x2 + right * w), min(float(frame.height), y2 + bottom * h))
+        box = (
+            max(0.0, x1 - left * w),
+            max(0.0, y1 - top * h),
+            min(float(frame.width), x2 + right * w),
+            min(float(frame.height), y2 + bottom * h),
+        )
         found.append(Thing(t.noun, box))
     return found

@@ -1,6 +1,8 @@
-"""The tokenizers of the embedded models: byte-level BPE (lossless on any text) trained on the world's sentences.
+"""The tokenizers of the embedded models: byte-level BPE (lossless on any text) trained on the world's
+sentences.
 
-The MLLM has one token per location (`<loc_0>` … `<loc_999>`, not special: they are words of its answers), so a box costs four tokens.
+The MLLM has one token per location (`<loc_0>` … `<loc_999>`, not special: they are words of its answers), so
+a box costs four tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ def _bpe(special: tuple[str, ...], add_prefix_space: bool) -> Tokenizer:
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(
-        corpus(), trainers.BpeTrainer(vocab_size=SIZE, special_tokens=[*special], initial_alphabet=alphabet, show_progress=False)
+        corpus(),
+        trainers.BpeTrainer(
+            vocab_size=SIZE, special_tokens=[*special], initial_alphabet=alphabet, show_progress=False
+        ),
     )
     return core
 
@@ -59,7 +64,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_text_tokenizer(length: int) -> PreTrainedTokenizerFast:
     """`<s> … </s>` for CLIP and the detector, padded right.
 
-    `</s>` has the largest id, because OWL-ViT pools its text there, and not the id 2, which CLIP's code takes for an old mistake.
+    `</s>` has the largest id, because OWL-ViT pools its text there, and not the id 2, which CLIP's code takes
+    for an old mistake.
     """
     core = _bpe(("<pad>", "<s>"), add_prefix_space=True)
     core.add_special_tokens(["</s>"])
