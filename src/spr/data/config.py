@@ -25,7 +25,7 @@ class HFColumns:
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """A box-annotated data set. docs/data.md has the snippet for each one we know."""
+    """A box-annotated data set. Each reader's docstring says which files it reads, and how boxes are."""
 
     format: Format
     annotations: str | tuple[str, ...]  # file, folder, or several of them
@@ -34,7 +34,7 @@ class DataConfig:
     categories: str | None = (
         None  # names of categories, where the annotations have numbers or labels (yolo, open_images, hf)
     )
-    where: str = ""  # which images: a DuckDB expression, e.g. objects >= 5 (query.py)
+    where: str = ""  # which images: a DuckDB expression, e.g. objects >= 5 (spr.data.query)
     strip_folders: int = 0  # leading folders cut off the file names of the annotations
     max_outside: float = (
         1.0  # ours: pixels by which a box may stick out of its image (rounding of annotation tools)

@@ -182,7 +182,7 @@ def test_importing_dialects_is_cheap() -> None:
 
 
 def test_the_page_has_every_contract() -> None:
-    """The table of docs/dialects.md is what `python -m spr.cli.dialects` prints from the contracts."""
+    """The table of docs/dialects.md is what `spr.cli.dialects.markdown_table` prints from the contracts."""
     assert markdown_table() in DOCS.read_text(encoding="utf-8")
 
 

@@ -21,8 +21,8 @@ from spr.lab.demo import CONFIG
 from spr.lab.results import SEEDS, TABLE, answers_of, page, plots, rec_table, settings
 from spr.lab.verdicts import GROWTH, Measurements, between, verdicts
 from spr.run.ablate import plan
-from spr.store.folders import ROUNDS
 from spr.run.wiring import Config, load_config
+from spr.store.folders import ROUNDS
 from spr.store.run import Run
 from spr.types import Prediction
 
