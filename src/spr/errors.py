@@ -5,10 +5,11 @@
     │   ├── ConfigError          a key or a value of the configuration
     │   ├── DataError            a file of the user: annotations, images, benchmark, predictions
     │   │   └── ImageError       one image that cannot be used; `reason` is a short identifier
-    │   ├── DialectError         a notation that cannot say what was asked of it, or an unknown name (also a
-        ValueError)
+    │   ├── DialectError         a notation that cannot say what was asked, or an unknown name (a ValueError)
     │   ├── StaleRunError        a finished stage or a cache whose inputs have changed since
+    │   ├── DamagedRunError      a file of a run that is not the one that its stage wrote
     │   └── MissingExtraError    an optional dependency that is not installed (also an ImportError)
+    ├── BusyError                somebody else writes where this command would write
     └── ModelError               a model or a server that does not do what its port promises
 
 A failed *item* is never an exception: it is a record with a reason (`Dropped`, `Score.unscored`, `Problem`).
@@ -59,8 +60,16 @@ class StaleRunError(UserError):
     """A stage or a cache was made from other inputs than the present ones."""
 
 
+class DamagedRunError(UserError):
+    """A file of a run is missing, was changed, or does not belong there."""
+
+
 class MissingExtraError(UserError, ImportError):
     """An optional dependency is not installed."""
+
+
+class BusyError(SprError):
+    """Another process writes into the folder."""
 
 
 class ModelError(SprError):

@@ -7,7 +7,7 @@ None means "there is none", and a field beside it says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -355,16 +355,44 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenImage:
+    """An image as a stage opened it: bytes of the file, and their digest. Later stages refuse another one."""
+
+    image: str  # as the rows name it
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageFile:
+    """A file of a finished stage: its name in the stage's folder, its rows (None: it has none), SHA-256 of
+    its
+    bytes.
+    """
+
+    name: str
+    rows: int | None
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageSummary:
-    """The `_stage.json` of a stage: what was done, what was left out and why."""
+    """The `_stage.json` of a stage: what it was made from, what it holds, what was left out and why.
+
+    `config` are the options that differ from their defaults, `inputs` the digests of what the stage read:
+    earlier stages, annotation files, checkpoints. `digest` stands for config, inputs and shards together:
+    later
+    stages keep it among their own inputs. `notes` and `figures` are for people.
+    """
 
     stage: str
     digest: str
     config: Mapping[str, object]
+    inputs: Mapping[str, str]
+    shards: tuple[StageFile, ...]
     rows: int
     dropped: Mapping[str, int]
-    shards: int
-    seconds: float
     versions: Mapping[str, str] = field(default_factory=dict)
-    figures: Mapping[str, float] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
+    notes: Mapping[str, object] = field(default_factory=dict)
+    figures: Mapping[str, object] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

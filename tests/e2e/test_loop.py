@@ -9,71 +9,24 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import yaml
 
-from spr.cli import run_cli
 from spr.evaluation.metrics import accuracy_at_iou
 from spr.lab.demo import CONFIG
 from spr.scenes.files import SplitFiles, write_split
-from spr.scenes.language import PROMPTS, WHERE
 from spr.store.run import Run
 from spr.types import Description, Prediction, Region, ScoredCandidate, TrainingPair
+from tests.e2e.tools import STEPS, config_of, line_of, shards_of, spr
 from tests.unit.models.fault_server import Script, serve
-
-STEPS = ("regions", "candidates", "scores", "pairs")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SplitFiles]:
-    folder = tmp_path_factory.mktemp("world")
-    return {split: write_split(folder, split, count) for split, count in (("pair", 8), ("test", 4))}
-
-
-def _config(world: dict[str, SplitFiles], run: Path) -> Path:
-    pair, test = world["pair"], world["test"]
-    config = {
-        "run": str(run),
-        "seed": 3,
-        "data": {"format": "coco", "annotations": str(pair.coco), "images": str(pair.images)},
-        "model": {"folder": "embedded:mllm", "dialect": "florence2"},
-        "semantic": {"folder": "embedded:clip"},
-        "detector": {"folder": "embedded:owl"},
-        "prompts": {name: asdict(template) for name, template in PROMPTS.items()},
-        "describe": {"templates": ["plain", "crop_objects"], "samples": 2, "max_new_tokens": 96},
-        "pair": {"min_margin": 0.001},
-        "train": {"learning_rate": 1e-4, "batch": 4, "epochs": 2, "save_steps": 2},
-        "adapters": {"spr_paper": {}, "spr": {"sft_weight": 1.0, "rejected_coordinates": "none"}},
-        "evaluate": {
-            "bootstrap": 100,
-            "benchmarks": [
-                {
-                    "name": "test",
-                    "protocol": "rec",
-                    "format": "mdetr",
-                    "path": str(test.expressions),
-                    "images": str(test.images),
-                    "prompt": WHERE,
-                    "max_new_tokens": 8,
-                }
-            ],
-        },
-        "runtime": {"workers": 1, "threads": 1, "shard_size": 4},
-    }
-    path = run.parent / f"{run.name}.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 def test_a_server_describes(world: dict[str, SplitFiles], tmp_path: Path) -> None:
     """Every sample is asked for once, a finished run asks for nothing, and the stage says that its samples
     cannot be drawn again.
     """
-    path = _config(world, tmp_path / "run")
+    path = config_of(world, tmp_path / "run")
     answers = Script(reply=lambda prompt, k: f"a cat<loc_{k}><loc_2><loc_700><loc_800>.")
     with serve(answers) as url:
         changes = [
@@ -84,40 +37,15 @@ def test_a_server_describes(world: dict[str, SplitFiles], tmp_path: Path) -> Non
             "--set",
             "model.served_name=m",
         ]
-        _spr("run", str(path), "--until", "describe", *changes)
+        spr("run", str(path), "--until", "describe", *changes)
         stage = json.loads((tmp_path / "run" / "candidates" / "_stage.json").read_text())
         asked = sum(answers.seen.values())
-        _spr("run", str(path), "--until", "describe", *changes)
+        spr("run", str(path), "--until", "describe", *changes)
     rows = Run(str(tmp_path / "run")).read_stage(Description, "candidates")
     assert len(rows) == 4 * len({r.region_id for r in rows})
     assert asked == sum(answers.seen.values()) == 2 * len({r.region_id for r in rows})
-    assert stage["config"]["reproducible"] == "no: the server draws the samples"
+    assert stage["notes"]["reproducible"] == "no: the server draws the samples"
     assert not (tmp_path / "run" / "journal").exists()
-
-
-def _spr(*arguments: str) -> None:
-    run_cli_code = 0
-    try:
-        run_cli(list(arguments))
-    except SystemExit as e:
-        run_cli_code = int(e.code or 0)
-    assert run_cli_code == 0
-
-
-@pytest.fixture(scope="module")
-def finished(world: dict[str, SplitFiles], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    config = _config(world, tmp_path_factory.mktemp("run") / "whole")
-    _spr("run", str(config))
-    return Run(str(config.with_suffix(""))), config
-
-
-def _bytes(run: Run, folders: Sequence[str] = STEPS) -> dict[str, bytes]:
-    root = Path(run.root)
-    return {
-        str(p.relative_to(root)): p.read_bytes()
-        for f in folders
-        for p in sorted((root / f).rglob("part-*.parquet"))
-    }
 
 
 def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
@@ -148,7 +76,7 @@ def test_the_demo_describes_and_scores_twenty_images(tmp_path: Path) -> None:
         f"run={tmp_path / 'run'}",
         "runtime.workers=1",
     )
-    _spr("run", str(CONFIG), "--until", "score", *(word for override in data for word in ("--set", override)))
+    spr("run", str(CONFIG), "--until", "score", *(word for override in data for word in ("--set", override)))
     run = Run(str(tmp_path / "run"))
     summary = run.summary("scores")
     assert summary is not None
@@ -192,7 +120,7 @@ def test_running_again_does_nothing(finished: tuple[Run, Path]) -> None:
     before = {
         p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"
     }
-    _spr("run", str(config))
+    spr("run", str(config))
     after = {
         p: p.stat().st_mtime_ns for p in Path(run.root).rglob("*") if p.is_file() and p.name != "report.html"
     }
@@ -211,8 +139,8 @@ def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_p
     (copy / "scores" / "part-00001.parquet").unlink(missing_ok=True)
     (copy / "candidates" / "part-00000.parquet").unlink()
     (copy / "candidates" / "part-00000.parquet.1234.tmp").write_bytes(b"half a file")
-    _spr("run", str(config), "--until", "pair", "--set", f"run={copy}")
-    assert _bytes(Run(str(copy))) == _bytes(run)
+    spr("run", str(config), "--until", "pair", "--set", f"run={copy}")
+    assert shards_of(Run(str(copy))) == shards_of(run)
 
 
 def test_a_run_killed_with_sigkill_ends_in_the_same_tables(
@@ -233,8 +161,8 @@ def test_a_run_killed_with_sigkill_ends_in_the_same_tables(
         process.kill()
         process.wait()
         assert not (other / "evaluation" / "tables.md").exists()
-    _spr("run", str(config), "--set", f"run={other}")
-    assert _bytes(Run(str(other))) == _bytes(run)
+    spr("run", str(config), "--set", f"run={other}")
+    assert shards_of(Run(str(other))) == shards_of(run)
     for name in (
         "adapter/spr_paper/adapter_model.safetensors",
         "adapter/spr/adapter_model.safetensors",
@@ -245,7 +173,7 @@ def test_a_run_killed_with_sigkill_ends_in_the_same_tables(
 
 def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: Path) -> None:
     run, config = finished
-    _spr(
+    spr(
         "run",
         str(config),
         "--until",
@@ -255,7 +183,7 @@ def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: 
         "--set",
         "runtime.workers=2",
     )
-    assert _bytes(Run(str(tmp_path / "two"))) == _bytes(run)
+    assert shards_of(Run(str(tmp_path / "two"))) == shards_of(run)
 
 
 @pytest.mark.parametrize("size", [1, 7, 256])
@@ -264,7 +192,7 @@ def test_shards_of_any_size_hold_the_same_texts(
 ) -> None:
     run, config = finished
     other = Run(str(tmp_path / "other"))
-    _spr(
+    spr(
         "run",
         str(config),
         "--until",
@@ -289,7 +217,7 @@ def test_an_ablation_shares_what_does_not_depend_on_the_value(
     run, config = finished
     copy = tmp_path / "copy"
     shutil.copytree(run.root, copy)
-    spr = json.dumps({"spr": {"sft_weight": 1.0, "rejected_coordinates": "none"}})
+    adapters = json.dumps({"spr": {"sft_weight": 1.0, "rejected_coordinates": "none"}})
     command = (
         "ablate",
         str(config),
@@ -298,9 +226,9 @@ def test_an_ablation_shares_what_does_not_depend_on_the_value(
         "--set",
         f"run={copy}",
         "--set",
-        f"adapters={spr}",
+        f"adapters={adapters}",
     )
-    _spr(*command)
+    spr(*command)
     found = copy / "ablations" / "pairing.lambda"
     assert [p.name for p in sorted((found / "0.8").iterdir())] == [
         "config.yaml",
@@ -335,17 +263,8 @@ def test_an_ablation_shares_what_does_not_depend_on_the_value(
     assert "<polyline" in (found / "ablation.html").read_text()
 
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
-    _spr(*command)
+    spr(*command)
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()} == before
-
-
-def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as e:
-        run_cli(list(arguments))
-    assert e.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("spr:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -368,7 +287,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     override: str,
     words: tuple[str, ...],
 ) -> None:
-    line = _fails(capsys, "run", str(finished[1]), "--set", f"run={tmp_path / 'r'}", "--set", override)
+    line = line_of(capsys, 2, "run", str(finished[1]), "--set", f"run={tmp_path / 'r'}", "--set", override)
     for word in words:
         assert word in line
 
@@ -376,7 +295,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(
     finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = _fails(capsys, "describe", str(finished[1]), "--set", "describe.temperature=0.5")
+    line = line_of(capsys, 2, "describe", str(finished[1]), "--set", "describe.temperature=0.5")
     assert "describe.temperature" in line
     assert "--overwrite describe" in line
 
@@ -385,8 +304,9 @@ def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(
     finished: tuple[Run, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It would answer with its own weights, and the table would say that training changed nothing."""
-    line = _fails(
+    line = line_of(
         capsys,
+        2,
         "evaluate",
         str(finished[1]),
         "--set",
@@ -400,5 +320,5 @@ def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(
 def test_a_single_stage_before_its_inputs_says_what_to_run(
     finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = _fails(capsys, "score", str(finished[1]), "--set", f"run={tmp_path / 'empty'}")
+    line = line_of(capsys, 2, "score", str(finished[1]), "--set", f"run={tmp_path / 'empty'}")
     assert "run `spr describe` first" in line

@@ -17,6 +17,7 @@ from spr.boxes import enclosing, gap, inside, iou
 from spr.data.index import open_index
 from spr.stages.regions import RegionsConfig, draw_regions, grow
 from spr.store.executor import Stage, run_stage
+from spr.store.identity import Origin
 from spr.store.progress import Progress
 from spr.store.run import Run
 from spr.store.workers import RuntimeConfig
@@ -115,7 +116,8 @@ def test_the_order_of_annotations_does_not_matter(
 def _rows(index_path: Path, out: Path, runtime: RuntimeConfig) -> Run:
     config = RegionsConfig(min_objects=3, regions_per_image=2)
     run = Run(str(out))
-    stage = Stage("regions", ("regions",), {}, Region, partial(regions_work, str(index_path), config))
+    work = partial(regions_work, str(index_path), config)
+    stage = Stage(Origin("regions", {}, {}), ("regions",), Region, work)
     run_stage(run, stage, open_index(str(index_path)).images(), runtime, Progress())
     return run
 

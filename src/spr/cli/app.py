@@ -225,12 +225,15 @@ def export(
 ) -> None:
     """Write the pairs in the form that another trainer loads as it is."""
     from spr.commands.export import export_pairs
+    from spr.run import pipeline
+    from spr.run.depends import fresh
     from spr.run.wiring import dialect_of, image_store, load_config
-    from spr.store.run import Run
     from spr.types import TrainingPair
 
     loaded = load_config(config, overrides or [])
-    pairs = Run(loaded.run).read_stage(TrainingPair, PAIRS)
+    run = pipeline.open_run(loaded)
+    fresh(loaded, run, "pair")
+    pairs = run.read_stage(TrainingPair, PAIRS)
     export_pairs(pairs, format, out, dialect_of(loaded), image_store(loaded).load)
 
 

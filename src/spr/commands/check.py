@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,10 @@ from spr.data.index import open_index
 from spr.errors import DataError
 from spr.run.wiring import Config
 from spr.store.executor import Stage, run_stage
-from spr.store.folders import DROPPED, INDEX
+from spr.store.folders import DROPPED, INDEX, STAGE_FILE
+from spr.store.identity import Origin
 from spr.store.progress import Progress
-from spr.store.run import Run, shard_name
+from spr.store.run import Run
 from spr.store.workers import ShardResult
 from spr.types import Dropped, ImageRecord
 
@@ -33,12 +34,14 @@ def check_run(config: Config, progress: Progress) -> str:
     run, folder = Run(config.run), (INDEX, "check")
     index = open_index(run.path(INDEX))
     images = index.images(config.data.where)
-    if run.summary(*folder) is not None:  # finished before; files may have changed since
+    if run.exists(*folder, STAGE_FILE):  # finished before; files may have changed since
         run.remove(*folder)
     runtime = config.runtime
     if runtime.workers == 1 and len(images) > runtime.shard_size:
         runtime = replace(runtime, workers=os.cpu_count() or 1)
-    stage = Stage("check", folder, {"data": asdict(config.data)}, ImageRecord, partial(_work, config.data))
+    settings = {"data": {"where": config.data.where, "accept": config.data.accept}}
+    origin = Origin("check", settings, {"index": run.finished(INDEX).digest})
+    stage = Stage(origin, folder, ImageRecord, partial(_work, config.data))
     summary = run_stage(run, stage, images, runtime, progress)
     text = _summary(config.data, run, index.rejected(), summary.rows, summary.dropped, _examples(run, folder))
     run.write_bytes(text.encode(), *folder, "summary.txt")
@@ -56,11 +59,12 @@ def _work(data: DataConfig) -> Callable[[Sequence[ImageRecord]], ShardResult[Ima
     def work(images: Sequence[ImageRecord]) -> ShardResult[ImageRecord]:
         problems = [store.problem(i.path, i.width, i.height, data.accept) for i in images]
         good = [i for i, p in zip(images, problems, strict=True) if p is None]
-        return good, [
+        bad = [
             Dropped(i.image_id, p.reason, p.detail)
             for i, p in zip(images, problems, strict=True)
             if p is not None
         ]
+        return ShardResult(good, bad)
 
     return work
 
@@ -68,10 +72,9 @@ def _work(data: DataConfig) -> Callable[[Sequence[ImageRecord]], ShardResult[Ima
 def _examples(run: Run, folder: tuple[str, ...]) -> dict[str, list[Dropped]]:
     """The first few images of each reason."""
     found: dict[str, list[Dropped]] = {}
-    for number in range(len(run.shard_names(*folder))):
-        for row in run.read_rows(Dropped, *folder, DROPPED, shard_name(number)):
-            if len(found.setdefault(row.reason, [])) < _EXAMPLES:
-                found[row.reason].append(row)
+    for row in run.dropped(*folder):
+        if len(found.setdefault(row.reason, [])) < _EXAMPLES:
+            found[row.reason].append(row)
     return found
 
 

@@ -29,7 +29,7 @@ from spr.doctor.examine import (
 from spr.doctor.readings import Finding, Item
 from spr.doctor.show import doctor_page, page, print_table
 from spr.errors import ConfigError, DataError
-from spr.run.pipeline import do_index, do_regions
+from spr.run.pairs import do_index, do_regions
 from spr.run.wiring import Config, build_describer, dialect_of, image_store
 from spr.stages.describe import queries_of
 from spr.store.folders import INDEX, REGIONS
@@ -152,7 +152,7 @@ def _pictures(
 def _options(config: Config) -> dict[str, int]:
     from spr.models.families import image_settings
 
-    return resize_options(image_settings(config.model.folder, config.model.processor))
+    return resize_options(image_settings(config.model.folder, config.model.processor, config.model.revision))
 
 
 # --- prompts --------------------------------------------------------------------------------------

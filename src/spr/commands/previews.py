@@ -19,7 +19,7 @@ from PIL import Image
 
 from spr.data.images import ImageStore
 from spr.data.index import open_index
-from spr.errors import DataError, ImageError
+from spr.errors import ImageError
 from spr.run.wiring import Config, image_store
 from spr.store.folders import INDEX, REGIONS
 from spr.store.run import Run
@@ -64,9 +64,7 @@ class _Card:
 def preview_regions(config: Config) -> str:
     """The page of a run whose regions are drawn. Raises DataError when they are not."""
     run = Run(config.run)
-    summary = run.summary(REGIONS)
-    if summary is None:
-        raise DataError(f"{run.path(REGIONS)}: stage 'regions' is not finished; run `spr regions` first")
+    summary = run.finished(REGIONS)
     chosen = heapq.nsmallest(
         SHOWN, run.iter_stage(Region, REGIONS), key=lambda r: hashlib.sha256(r.region_id.encode()).digest()
     )

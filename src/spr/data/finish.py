@@ -26,7 +26,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spr.data.spool import BOX, NO_KEY, Rows, Spool, column_of, numbers_of, text_column
+from spr.data.spool import (
+    BOX,
+    NO_KEY,
+    Rows,
+    Spool,
+    column_of,
+    numbers_of,
+    read_rows,
+    text_column,
+    write_rows,
+)
 from spr.store.tables import schema_of
 from spr.types import Dropped
 
@@ -104,12 +114,16 @@ def finish(spool: Spool, out: Path, max_outside: float) -> Counts:
     output = _Output(spool, out, images, names)
     for item in (*spool.broken, *spool.rejected, *repeated_images):
         output.reject(item)
+    seen = 0
     for rows in _by_image(spool, owners, len(images)):
+        seen += len(rows)
         category = categories.find(rows["file"], rows["category"])
         reasons = judge_boxes(rows, category, images, max_outside)
         if len(repeated):
             reasons[np.isin(rows["seq"], repeated) & (reasons == 0)] = len(REASONS) - 1
         output.write(rows, category, reasons)
+    if seen != spool.boxes:
+        raise OSError(f"{out}: {seen} of {spool.boxes} boxes could be read back: is the disk full?")
     return output.close()
 
 
@@ -173,12 +187,12 @@ class Buckets:
         order = _stable_order(bucket)
         ends = np.searchsorted(bucket[order], np.arange(len(self._files)), side="right")
         for file, part in zip(self._files, np.split(rows[order], ends[:-1]), strict=True):
-            part.tofile(file)
+            write_rows(part, file)
 
     def __iter__(self) -> Iterator[Rows]:
         for file in self._files:
             file.seek(0)
-            yield np.fromfile(file, self._dtype)
+            yield read_rows(file, self._dtype)
             file.close()
 
 

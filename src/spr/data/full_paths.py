@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from PIL import Image
 
-from spr.data.images import ImageStore, open_store
+from spr.data.images import ImageStore, Watch, open_store
 
 
 class FullPaths:
     """Loads a picture by full path (local, or a URL that fsspec reads). The same rules and errors as
-    `ImageStore.load`.
+    `ImageStore.load`; `watch` knows images by these paths.
     """
 
     def __init__(self) -> None:
+        self.watch = Watch("evaluate")
         self._stores: dict[str, ImageStore] = {}
 
     def load(self, path: str) -> Image.Image:
@@ -21,5 +22,7 @@ class FullPaths:
         """
         folder, _, name = path.rpartition("/")
         if folder not in self._stores:
-            self._stores[folder] = open_store(folder or ".")
+            store = open_store(folder or ".")
+            store.watch, store.prefix = self.watch, path.removesuffix(name)
+            self._stores[folder] = store
         return self._stores[folder].load(name)

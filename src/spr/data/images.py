@@ -16,7 +16,7 @@ import posixpath
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -26,7 +26,9 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from spr.data.rows import ROWS, RowFiles
-from spr.errors import DataError, ImageError
+from spr.errors import DataError, ImageError, StaleRunError
+from spr.store.digests import digest
+from spr.types import SeenImage
 
 Oddity: TypeAlias = Literal["cmyk", "palette", "sixteen_bit", "animated"]
 # Pillow's own limit (a quarter of a gigabyte of RGB): more is taken for a decompression bomb
@@ -80,16 +82,46 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+class Watch:
+    """Which images were opened, and whether they are the ones that were seen before. Safe to use from
+    threads. `stage`: the verb of what opens them first.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._expected: Mapping[str, str] = {}
+        self._seen: dict[str, SeenImage] = {}
+
+    def expect(self, digests: Mapping[str, str]) -> None:
+        """From now on: the images that will be opened, with the digests of those that were seen before."""
+        self._expected, self._seen = digests, {}
+
+    def see(self, image: str, size: int, found: str) -> None:
+        """An image is opened. Raises StaleRunError when it is not the one that was seen before."""
+        before = self._expected.get(image)
+        if before is not None and before != found:
+            raise StaleRunError(
+                f"{image}: this image was changed since it was first opened; put the old one back, or use "
+                f"--overwrite {self._stage}"
+            )
+        self._seen[image] = SeenImage(image, size, found)
+
+    def new(self) -> list[SeenImage]:
+        """The images that were opened since `expect` and had not been seen before, sorted."""
+        return [self._seen[image] for image in sorted(self._seen.keys() - self._expected.keys())]
+
+
 class ImageStore:
     """Pictures by their path below a root. Keeps recently decoded ones (they are shared: do not draw on
-    them); safe to use from threads.
+    them); safe to use from threads. `watch` hears of every image that is opened.
     """
 
     def __init__(self, root: str, cache_bytes: int = CACHE_BYTES) -> None:
         self.root = root
+        self.watch, self.prefix = Watch("regions"), ""  # what the watch calls an image: prefix + path
         self._fs, self._base = _file_system(root)
         self._limit = cache_bytes
-        self._cache: OrderedDict[str, Image.Image] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[Image.Image, int, str]] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
         shared = _archive(root) or "::" in root or root.startswith(ROWS)
@@ -126,18 +158,29 @@ class ImageStore:
         truncated_image, decompression_bomb, …).
         """
         with self._lock:
-            if path in self._cache:
+            known = self._cache.get(path)
+            if known is not None:
                 self._cache.move_to_end(path)
-                return self._cache[path]
-        image = to_rgb(_decoded(path, _open(path, self.read(path))))
+        if known is not None:
+            self.watch.see(self.prefix + path, *known[1:])
+            return known[0]
+        data = self._watched(path)
+        image = to_rgb(_decoded(path, _open(path, data[0])))
         with self._lock:
             if path not in self._cache:
-                self._cache[path] = image
+                self._cache[path] = (image, *data[1:])
                 self._held += 3 * image.width * image.height
             while self._held > self._limit and len(self._cache) > 1:
-                _, old = self._cache.popitem(last=False)
+                old = self._cache.popitem(last=False)[1][0]
                 self._held -= 3 * old.width * old.height
         return image
+
+    def _watched(self, path: str) -> tuple[bytes, int, str]:
+        """The bytes of an image that is opened, their number and their digest."""
+        data = self.read(path)
+        size, found = len(data), digest(data)
+        self.watch.see(self.prefix + path, size, found)
+        return data, size, found
 
     def problem(self, path: str, width: int, height: int, accept: Collection[str] = ()) -> ImageError | None:
         """Why this image must not be used with boxes drawn for (width, height), or None. Decodes it whole.
@@ -145,7 +188,7 @@ class ImageStore:
         `accept` names the oddities (cmyk, palette, sixteen_bit, animated) that may be converted.
         """
         try:
-            data = _open(path, self.read(path))
+            data = _open(path, self._watched(path)[0])
             header = _header(path, data)
             oddity = oddity_of(header)
             if oddity is not None and oddity not in accept:

@@ -10,55 +10,67 @@ rounded. Reading is streamed and sorting goes through files, so that memory does
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from spr.data.config import DataConfig
 from spr.data.finish import Counts, finish
 from spr.data.images import open_store
-from spr.data.query import POINTER, TABLES, Index, open_index
+from spr.data.query import POINTER, TABLES, Index, open_index, place_of
 from spr.data.read import read_all
 from spr.data.spool import Spool
 from spr.errors import DataError
+from spr.store.digests import file_digest
+from spr.store.files import move_whole
+from spr.store.lease import sole_writer
+from spr.store.run import Run
+from spr.types import StageFile
 
 __all__ = ["Index", "IndexSummary", "build_index", "open_index"]
 IndexSummary = Counts
+COUNTS = "counts.json"  # of a finished index in a shared cache
+WAIT = 3600.0  # ours: seconds to wait for another run that builds the same index in a shared cache
 
 
-def build_index(config: DataConfig, out_path: str, progress: Callable[[int], object] = int) -> IndexSummary:
-    """Read the annotations and write the index into `out_path` (or into the shared cache, with a pointer in
-    `out_path`).
+def build_index(
+    config: DataConfig, out_path: str, progress: Callable[[int], object] = int, key: str = "index"
+) -> IndexSummary:
+    """Read the annotations and write the index into the folder `out_path`; or, with `data.cache`, into the
+    folder `key` there, with a pointer in `out_path`: `key` names what the index is made from.
 
     `progress` is told how many more boxes were read. Raises DataError when a file is missing or nothing
     usable is left.
     """
     if config.cache is None:
         return _build(config, out_path, progress)
-    location = f"{config.cache.rstrip('/')}/{_cache_key(config)}"
-    fs, base = fsspec.core.url_to_fs(location)
-    if fs.exists(f"{base}/counts.json"):
-        summary = Counts(**json.loads(fs.cat_file(f"{base}/counts.json")))
-    else:
-        summary = _build(config, location, progress)
-        fs.pipe_file(f"{base}/counts.json", json.dumps(asdict(summary)).encode())
-    out, folder = fsspec.core.url_to_fs(out_path)
-    out.makedirs(folder, exist_ok=True)
-    out.pipe_file(f"{folder}/{POINTER}", json.dumps({"location": location}).encode())
+    place = Run(config.cache).path(key)
+    cache = Run(place)
+    with sole_writer(cache, patience=WAIT):
+        found = cache.read_json(COUNTS)
+        summary = _build(config, place, progress) if found is None else IndexSummary(**found)
+        cache.keep_json(asdict(summary), COUNTS)
+    Run(out_path).write_json({"location": place}, POINTER)
     return summary
+
+
+def index_files(path: str) -> tuple[StageFile, ...]:
+    """The tables of a finished index with their checksums, wherever they lie."""
+    folder = place_of(path)
+    return tuple(
+        StageFile(f"{table}.parquet", None, file_digest(f"{folder}/{table}.parquet")) for table in TABLES
+    )
 
 
 def _build(config: DataConfig, out_path: str, progress: Callable[[int], object]) -> IndexSummary:
     store = open_store(config.images)
     fs, base = fsspec.core.url_to_fs(out_path)
     fs.makedirs(base, exist_ok=True)
-    local = "file" in ([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
+    local = isinstance(fs, LocalFileSystem)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=base if local else None) as work:
         spool = Spool(Path(work) / "spool")
         try:
@@ -71,10 +83,11 @@ def _build(config: DataConfig, out_path: str, progress: Callable[[int], object])
         if summary.images == 0 or summary.annotations == 0:
             raise DataError(_nothing_left(config, summary, spool.broken[0].detail if spool.broken else ""))
         for table in TABLES:
+            file = f"{table}.parquet"
             if local:
-                shutil.move(out / f"{table}.parquet", f"{base}/{table}.parquet")
+                move_whole(out / file, Path(base) / file)
             else:
-                fs.put_file(str(out / f"{table}.parquet"), f"{base}/{table}.parquet")
+                fs.put_file(str(out / file), f"{base}/{file}")
     return summary
 
 
@@ -82,19 +95,3 @@ def _nothing_left(config: DataConfig, summary: IndexSummary, broken: str) -> str
     reasons = ", ".join(f"{reason}: {n}" for reason, n in summary.rejected.items()) or "the files hold none"
     found = f"{summary.images} usable images and {summary.annotations} usable boxes"
     return f"{', '.join(config.sources)}: found {found}, expected some ({broken or reasons})"
-
-
-def _cache_key(config: DataConfig) -> str:
-    """Names the index of these annotation files as they are now (size and time), read with these settings."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("where", "accept", "cache")}
-    files = []
-    for source in (*config.sources, *([config.categories] if config.categories else [])):
-        fs, path = fsspec.core.url_to_fs(source)
-        found = sorted(fs.find(path)) if fs.exists(path) else []
-        files += [
-            [p, (info := fs.info(p)).get("size"), str(info.get("mtime", info.get("LastModified", "")))]
-            for p in found
-        ]
-    return hashlib.sha256(json.dumps([settings, files], sort_keys=True, default=str).encode()).hexdigest()[
-        :16
-    ]

@@ -8,7 +8,6 @@ list of names); sub-queries may use the tables `images`, `annotations` and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from spr.data.spool import numbers_of, text_column
 from spr.errors import ConfigError, DataError
+from spr.store.run import Run
 from spr.types import Annotation, ImageRecord
 
 if TYPE_CHECKING:
@@ -30,15 +30,19 @@ _TEXTS = ("annotation_id", "image_id", "category")
 POINTER = "location.json"  # stands in a run's index folder when the index itself is in a shared cache
 
 
+def place_of(path: str) -> str:
+    """Where the index of that folder really lies: there, or in a shared cache. Raises DamagedRunError."""
+    folder = Run(path.rstrip("/"))
+    pointer = folder.read_json(POINTER)
+    return str(pointer["location"]) if isinstance(pointer, dict) and "location" in pointer else folder.root
+
+
 class Index:
     """A finished index. Opening is cheap; nothing is held in memory but the bounds of the row groups."""
 
     def __init__(self, path: str) -> None:
-        self.path = path.rstrip("/")
+        self.path = place_of(path)
         fs, base = fsspec.core.url_to_fs(self.path)
-        if fs.exists(f"{base}/{POINTER}"):
-            self.path = str(json.loads(fs.cat_file(f"{base}/{POINTER}"))["location"])
-            fs, base = fsspec.core.url_to_fs(self.path)
         missing = [name for name in TABLES if not fs.exists(f"{base}/{name}.parquet")]
         if missing:
             raise DataError(

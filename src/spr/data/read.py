@@ -4,7 +4,8 @@ convention of its format.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 from spr.data.coco import read_coco
 from spr.data.config import DataConfig
@@ -17,6 +18,32 @@ from spr.data.visual_genome import read_visual_genome
 from spr.data.voc import read_voc
 from spr.data.yolo import read_yolo
 from spr.errors import DataError
+from spr.store.digests import file_digest, files_digest
+
+# What is read of a folder of annotations, by ending. What tools leave beside it (YOLO's list of classes,
+# caches
+# of the `datasets` package) is no annotation.
+ENDINGS: Mapping[str, tuple[str, ...]] = {
+    "voc": (".xml",),
+    "yolo": (".txt",),
+    "hf": (".parquet", ".arrow", "metadata.jsonl"),
+}
+
+
+def input_digests(config: DataConfig) -> dict[str, str]:
+    """Digests of what the annotation files and the list of categories say. Raises DataError when one is not
+    there.
+    """
+    sources = [open_source(name, config.format) for name in config.sources]
+    found = {}
+    for number, source in enumerate(sources):
+        files = source.files(*ENDINGS.get(config.format, ("",)))
+        kept = [f for f in files if not re.match(r"(classes\.txt|cache-.*)$", f.rpartition("/")[2])]
+        name = "annotations" if len(sources) == 1 else f"annotations.{number}"
+        found[name] = files_digest(source.fs, source.path, kept)
+    if config.categories:
+        found["categories"] = file_digest(config.categories)
+    return found
 
 
 def read_all(config: DataConfig, store: ImageStore, spool: Spool, progress: Callable[[int], object]) -> None:

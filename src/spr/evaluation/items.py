@@ -60,9 +60,14 @@ def by_image(items: Iterable[Item]) -> list[list[Item]]:
     return list(found.values())
 
 
-def digest(items: Sequence[Item]) -> str:
-    """SHA-256 (16 hex digits) of all questions and truths: a changed benchmark file is another benchmark."""
+def digest(items: Sequence[Item], images: str = "") -> str:
+    """SHA-256 (16 hex digits) of all questions and truths: a changed benchmark file is another benchmark, one
+    whose `images` lie elsewhere is the same.
+    """
     h = hashlib.sha256()
+    root = f"{images.rstrip('/')}/"
     for item in items:
-        h.update(json.dumps(asdict(item), sort_keys=True).encode())
+        h.update(
+            json.dumps({**asdict(item), "image": item.image.removeprefix(root)}, sort_keys=True).encode()
+        )
     return h.hexdigest()[:16]

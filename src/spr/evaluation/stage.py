@@ -19,12 +19,12 @@ failed is a row (wrong, unparsed, failed).
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
+from spr.data.full_paths import FullPaths
 from spr.data.images import open_store
 from spr.dialects import Dialect, get_dialect
 from spr.errors import ConfigError
@@ -33,7 +33,7 @@ from spr.evaluation.items import Item, by_image, digest
 from spr.evaluation.lmms import lmms_results
 from spr.evaluation.meteor import require_meteor
 from spr.evaluation.protocols import protocol_named
-from spr.evaluation.protocols.base import Protocol, question
+from spr.evaluation.protocols.base import Protocol, full_id, question
 from spr.evaluation.protocols.region_caption import CaptionOptions
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
@@ -42,15 +42,18 @@ from spr.evaluation.tables import comparison_table
 from spr.ports import Describer
 from spr.store.config import load
 from spr.store.executor import Stage, run_stage
-from spr.store.folders import COMPARISON, METRICS, PREDICTIONS, TABLES
+from spr.store.folders import COMPARISON, METRICS, PREDICTIONS, STAGE_FILE, TABLES
+from spr.store.identity import Origin
+from spr.store.lease import sole_writer
 from spr.store.progress import Named, Progress
 from spr.store.run import Run
 from spr.store.workers import RuntimeConfig, ShardResult, Workers
 from spr.types import Answer, Prediction, Query, Sampling
 
-Maker = Callable[[], Describer]
+Maker = Callable[[FullPaths], Describer]  # a describer that loads its images there
 # ours: questions of one image that may share a forward pass; LVIS has images with hundreds of objects
 GROUP = 32
+WAIT = 60.0  # ours: seconds that the tables wait for another command that writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,13 @@ class Asking:
         )
 
 
-AskedImage: TypeAlias = tuple[Asking, list[Item]]  # all questions of a benchmark about one image
+@dataclass(frozen=True, slots=True)
+class AskedImage:
+    """All questions of a benchmark about one image, and its digest, where it was opened before."""
+
+    asking: Asking
+    items: list[Item]
+    known: str = ""
 
 
 def asking_of(benchmark: BenchmarkConfig, protocol: Protocol, dialect: Dialect) -> Asking:
@@ -103,15 +112,19 @@ def query_of(item: Item, asking: Asking, dialect: Dialect, part: int = 0) -> Que
 
 
 def _work(make: Maker) -> Callable[[Sequence[AskedImage]], ShardResult[Prediction]]:
-    describer = make()
+    store = FullPaths()
+    describer = make(store)
 
     def work(images: Sequence[AskedImage]) -> ShardResult[Prediction]:
-        asking = images[0][0]
+        asking = images[0].asking
+        store.watch.expect({image.items[0].image: image.known for image in images if image.known})
         dialect, judge = asking.reading(), protocol_named(asking.protocol).judge
         sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=asking.max_new_tokens)
-        items = [item for _, image in images for item in image]
+        items = [item for image in images for item in image.items]
         asked = [
-            query_of(item, asking, dialect, k // GROUP) for _, image in images for k, item in enumerate(image)
+            query_of(item, asking, dialect, k // GROUP)
+            for image in images
+            for k, item in enumerate(image.items)
         ]
         queries = [q for q in asked if isinstance(q, Query)]
         answers = iter(describer.answer(queries, sampling) if queries else [])
@@ -120,7 +133,7 @@ def _work(make: Maker) -> Callable[[Sequence[AskedImage]], ShardResult[Predictio
         for item, query, answer in zip(items, asked, given, strict=True):
             prompt = query.prompt if isinstance(query, Query) else ""
             rows += [replace(row, question=prompt) for row in judge(item, answer, asking.protocol, dialect)]
-        return rows, []
+        return ShardResult(rows, images=store.watch.new())
 
     return work
 
@@ -151,9 +164,11 @@ def size_of(image: str) -> tuple[int, int]:
     return header.width, header.height
 
 
-def prepare(
-    benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect
-) -> tuple[BenchmarkConfig, Protocol, Any, list[Item], list[str]]:
+# a benchmark with its protocol, metric options, items and notes
+Ready: TypeAlias = tuple[BenchmarkConfig, Protocol, Any, list[Item], list[str]]
+
+
+def prepare(benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect) -> Ready:
     """A benchmark with its protocol, metric options, items and notes: everything that can be wrong is found
     here.
     """
@@ -174,13 +189,13 @@ def evaluate_all(
     config: EvaluationConfig,
     dialect: Dialect,
     makers: Mapping[str, Maker],
-    identity: Mapping[str, Mapping[str, Any]],
+    origins: Mapping[str, Origin],
     runtime: RuntimeConfig,
     progress: Progress,
     workers: Workers | None = None,
 ) -> str:
-    """Ask every model every benchmark, and measure. `identity` is what each model's answers depend on; "base"
-    is the reference of comparisons.
+    """Ask every model every benchmark, and measure. `origins`: what each model's answers depend on; "base" is
+    the reference of comparisons.
 
     Returns the tables that also stand in tables.md. Everything that can be wrong with the configuration or a
     benchmark file is found before the first model is built.
@@ -192,22 +207,38 @@ def evaluate_all(
             make_work = partial(_work, make)
             for benchmark, protocol, _, items, _ in ready:
                 asking = asking_of(benchmark, protocol, dialect)
-                stage = Stage(
-                    "evaluate",
-                    (folder, benchmark.name, model),
-                    depends_on(asking, items, identity[model]),
-                    Prediction,
-                    make_work,
-                )
-                asked = [(asking, image) for image in by_image(items)]
+                origin = depends_on(asking, items, benchmark.images, origins[model])
+                stage = Stage(origin, (folder, benchmark.name, model), Prediction, make_work)
+                seen = _seen(run, folder, benchmark.name)
+                asked = [AskedImage(asking, i, seen.get(i[0].image, "")) for i in by_image(items)]
                 run_stage(run, stage, asked, runtime, Named(progress, f"{benchmark.name} {model}"), crew)
+    with sole_writer(run, folder, patience=WAIT, deep=False):
+        return _tables(run, folder, config, dialect, makers, ready)
+
+
+def _seen(run: Run, *folder: str) -> dict[str, str]:
+    """Digests of the images of a benchmark, from the models that were asked before."""
+    done = [model for model in run.folders(*folder) if run.exists(*folder, model, STAGE_FILE)]
+    return {seen.image: seen.digest for model in done for seen in run.seen_images(*folder, model)}
+
+
+def _tables(
+    run: Run,
+    folder: str,
+    config: EvaluationConfig,
+    dialect: Dialect,
+    models: Iterable[str],
+    ready: Sequence[Ready],
+) -> str:
+    """Everything that is computed from the answers, of all benchmarks."""
     tables: list[str] = []
-    for benchmark, protocol, options, _, notes in ready:
+    for benchmark, protocol, options, items, notes in ready:
         rows: dict[str, list[Prediction]] = {}
         prompt = protocol.template(dialect, benchmark.prompt)
-        for model in makers:
+        images = {full_id(item): item.image for item in items}
+        for model in models:
             where = (folder, benchmark.name, model)
-            rows[model] = collect(run, where, protocol, options)
+            rows[model] = collect(run, where, protocol, options, images)
             about = {
                 "benchmark": benchmark.name,
                 "model": model,
@@ -215,17 +246,13 @@ def evaluate_all(
                 "prompt": prompt,
                 "notes": notes,
             }
-            put_json(
-                run,
-                {**about, **measure(rows[model], protocol, options, config.bootstrap, config.seed)},
-                *where,
-                METRICS,
-            )
+            figures = measure(rows[model], protocol, options, config.bootstrap, config.seed)
+            run.keep_json({**about, **figures}, *where, METRICS)
         _compare_all(run, (folder, benchmark.name), rows, protocol, options, config)
         tables.append(_table(run, folder, benchmark.name))
-    for model in makers:
+    for model in models:
         found = {b.name: run.read_json(folder, b.name, model, METRICS) for b in config.benchmarks}
-        put_json(run, lmms_results(model, found), folder, f"lmms_eval_{model}_results.json")
+        run.keep_json(lmms_results(model, found), folder, f"lmms_eval_{model}_results.json")
     text = "\n\n".join(tables) + "\n"
     run.keep_bytes(text.encode(), folder, TABLES)
     return text
@@ -259,17 +286,12 @@ def _compare_all(
             if [r.item_id for r in theirs] == ids:
                 rows[model] = theirs
                 about = run.read_json(*where, model, METRICS)  # the options may have changed since
-                put_json(
-                    run,
-                    {**about, **measure(theirs, protocol, options, config.bootstrap, config.seed)},
-                    *where,
-                    model,
-                    METRICS,
-                )
+                figures = measure(theirs, protocol, options, config.bootstrap, config.seed)
+                run.keep_json({**about, **figures}, *where, model, METRICS)
             else:
                 left_out.append(model)
     comparison = compare(rows, protocol, options, config.bootstrap, config.seed)
-    put_json(run, {**comparison, "left_out": left_out}, *where, COMPARISON)
+    run.keep_json({**comparison, "left_out": left_out}, *where, COMPARISON)
 
 
 def check_needs(items: Sequence[Item], protocol: Protocol, benchmark: BenchmarkConfig) -> None:
@@ -284,25 +306,34 @@ def check_needs(items: Sequence[Item], protocol: Protocol, benchmark: BenchmarkC
             )
 
 
-def depends_on(asking: Asking, items: Sequence[Item], identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What the answers of one model to one benchmark depend on."""
-    return {
+def depends_on(asking: Asking, items: Sequence[Item], images: str, answering: Origin) -> Origin:
+    """What the answers of one model to one benchmark are made from."""
+    asked = {
         "protocol": asking.protocol,
         "prompt": asking.template,
         "max_new_tokens": asking.max_new_tokens,
-        "items": digest(items),
         "dialect": {
             "name": asking.dialect,
             "options": dict(asking.dialect_options),
             "official": asking.official,
         },
-        "model": identity,
     }
+    inputs = {**answering.inputs, "items": digest(items, images)}
+    return Origin(answering.stage, {**answering.config, **asked}, inputs)
 
 
-def collect(run: Run, where: tuple[str, ...], protocol: Protocol, options: Any) -> list[Prediction]:
-    """All rows of a finished model, written as one file and read back: metrics come from what users see."""
-    rows = run.read_stage(Prediction, *where)
+def collect(
+    run: Run, where: tuple[str, ...], protocol: Protocol, options: Any, images: Mapping[str, str]
+) -> list[Prediction]:
+    """All rows of a finished model, written as one file and read back: metrics come from what users see.
+    `images`: where each item's image lies today; a row may be a part of its item ("<item>/<part>").
+    """
+
+    def image(row: Prediction) -> str:
+        whole = images.get(row.item_id.rpartition("/")[0], row.image)
+        return images.get(row.item_id, whole)
+
+    rows = [replace(row, image=image(row)) for row in run.read_stage(Prediction, *where)]
     correct = (
         protocol.tabulate(rows, options).right["accuracy"].tolist()
         if protocol.row is AnswerRow
@@ -310,9 +341,3 @@ def collect(run: Run, where: tuple[str, ...], protocol: Protocol, options: Any) 
     )
     write_predictions(run, rows, protocol.row, correct, *where)
     return read_predictions(run, *where)
-
-
-def put_json(run: Run, value: object, *parts: str) -> None:
-    """Write a JSON file unless it says the same already: a finished run stays as it is."""
-    if run.read_json(*parts) != json.loads(json.dumps(value)):
-        run.write_json(value, *parts)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class DualEncoderScorer:
 
     def __init__(
         self,
-        folder: str,
+        model: str | Checkpoint,
         load_image: LoadImage,
         device: str = "cpu",
         clip_fit: str = "squash",
@@ -50,10 +51,10 @@ class DualEncoderScorer:
     ) -> None:
         if long_text not in LONG_TEXTS:
             raise ConfigError("semantic.long_text: " + unknown_name("way", long_text, LONG_TEXTS))
-        checkpoint = Checkpoint(folder, attention=None)
+        checkpoint = replace(Checkpoint.of(model), attention=None)
         self.model: Any = load_model(AutoModel, checkpoint, device)
         processor = load_processor(checkpoint)
-        self.tower = tower_of(self.model, folder)
+        self.tower = tower_of(self.model, checkpoint.folder)
         self.fit = Fit(processor.image_processor, self.model.config.vision_config, clip_fit)
         self.tokenizer = processor.tokenizer
         self.load_image, self.long_text = load_image, long_text

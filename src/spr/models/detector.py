@@ -8,6 +8,7 @@ about the same image before is not asked again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -47,17 +48,17 @@ class OpenVocabularyDetector:
     """
 
     def __init__(
-        self, folder: str, load_image: LoadImage, device: str = "cpu", threshold: float = 0.35
+        self, model: str | Checkpoint, load_image: LoadImage, device: str = "cpu", threshold: float = 0.35
     ) -> None:
-        checkpoint = Checkpoint(folder, attention=None)
-        model = load_model(AutoModelForZeroShotObjectDetection, checkpoint, device)
-        engine = ENGINES.get(model.config.model_type)
+        checkpoint = replace(Checkpoint.of(model), attention=None)
+        loaded = load_model(AutoModelForZeroShotObjectDetection, checkpoint, device)
+        engine = ENGINES.get(loaded.config.model_type)
         if engine is None:
             raise ConfigError(
-                f"detector.folder: found a {model.config.model_type!r} model in {folder!r}, expected one "
-                f"of {', '.join(ENGINES)}"
+                f"detector.folder: found a {loaded.config.model_type!r} model in {checkpoint.folder!r}, "
+                f"expected one of {', '.join(ENGINES)}"
             )
-        self.engine = engine(model, load_processor(checkpoint))
+        self.engine = engine(loaded, load_processor(checkpoint))
         self.load_image, self.threshold = load_image, threshold
         self._image: str | None = None
         self._prepared: Any = None

@@ -40,27 +40,31 @@ WHY_REQUIRED: Mapping[str, str] = {
 }
 
 
-def read_json(folder: str, file: str) -> dict[str, Any] | None:
+def cached_path(name: str, file: str, revision: str | None = None) -> Path | None:
+    """A file of a hub name in the local cache, where it is loaded into when the hub can be reached; None when
+    there is none.
+    """
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(
+            name,
+            file,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        found = None
+    return Path(found) if found is not None else None
+
+
+def read_json(folder: str, file: str, revision: str | None = None) -> dict[str, Any] | None:
     """A JSON file of a checkpoint, from a folder or from the local cache of the hub; None when it has
     none.
     """
-    path = Path(folder) / file
-    if not Path(folder).is_dir():
-        from transformers.utils.hub import cached_file
-
-        try:
-            found = cached_file(
-                folder,
-                file,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-        except OSError:
-            found = None
-        if found is None:
-            return None
-        path = Path(found)
-    if not path.is_file():
+    path = Path(folder) / file if Path(folder).is_dir() else cached_path(folder, file, revision)
+    if path is None or not path.is_file():
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -69,17 +73,19 @@ def read_json(folder: str, file: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def image_settings(folder: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def image_settings(
+    folder: str, changes: Mapping[str, Any] | None = None, revision: str | None = None
+) -> dict[str, Any]:
     """The settings of the checkpoint's image processor, wherever this version of transformers wrote them,
     with the configuration's changes.
     """
-    both = (read_json(folder, "processor_config.json") or {}).get("image_processor")
-    return {**(both or read_json(folder, "preprocessor_config.json") or {}), **(changes or {})}
+    both = (read_json(folder, "processor_config.json", revision) or {}).get("image_processor")
+    return {**(both or read_json(folder, "preprocessor_config.json", revision) or {}), **(changes or {})}
 
 
-def model_type_of(folder: str) -> str:
+def model_type_of(folder: str, revision: str | None = None) -> str:
     """The checkpoint's `model_type`. Raises ConfigError when the folder is no checkpoint."""
-    config = read_json(folder, "config.json")
+    config = read_json(folder, "config.json", revision)
     if config is None or not config.get("model_type"):
         raise ConfigError(
             f"model.folder: found no config.json with a model_type in {folder!r}, expected a checkpoint of "
@@ -89,14 +95,14 @@ def model_type_of(folder: str) -> str:
 
 
 def dialect_for_checkpoint(
-    folder: str, changes: Mapping[str, Any] | None = None
+    folder: str, changes: Mapping[str, Any] | None = None, revision: str | None = None
 ) -> tuple[str, dict[str, Any]]:
     """(name, options) of the dialect that the checkpoint's family writes; `changes` of its image processor's
     settings count.
 
     Raises ConfigError when `model.dialect` has to say it.
     """
-    model_type = model_type_of(folder)
+    model_type = model_type_of(folder, revision)
     name = DIALECTS.get(model_type)
     if name is None:
         why = WHY_REQUIRED.get(model_type, "no verified notation of boxes is known for it")
@@ -104,4 +110,4 @@ def dialect_for_checkpoint(
             f"model.dialect: found nothing for model_type {model_type!r}: {why}; expected one of "
             f"{', '.join(known_names())}"
         )
-    return name, resize_options(image_settings(folder, changes)) if name == "qwen2_5_vl" else {}
+    return name, resize_options(image_settings(folder, changes, revision)) if name == "qwen2_5_vl" else {}

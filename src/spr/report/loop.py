@@ -35,14 +35,13 @@ class StageRow:
     name: str
     kept: int
     what: str
-    seconds: float
     dropped: Mapping[str, int]
-    figures: Mapping[str, float]
+    figures: Mapping[str, object]
     warnings: Sequence[str]
 
 
 def stage_rows(run: Run) -> list[StageRow]:
-    """Counts, times and reasons of the finished stages, in order."""
+    """Counts and reasons of the finished stages, in order."""
     rows = []
     for folder, (name, what) in STAGES.items():
         summary = run.summary(folder)
@@ -52,7 +51,6 @@ def stage_rows(run: Run) -> list[StageRow]:
                     name,
                     summary.rows,
                     what,
-                    summary.seconds,
                     summary.dropped,
                     summary.figures,
                     summary.warnings,

@@ -27,6 +27,7 @@ from spr.evaluation.results import BASE
 from spr.evaluation.tables import comparison_table
 from spr.report.ablation import Point, ablation_page
 from spr.run import pipeline
+from spr.run.adapters import do_train
 from spr.run.depends import Folder, folders
 from spr.run.rounds import round_run, round_runs
 from spr.run.wiring import Config, load_config, trainings
@@ -119,7 +120,8 @@ def plan(base: Config, where: Sequence[str], settings: Mapping[str, Config]) -> 
             )
         owners = {folder: known.setdefault((folder, digest), own) for folder, digest in parts.items()}
         shared = {folder: owner for folder, owner in owners.items() if owner.root != own.root}
-        variants.append(Variant(name, replace(config, run=own.root), SharingRun(own.root, shared)))
+        config = replace(config, run=own.root)
+        variants.append(Variant(name, config, SharingRun(own.root, pipeline.open_run(config).about, shared)))
     return variants
 
 
@@ -164,13 +166,13 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
         progress.end(f"{len(groups)} adapters")
     # what is finished is looked at too: it must be what the configuration says
     for t in (t for group in groups for t in group):
-        pipeline.do_train(t.config, t.run, Within(progress, t.label))
+        do_train(t.config, t.run, Within(progress, t.label))
 
 
 def _train_here(group: Sequence[Training]) -> ShardResult[None]:
     for t in group:
-        pipeline.do_train(replace(t.config, runtime=replace(t.config.runtime, workers=1)), t.run, Progress())
-    return [], []
+        do_train(replace(t.config, runtime=replace(t.config.runtime, workers=1)), t.run, Progress())
+    return ShardResult([])
 
 
 def _trainer() -> Any:
@@ -179,9 +181,6 @@ def _trainer() -> Any:
 
 def run_variants(base: Config, variants: Sequence[Variant], progress: Progress) -> None:
     """Run what is missing of all variants, up to the evaluation. A killed run goes on."""
-    pipeline.open_run(base)
-    for v in variants:
-        pipeline.open_run(v.config)
     for stage in UNTIL_PAIR:
         done: set[str] = set()
         for v in variants:
@@ -190,6 +189,9 @@ def run_variants(base: Config, variants: Sequence[Variant], progress: Progress) 
                 done.add(where)
                 own = v.run.owner(FOLDERS[stage]).root == v.run.root
                 pipeline.DO[stage](v.config, v.run, Named(progress, f"{stage} {v.name}") if own else progress)
+    pipeline.open_run(base).begin()
+    for v in variants:
+        v.run.begin()
     _train_all(base, variants, progress)
     with Workers(base.runtime) as workers:
         for v in variants:

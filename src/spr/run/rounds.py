@@ -25,7 +25,7 @@ def round_run(run: Run, name: str, number: int) -> Run:
     return (
         run
         if number == 1
-        else SharingRun(run.path(ROUNDS, name, str(number)), {(folder,): run for folder in SHARED})
+        else SharingRun(run.path(ROUNDS, name, str(number)), owners={(folder,): run for folder in SHARED})
     )
 
 

@@ -39,6 +39,7 @@ class ModelConfig:
 
     # folder or hub name; for an endpoint the folder of its processor, which says what size the model sees
     folder: str
+    revision: str | None = None  # of a hub name: branch, tag or commit
     kind: Literal["hf", "endpoint"] = "hf"
     dialect: str | None = None  # None: from the checkpoint's model_type, where that is verified
     dialect_options: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class ModelConfig:
         """What of the section says which weights are loaded, and how."""
         return Checkpoint(
             self.folder,
+            self.revision,
             dtype=self.dtype,
             attention=self.attention,
             trust_remote_code=self.trust_remote_code,
@@ -76,10 +78,16 @@ class SemanticConfig:
     """The dual encoder behind S_sem (method 2.3)."""
 
     folder: str
+    revision: str | None = None
     # ours: a centre crop would hide regions at the sides
     clip_fit: Literal["squash", "pad", "center_crop"] = "squash"
     long_text: Literal["windows", "truncate"] = "windows"  # ours
     device: str = "cpu"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Which weights are loaded."""
+        return Checkpoint(self.folder, self.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,13 @@ class DetectorConfig:
     """The open-vocabulary detector behind G (method 2.4)."""
 
     folder: str
+    revision: str | None = None
     device: str = "cpu"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Which weights are loaded."""
+        return Checkpoint(self.folder, self.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +201,9 @@ def dialect_of(config: Config) -> Dialect:
     if name is None:
         from spr.models.families import dialect_for_checkpoint
 
-        name, found = dialect_for_checkpoint(config.model.folder, config.model.processor)
+        name, found = dialect_for_checkpoint(
+            config.model.folder, config.model.processor, config.model.revision
+        )
         options = {**found, **options}
     try:
         return get_dialect(name, **options)
@@ -256,7 +272,7 @@ def build_scorer(config: Config, store: ImageStore) -> ImageTextScorer | None:
 
     s = config.semantic
     return DualEncoderScorer(
-        s.folder, load_image=store.load, device=s.device, clip_fit=s.clip_fit, long_text=s.long_text
+        s.checkpoint, load_image=store.load, device=s.device, clip_fit=s.clip_fit, long_text=s.long_text
     )
 
 
@@ -268,5 +284,5 @@ def build_detector(config: Config, store: ImageStore) -> Detector | None:
 
     d = config.detector
     return OpenVocabularyDetector(
-        d.folder, load_image=store.load, device=d.device, threshold=config.score.detector_threshold
+        d.checkpoint, load_image=store.load, device=d.device, threshold=config.score.detector_threshold
     )

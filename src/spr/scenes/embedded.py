@@ -9,12 +9,12 @@ In: such a path. Out: an ordinary path. Nothing after this function knows that t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from spr.errors import ConfigError, unknown_name
 from spr.scenes.files import VERSION, write_split
+from spr.store.files import cache_folder
 
 PREFIX = "embedded:"
 CHECKPOINTS = ("mllm", "clip", "owl")
@@ -28,11 +28,8 @@ def checkpoint_folder(name: str) -> Path:
 
 
 def world_folder() -> Path:
-    """The cache folder of the world: $SPR_CACHE, or $XDG_CACHE_HOME/spr, or ~/.cache/spr."""
-    cache = os.environ.get("SPR_CACHE") or str(
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spr"
-    )
-    return Path(cache) / f"world-{VERSION}"
+    """The folder of the world in the user's cache (`spr.store.files.cache_folder`)."""
+    return cache_folder() / f"world-{VERSION}"
 
 
 def resolve_embedded(path: str) -> str:

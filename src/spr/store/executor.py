@@ -8,19 +8,20 @@ no file", and one process or many give the same rows.
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
-from spr.store.folders import DROPPED, STAGE_FILE
-from spr.store.identity import claim, versions
+from spr.store.folders import CONFIG_FILE, STAGE_FILE, TIMES_FILE
+from spr.store.identity import Origin, check_origin, digest_of, hold_origin, versions
+from spr.store.lease import sole_writer
 from spr.store.progress import Progress
 from spr.store.run import Run, shard_name
 from spr.store.workers import RuntimeConfig, ShardResult, Work, Workers
-from spr.types import Dropped, Findings, StageSummary
+from spr.types import Findings, StageFile, StageSummary
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -30,38 +31,50 @@ Out = TypeVar("Out")
 class Stage(Generic[In, Out]):
     """What is to be done. `make_work` is called once per worker process and must be picklable."""
 
-    name: str  # the verb
+    origin: Origin  # everything its rows depend on; compared when the stage is resumed
     folder: tuple[str, ...]  # where its shards go, inside the run
-    config: Mapping[str, Any]  # everything its rows depend on; compared when the stage is resumed
     row: type[Out]
     make_work: Callable[[], Work[In, Out]]
     notes: Mapping[str, Any] = field(default_factory=dict)  # for people; not compared
     look: Callable[[Iterable[Out]], Findings] | None = None  # at all rows, once the stage is finished
 
 
-def finish(run: Run, stage: Stage[Any, Any], digest: str, shards: int, seconds: float) -> StageSummary:
-    """Count the rows and the dropped items of all shards and write `_stage.json`."""
-    rows = sum(run.count(*stage.folder, shard_name(n)) for n in range(shards))
-    dropped: Counter[str] = Counter()
-    for n in range(shards):
-        dropped.update(d.reason for d in run.read_rows(Dropped, *stage.folder, DROPPED, shard_name(n)))
-    config = json.loads(json.dumps({**stage.config, **stage.notes}, default=str))
-    found = stage.look(run.iter_stage(stage.row, *stage.folder)) if stage.look is not None else Findings({})
-    reasons = dict(sorted(dropped.items()))
-    summary = StageSummary(
-        stage.name,
-        digest,
-        config,
-        rows,
-        reasons,
-        shards,
-        round(seconds, 1),
-        versions(),
-        dict(found.figures),
-        found.warnings,
+def summary_of(
+    origin: Origin, files: Sequence[StageFile], rows: int, dropped: Mapping[str, int], **more: Any
+) -> StageSummary:
+    """The summary of a stage with these files."""
+    files = tuple(files)
+    shown = {**origin.plain(), "shards": [dataclasses.asdict(file) for file in files]}
+    digest = digest_of(shown)
+    plain = origin.plain()
+    return StageSummary(
+        origin.stage, digest, plain["config"], plain["inputs"], files, rows, dropped, versions(), **more
     )
-    run.write_json(asdict(summary), *stage.folder, STAGE_FILE)
+
+
+def finish(run: Run, stage: Stage[Any, Any], shards: int) -> StageSummary:
+    """Count the rows and the dropped items of all shards and write `_stage.json`."""
+    files, dropped = run.list_shards(shards, *stage.folder)
+    rows = sum(file.rows or 0 for file in files if file.name.startswith("part-"))
+    found = Findings({})
+    if stage.look is not None:
+        found = stage.look(chain.from_iterable(run.shards_as_written(stage.row, shards, *stage.folder)))
+    summary = summary_of(
+        stage.origin,
+        files,
+        rows,
+        dropped,
+        notes=dict(stage.notes),
+        figures=dict(found.figures),
+        warnings=tuple(found.warnings),
+    )
+    run.write_summary(summary, {}, *stage.folder)
     return summary
+
+
+def write_times(run: Run, begin: float, *folder: str, **more: float) -> None:
+    """Keep how long a stage took, and further figures that two equal runs do not share."""
+    run.write_json({"seconds": round(time.monotonic() - begin, 1), **more}, *folder, TIMES_FILE)
 
 
 def run_stage(
@@ -72,33 +85,60 @@ def run_stage(
     progress: Progress,
     workers: Workers | None = None,
 ) -> StageSummary:
-    """Do what is missing of a stage, by `workers` or by its own. Raises StaleRunError when it was begun with
-    another configuration.
+    """Do what is missing of a stage, by `workers` or by its own.
+
+    Raises StaleRunError when it was begun with another configuration or other inputs, BusyError when somebody
+    else works on it; neither writes anything.
     """
-    digest = claim(run, stage.name, stage.folder, {**stage.config, "shard_size": runtime.shard_size})
-    done = run.summary(*stage.folder)
-    if done is not None:
-        return done
-    begin = time.monotonic()
-    size = runtime.shard_size
+    check_origin(run, stage.folder, stage.origin)
+    if run.exists(*stage.folder, STAGE_FILE):
+        return run.finished(*stage.folder)
+    with sole_writer(run, *stage.folder):
+        if run.exists(*stage.folder, STAGE_FILE):  # finished by somebody else in the meantime
+            check_origin(run, stage.folder, stage.origin)
+            return run.finished(*stage.folder)
+        summary = _do_missing(run, stage, items, runtime, progress, workers)
+    progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped")
+    if summary.figures:
+        progress.tell(
+            f"{stage.origin.stage}: "
+            + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in summary.figures.items())
+        )
+    for warning in summary.warnings:
+        progress.tell(f"{stage.origin.stage}: warning: {warning}")
+    return summary
+
+
+def _do_missing(
+    run: Run,
+    stage: Stage[In, Out],
+    items: Sequence[In],
+    runtime: RuntimeConfig,
+    progress: Progress,
+    workers: Workers | None,
+) -> StageSummary:
+    begin, size = time.monotonic(), runtime.shard_size
     shards = [items[i : i + size] for i in range(0, len(items), size)]
     missing = {n: shard for n, shard in enumerate(shards) if not run.exists(*stage.folder, shard_name(n))}
-    progress.start(stage.name, len(items), len(items) - sum(len(shard) for shard in missing.values()))
+    progress.start(stage.origin.stage, len(items), len(items) - sum(len(shard) for shard in missing.values()))
+
+    def hold() -> None:
+        hold_origin(run, stage.folder, stage.origin, size)
+        run.begin()
+
+    if run.exists(*stage.folder, CONFIG_FILE):
+        hold()
 
     def write(number: int, result: ShardResult[Out]) -> None:
-        run.write_shard(number, result[0], stage.row, result[1], *stage.folder)
+        if not run.exists(*stage.folder, CONFIG_FILE):
+            hold()
+        run.write_shard(number, result.rows, stage.row, result.dropped, result.images, *stage.folder)
         progress.advance(len(shards[number]))
 
     if missing:
         with contextlib.nullcontext(workers) if workers is not None else Workers(runtime) as crew:
             crew.work(stage.make_work, missing, write)
-    summary = finish(run, stage, digest, len(shards), time.monotonic() - begin)
-    progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped")
-    if summary.figures:
-        progress.tell(
-            f"{stage.name}: "
-            + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in summary.figures.items())
-        )
-    for warning in summary.warnings:
-        progress.tell(f"{stage.name}: warning: {warning}")
+    hold()
+    summary = finish(run, stage, len(shards))
+    write_times(run, begin, *stage.folder)
     return summary

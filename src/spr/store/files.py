@@ -1,5 +1,5 @@
 """Local files that are there whole or not at all: written under a temporary name, flushed to the disk,
-renamed.
+renamed. What a kill leaves of them is cleaned by the next writer of the folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+ENDING = ".tmp"  # of a temporary name
+
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
@@ -18,29 +20,62 @@ def whole(path: str | Path) -> Iterator[Path]:
     flushed and takes the name; after an error nothing is left of it.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{ENDING}")
     try:
         yield temporary
         for file in [p for p in temporary.rglob("*") if p.is_file()] if temporary.is_dir() else [temporary]:
             _flush(file)
         os.replace(temporary, path)
     except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise
     _flush(path.parent)
 
 
 def write_whole(path: str | Path, data: bytes | str) -> None:
-    """Write a file whole or not at all; text is UTF-8."""
-    with whole(path) as temporary:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    """Write a file whole or not at all; text is UTF-8. A write that falls short (a full disk, a quota) is an
+    OSError.
+    """
+    with whole(path) as temporary, temporary.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def move_whole(source: Path, path: Path) -> None:
+    """Give a finished file of the same disk its final name, flushed."""
+    _flush(source)
+    os.replace(source, path)
+    _flush(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def clean(folder: str | Path, deep: bool = True) -> None:
+    """Delete what killed writers left in a folder (`deep`: and in the folders inside it). Only for who is the
+    folder's only writer.
+    """
+    for pattern in (f"*{ENDING}", ".building-*"):
+        for path in list(Path(folder).rglob(pattern) if deep else Path(folder).glob(pattern)):
+            remove(path)
+
+
+def cache_folder() -> Path:
+    """Where files of this user are kept between runs: $SPR_CACHE, or $XDG_CACHE_HOME/spr, or ~/.cache/spr."""
+    folder = os.environ.get("SPR_CACHE")
+    return (
+        Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spr"
+    )
 
 
 def _flush(path: Path) -> None:
     """Wait until the disk has a file, or the names in a folder."""
+    if os.name != "posix" and path.is_dir():
+        return  # cannot be opened there
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -32,7 +32,9 @@ JOURNAL: Final = "journal"  # while a server answers
 
 STAGE_FILE: Final = "_stage.json"  # of a finished stage
 CONFIG_FILE: Final = "_config.json"  # what a stage was started with
+TIMES_FILE: Final = "_times.json"  # how long it took, apart from all that two equal runs have in common
 DROPPED: Final = "dropped"  # folder of a stage: what was left out
+IMAGES: Final = "images"  # folder of a stage: the images that it was the first to open
 PREDICTIONS: Final = "predictions.parquet"
 METRICS: Final = "metrics.json"
 COMPARISON: Final = "comparison.json"

@@ -1,19 +1,73 @@
-"""What a stage was made from: digests of configurations, and the refusal to go on with another one."""
+"""What a stage is made from, and the refusal to mix it with anything else.
+
+An `Origin` names the options that differ from their defaults, and digests of what the stage reads. Where a
+file
+lies is no part of it, and neither is an option that a later version adds: its value is its default. So a
+default that changes its meaning needs a new name.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from spr.errors import DataError, StaleRunError
-from spr.store.folders import CONFIG_FILE, FOLDERS, STAGE_FILE
+from spr.errors import StaleRunError
+from spr.store.folders import CONFIG_FILE
 from spr.store.run import Run
 
 _PACKAGES = ("numpy", "pyarrow", "torch", "transformers", "peft", "trl", "accelerate")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a stage is made from: `stage` is its verb."""
+
+    stage: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        value: dict[str, Any] = json.loads(
+            json.dumps({"config": self.config, "inputs": self.inputs}, default=str)
+        )
+        return value
+
+    @property
+    def digest(self) -> str:
+        """The same for equal origins."""
+        return digest_of(self.plain())
+
+
+def options(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, by name; all of a field without default."""
+    found = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name in without or value == _default(field):
+            continue
+        found[field.name] = _plain(value)
+    return found
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return options(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def digest_of(config: Mapping[str, Any]) -> str:
@@ -26,28 +80,44 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
     names: list[str] = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            names += changed_fields(a, b, f"{prefix}{key}.")
-        elif a != b:
+        if a == b:
+            continue
+        if isinstance(a, Mapping | None) and isinstance(b, Mapping | None):
+            names += changed_fields(a or {}, b or {}, f"{prefix}{key}.")
+        else:
             names.append(f"{prefix}{key}")
     return names
 
 
-def claim(run: Run, name: str, folder: tuple[str, ...], config: Mapping[str, Any]) -> str:
-    """Write the stage's `_config.json`, or refuse when it was started with another one. Returns the
-    digest.
+def check_origin(run: Run, folder: tuple[str, ...], origin: Origin) -> None:
+    """Raise StaleRunError when what stands in the folder was made from something else. Writes nothing."""
+    before = run.read_json(*folder, CONFIG_FILE)
+    now = origin.plain()
+    if before is None or {k: before.get(k) for k in now} == now:
+        return
+    names = [
+        *changed_fields(before.get("config") or {}, now["config"]),
+        *changed_fields(before.get("inputs") or {}, now["inputs"]),
+    ]
+    raise StaleRunError(
+        f"{run.path(*folder)}: made from something else (changed: {', '.join(names) or 'its form'}); use "
+        f"--overwrite {origin.stage} to redo it"
+    )
+
+
+def hold_origin(run: Run, folder: tuple[str, ...], origin: Origin, shard_size: int | None = None) -> None:
+    """Say what the folder is made from, before its first file is written. Raises StaleRunError for shards of
+    another size, which would not fit together.
     """
-    config = json.loads(json.dumps(config, default=str))
+    check_origin(run, folder, origin)
     before = run.read_json(*folder, CONFIG_FILE)
     if before is None:
-        run.write_json(config, *folder, CONFIG_FILE)
-    elif before != config:
-        fields = ", ".join(changed_fields(before, config))
+        run.write_json({**origin.plain(), "shard_size": shard_size}, *folder, CONFIG_FILE)
+    elif before.get("shard_size") != shard_size:
         raise StaleRunError(
-            f"{run.path(*folder)}: made with another configuration (changed: {fields}); use --overwrite "
-            f"{name} to redo it"
+            f"{run.path(*folder)}: begun with another size of shards (changed: runtime.shard_size, was "
+            f"{before.get('shard_size')}); use --overwrite {origin.stage} to redo it"
         )
-    return digest_of(config)
 
 
 def versions() -> dict[str, str]:
@@ -59,16 +129,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def upstream_digest(run: Run, stage: str, *inner: str) -> str:
-    """Digest of a finished stage (of one adapter, `inner`, of stage train). Raises DataError when it is not
-    finished.
-    """
-    folder = (FOLDERS[stage], *inner)
-    value = run.read_json(*folder, STAGE_FILE)
-    if value is None:
-        raise DataError(
-            f"{run.path(*folder)}: stage {stage!r} is not finished; run `spr {stage}` first, or `spr run`"
-        )
-    return str(value["digest"])

@@ -91,5 +91,5 @@ def from_table(table: pa.Table, cls: type[T]) -> list[T]:
 def parquet_bytes(records: Sequence[Any], cls: type) -> bytes:
     """Records of one class as a Parquet file; equal records are equal bytes."""
     sink = io.BytesIO()
-    pq.write_table(to_table(records, cls), sink, compression="zstd")
+    pq.write_table(to_table(records, cls), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()

@@ -13,14 +13,24 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from spr.types import Dropped
+from spr.types import Dropped, SeenImage
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-ShardResult: TypeAlias = tuple[list[Out], list[Dropped]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult(Generic[Out]):
+    """What came of a shard: its rows, what was left out, and the images that were opened for it."""
+
+    rows: list[Out]
+    dropped: list[Dropped] = field(default_factory=list)
+    images: list[SeenImage] = field(default_factory=list)
+
+
 Work: TypeAlias = Callable[[Sequence[In]], ShardResult[Out]]
 
 

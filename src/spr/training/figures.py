@@ -1,7 +1,8 @@
 """What a step is judged by: loss, reward margin, accuracy, log-probabilities, speed; and warnings with the
 usual cause.
 
-In: sums over the pairs of a step. Out: one line of `history.jsonl` per logged step, and warnings.
+In: sums over the pairs of a step. Out: one line of `history.jsonl` per logged step, its speed for
+`times.jsonl`, and warnings.
 """
 
 from __future__ import annotations
@@ -52,24 +53,27 @@ class Meter:
     def line(self, total: Tensor, preference: bool) -> Line:
         """Means per pair since the last line; starts the next one. `total`: the sums of all processes."""
         s = dict(zip(SUMS, total.tolist(), strict=True))
-        n, now = max(s["pairs"], 1.0), time.monotonic()
+        n = max(s["pairs"], 1.0)
         line: Line = {"loss": s["loss"] / n, "chosen": s["chosen"] / n}
         names = ("margin", "accuracy", "rejected", "chosen_shift", "rejected_shift")
         line |= {name: s[name] / n if preference else None for name in names}
-        line |= {
-            "pairs": int(s["pairs"]),
-            "pairs_per_second": round(s["pairs"] / max(now - self._since, 1e-9), 2),
-            "tokens": int(s["tokens"]),
-        }
+        line |= {"pairs": int(s["pairs"]), "tokens": int(s["tokens"])}
         line["tokens_shared"] = round(1 - s["tokens"] / s["tokens_plain"], 4) if s["tokens_plain"] else 0.0
         self._total = torch.zeros_like(self._total)
-        self._since = now
         return line
+
+    def speed(self, line: Line) -> Line:
+        """How fast the pairs of a line were, by the time since the last call. Equal runs differ."""
+        now = time.monotonic()
+        speed = round((line["pairs"] or 0) / max(now - self._since, 1e-9), 2)
+        self._since = now
+        return {"pairs_per_second": speed}
 
 
 class History:
-    """`history.jsonl`: one line per logged step. A resumed run first removes the lines after the step it
-    resumes from.
+    """`history.jsonl` and `times.jsonl`: one line per logged step. A resumed run first removes the lines
+    after
+    the step it resumes from.
     """
 
     def __init__(self, path: Path, step: int) -> None:

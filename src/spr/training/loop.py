@@ -110,6 +110,7 @@ class PairTrainer(Trainer):
         )
         self.meter = Meter()
         self.history: History | None = None
+        self.times: History | None = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Steps in their fixed order; already this process's share, so accelerate must not share them out
@@ -121,6 +122,12 @@ class PairTrainer(Trainer):
     @override
     def floating_point_ops(self, inputs: Any) -> int:  # for a figure that nobody reads
         return 0
+
+    @override
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        # a pickle with paths in it, which nothing reads; the card has the configuration
+        Path(output_dir or str(self.args.output_dir), "training_args.bin").unlink(missing_ok=True)
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One optimiser step's forward and backward passes; gradients are synchronised in the last one."""
@@ -177,6 +184,8 @@ class PairTrainer(Trainer):
             }
             if self.history is not None:
                 self.history.write({**rest, **line})
+            if self.times is not None:
+                self.times.write({"step": self.state.global_step, **self.meter.speed(line)})
             logs = {**logs, **{k: v for k, v in line.items() if v is not None and k != "loss"}}
         super().log(logs, start_time)
 

@@ -3,13 +3,14 @@ refused when stale.
 
 In: pairs, model. Out: `Prepared`. The pairs are worked on in shards of 256; each shard is one file, written
 whole or not at all, so a killed run goes on with the next shard and processes share the work.
-`reference.json` says what the files were made from.
+`_config.json` says what the files were made from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spr.errors import DataError, StaleRunError
-from spr.store.files import whole, write_whole
-from spr.store.identity import changed_fields
+from spr.errors import DamagedRunError, DataError
+from spr.store.files import whole
 from spr.store.progress import Progress
 from spr.training.config import TrainConfig
 from spr.training.encode import Answer, Encoded, Encoder
@@ -48,17 +48,6 @@ class Prepared:
 # --- what the cache was made from -----------------------------------------------------------------
 
 
-def folder_digest(folder: str) -> str:
-    """SHA-256 (16 digits) of all files of a checkpoint folder; of the name, when it is a hub name."""
-    total = hashlib.sha256(b"" if Path(folder).is_dir() else folder.encode())
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        with path.open("rb") as f:
-            total.update(
-                f"{path.relative_to(folder)}:{hashlib.file_digest(f, 'sha256').hexdigest()};".encode()
-            )
-    return total.hexdigest()[:16]
-
-
 def pairs_digest(pairs: Sequence[TrainingPair]) -> str:
     """SHA-256 (16 digits) of what of the pairs reaches the model, and their margins."""
     total = hashlib.sha256()
@@ -69,22 +58,6 @@ def pairs_digest(pairs: Sequence[TrainingPair]) -> str:
             ).encode()
         )
     return total.hexdigest()[:16]
-
-
-def check_fresh(folder: Path, made_from: Mapping[str, Any]) -> None:
-    """Write `reference.json`, or raise StaleRunError when the cache there was made from something else."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "reference.json"
-    if not path.exists():
-        write_whole(path, json.dumps(dict(made_from), indent=2, sort_keys=True).encode())
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before != made_from:
-        fields = ", ".join(changed_fields(before, made_from))
-        raise StaleRunError(
-            f"{folder}: the cached reference log-probabilities were made from something else (changed: "
-            f"{fields}); delete the folder"
-        )
 
 
 # --- files of a shard -----------------------------------------------------------------------------
@@ -118,16 +91,17 @@ def _save(path: Path, kept: Sequence[Prepared], dropped: Sequence[Dropped]) -> N
 
 
 def _load(path: Path) -> tuple[list[Prepared], list[Dropped]]:
-    with np.load(path) as data:
-        about = json.loads(data["about"].tobytes())
-        columns = (
-            {n: np.split(data[n], np.cumsum(data[f"{n}/lengths"])[:-1]) for n in _RAGGED}
-            if about["pairs"]
-            else {}
-        )
+    try:
+        with np.load(path) as data:
+            columns = dict(data)
+            about = json.loads(columns["about"].tobytes())
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as e:
+        raise DamagedRunError(f"{path}: cannot be read ({e}); delete it, and it is made again") from None
+    pairs = about["pairs"]
+    parts = {n: np.split(columns[n], np.cumsum(columns[f"{n}/lengths"])[:-1]) for n in _RAGGED if pairs}
     kept = []
-    for i, (pair_id, image_path, question, margin) in enumerate(about["pairs"]):
-        c = {n: columns[n][i] for n in _RAGGED}
+    for i, (pair_id, image_path, question, margin) in enumerate(pairs):
+        c = {n: parts[n][i] for n in _RAGGED}
         chosen, rejected = (
             Answer(c["chosen_ids"], c["chosen_weights"]),
             Answer(c["rejected_ids"], c["rejected_weights"]),

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,10 @@ from transformers import TrainingArguments
 
 from spr.errors import DataError, UserError
 from spr.models.loading import context_length, load_mllm, quiet_peft
+from spr.models.weights import adapter_digest, checkpoint_digest
+from spr.store.identity import Origin, check_origin, hold_origin
 from spr.store.progress import Progress
+from spr.store.run import Run
 from spr.training.adapter import attach, write_card
 from spr.training.check import check_rows
 from spr.training.config import TrainConfig, TrainResult
@@ -31,7 +34,7 @@ from spr.training.figures import History, read_history, warnings_of
 from spr.training.loop import PairTrainer, Report, Steps, arguments, last_checkpoint
 from spr.training.plan import steps_of
 from spr.training.policy import Images, Policy
-from spr.training.prepare import Prepared, Preparer, check_fresh, folder_digest, pairs_digest, prepare
+from spr.training.prepare import Prepared, Preparer, pairs_digest, prepare
 from spr.types import Checkpoint, Dropped, TrainingPair
 
 if TYPE_CHECKING:
@@ -97,12 +100,19 @@ def train(
             preparer = Preparer(
                 peft, family, encoder, policy, config, config.max_length or context_length(model)
             )
-            digests = {
-                "model": folder_digest(checkpoint.folder),
-                "adapter": folder_digest(adapter) if adapter else None,
+            inputs = {"model": checkpoint_digest(checkpoint), "pairs": pairs_digest(pairs)}
+            if adapter:
+                inputs["adapter"] = adapter_digest(adapter)
+            made = {
+                "processor": checkpoint.processor,
+                "layout": family.name,
+                "reference": config.loss != "sft",
             }
-            identity = {**digests, "processor": dict(checkpoint.processor), "layout": family.name}
-            kept, dropped = _prepared(pairs, peft, preparer, identity, state, config, args, progress)
+            made |= {name: getattr(config, name) for name in REFERENCE}
+            wait = torch.distributed.barrier if args.world_size > 1 else (lambda: None)
+            _claim(state, Origin("train", made, inputs), args.process_index, wait)
+            off = contextlib.nullcontext if adapter else peft.disable_adapter
+            kept, dropped = _prepared(pairs, preparer, off, state, config, args, progress, wait)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
             if not kept:
                 raise DataError(
@@ -138,38 +148,36 @@ def train(
     return result
 
 
+def _claim(state: Path, origin: Origin, process: int, wait: Callable[[], None]) -> None:
+    """Say what the cached reference is made from. Raises StaleRunError when that is something else."""
+    if process == 0:
+        hold_origin(Run(str(state)), (), origin)
+    wait()
+    check_origin(Run(str(state)), (), origin)
+
+
 def _prepared(
     pairs: Sequence[TrainingPair],
-    model: Any,
     preparer: Preparer,
-    identity: Mapping[str, Any],
+    off: Callable[[], contextlib.AbstractContextManager[Any]],
     state: Path,
     config: TrainConfig,
     args: TrainingArguments,
     progress: Progress,
+    wait: Callable[[], None],
 ) -> tuple[list[Prepared], list[Dropped]]:
-    """Tokens and reference log-probabilities of all pairs, from the cache where it has them."""
-    needed = config.loss != "sft"
-    check_fresh(
-        state,
-        {
-            **identity,
-            "pairs": pairs_digest(pairs),
-            "reference": needed,
-            **{name: getattr(config, name) for name in REFERENCE},
-        },
-    )
+    """Tokens and reference log-probabilities of all pairs, from the cache where it has them. `off`: in it the
+    model is the reference.
+    """
 
     def work(shard: Sequence[TrainingPair]) -> tuple[list[Prepared], list[Dropped]]:
         kept, dropped = preparer.encode(shard)
-        if not needed:
+        if config.loss == "sft":
             nothing = np.zeros(0)
             return [Prepared(p, nothing, nothing) for p in kept], dropped
-        off = contextlib.nullcontext() if identity["adapter"] else model.disable_adapter()
-        with off, torch.autocast(args.device.type, torch.bfloat16, enabled=config.autocast):
+        with off(), torch.autocast(args.device.type, torch.bfloat16, enabled=config.autocast):
             return preparer.reference(kept), dropped
 
-    wait = torch.distributed.barrier if args.world_size > 1 else (lambda: None)
     return prepare(pairs, state, work, progress, args.process_index, args.world_size, wait)
 
 
@@ -180,11 +188,9 @@ def _run(
     checkpoint = last_checkpoint(state)
     first = trainer.args.process_index == 0
     if first:
-        trainer.history = History(
-            out / "history.jsonl", int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0
-        )
+        step = int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0
+        trainer.history = History(out / "history.jsonl", step)
+        trainer.times = History(out / "times.jsonl", step)
     trainer.add_callback(Report(progress, steps))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(out))
-    if first:
-        (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; the card has the configuration

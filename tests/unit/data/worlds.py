@@ -75,6 +75,6 @@ def regions_work(path: str, config: RegionsConfig) -> Callable[[Sequence[ImageRe
     def work(images: Sequence[ImageRecord]) -> ShardResult[Region]:
         of = found.annotations_of([i.image_id for i in images])
         results = [draw_regions(i, of[i.image_id], config, 7) for i in images]
-        return [r for rows, _ in results for r in rows], [d for _, lost in results for d in lost]
+        return ShardResult([r for rows, _ in results for r in rows], [d for _, lost in results for d in lost])
 
     return work

@@ -6,7 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from spr.data.full_paths import FullPaths
+from spr.dialects import Dialect
+from spr.evaluation.config import EvaluationConfig
+from spr.evaluation.stage import evaluate_all
+from spr.ports import Describer
+from spr.store.identity import Origin
+from spr.store.progress import Progress
+from spr.store.run import Run
+from spr.store.workers import RuntimeConfig
 from spr.types import Answer, Query, Sampling
 
 
@@ -33,3 +43,28 @@ class Scripted:
                 f.write(f"{len(queries)}\n")
         found = [self.answers.get(q.item_id.partition("/")[2], self.otherwise(q)) for q in queries]
         return [[a if isinstance(a, Answer) else Answer(a)] for a in found]
+
+
+def _without_images(make: Callable[[], Describer], store: FullPaths) -> Describer:
+    return make()
+
+
+def ask(
+    run: Run,
+    section: EvaluationConfig,
+    dialect: Dialect,
+    makers: Mapping[str, Callable[[], Describer]],
+    runtime: RuntimeConfig | None = None,
+    folder: str = "evaluation",
+) -> None:
+    """Stage `evaluate` with describers that open no image."""
+    evaluate_all(
+        run,
+        folder,
+        section,
+        dialect,
+        {name: partial(_without_images, make) for name, make in makers.items()},
+        {name: Origin("evaluate", {"model": name}, {}) for name in makers},
+        runtime or RuntimeConfig(),
+        Progress(),
+    )

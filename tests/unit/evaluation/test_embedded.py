@@ -12,13 +12,12 @@ from spr.data.full_paths import FullPaths
 from spr.dialects import get_dialect
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.rows import read_predictions
-from spr.evaluation.stage import evaluate_all
 from spr.models.hf_mllm import HFDescriber
 from spr.scenes.embedded import checkpoint_folder
-from spr.store.progress import Progress
 from spr.store.run import Run
 from spr.store.workers import RuntimeConfig
 from spr.types import Prediction
+from tests.unit.evaluation.scripted import ask
 
 
 def test_every_form_runs_through_the_embedded_model(
@@ -37,16 +36,7 @@ def test_every_form_runs_through_the_embedded_model(
         run = Run(str(tmp_path / str(size)))
         section = EvaluationConfig(tuple(chosen), bootstrap=10)
         runtime = RuntimeConfig(1, 1, size)
-        evaluate_all(
-            run,
-            "evaluation",
-            section,
-            get_dialect("florence2"),
-            {"base": lambda: describer},
-            {"base": {}},
-            runtime,
-            Progress(),
-        )
+        ask(run, section, get_dialect("florence2"), {"base": lambda: describer}, runtime)
         rows[size] = {b.name: read_predictions(run, "evaluation", b.name, "base") for b in chosen}
         for b in chosen:
             metrics = run.read_json("evaluation", b.name, "base", "metrics.json")

@@ -11,13 +11,11 @@ from spr.dialects import Dialect, get_dialect
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.items import Item
 from spr.evaluation.readers import FORMATS, read_benchmark
-from spr.evaluation.stage import evaluate_all, size_of
-from spr.store.progress import Progress
+from spr.evaluation.stage import size_of
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig
 from spr.types import Box
 from tests.support.benchmark_forms import World, write_refer
-from tests.unit.evaluation.scripted import Scripted
+from tests.unit.evaluation.scripted import Scripted, ask
 
 REC = ("refer", "mdetr", "qwen", "shikra", "hf_refcoco", "lmms_refcoco", "ref_l4", "refcoco_m")
 FERRET = get_dialect("ferret")
@@ -54,16 +52,7 @@ def measured(
 ) -> dict[str, float | None]:
     run = Run(str(tmp_path / "run" / dialect.name))
     section = EvaluationConfig((benchmark,), bootstrap=20)
-    evaluate_all(
-        run,
-        "evaluation",
-        section,
-        dialect,
-        {"base": lambda: Scripted(dict(answers))},
-        {"base": {}},
-        RuntimeConfig(),
-        Progress(),
-    )
+    ask(run, section, dialect, {"base": lambda: Scripted(dict(answers))})
     found = run.read_json("evaluation", benchmark.name, "base", "metrics.json")
     assert found["n"] > 0
     return {k: v["value"] for k, v in found["values"].items()}
@@ -179,16 +168,7 @@ def test_paths_by_split_make_groups_of_their_own(world: World, tmp_path: Path) -
     assert "the published split has 3811 and 10834" in notes[0]
     run = Run(str(tmp_path / "run"))
     right = {f"{i.split}/{i.item_id}": written(i, "rec", FERRET) for i in items if i.split == "again/val"}
-    evaluate_all(
-        run,
-        "e",
-        EvaluationConfig((benchmark,)),
-        FERRET,
-        {"base": lambda: Scripted(right)},
-        {"base": {}},
-        RuntimeConfig(),
-        Progress(),
-    )
+    ask(run, EvaluationConfig((benchmark,)), FERRET, {"base": lambda: Scripted(right)}, folder="e")
     metrics = run.read_json("e", "both", "base", "metrics.json")
     assert {s: v["values"]["acc@0.5"]["value"] for s, v in metrics["splits"].items()} == {
         "again/val": 1.0,

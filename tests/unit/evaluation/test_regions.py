@@ -13,12 +13,9 @@ from spr.dialects import get_dialect
 from spr.errors import DataError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.rows import read_predictions
-from spr.evaluation.stage import evaluate_all
-from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig
 from spr.types import Prediction
-from tests.unit.evaluation.scripted import Scripted
+from tests.unit.evaluation.scripted import Scripted, ask
 
 FERRET = get_dialect("ferret")
 
@@ -29,9 +26,7 @@ def evaluate(
     run = Run(str(tmp_path / "run"))
     model = Scripted(answers)
     section = EvaluationConfig((benchmark,), bootstrap=50)
-    evaluate_all(
-        run, "evaluation", section, FERRET, {"base": lambda: model}, {"base": {}}, RuntimeConfig(), Progress()
-    )
+    ask(run, section, FERRET, {"base": lambda: model})
     where = ("evaluation", benchmark.name, "base")
     return run.read_json(*where, "metrics.json"), read_predictions(run, *where), model
 

@@ -18,12 +18,10 @@ from spr.dialects import get_dialect
 from spr.errors import ConfigError, DataError, StaleRunError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.metrics import accuracy_at_iou
-from spr.evaluation.stage import evaluate_all
-from spr.store.progress import Progress
 from spr.store.run import Run, shard_name
 from spr.store.workers import RuntimeConfig
 from spr.types import Answer, Prediction
-from tests.unit.evaluation.scripted import Scripted
+from tests.unit.evaluation.scripted import Scripted, ask
 
 FERRET = get_dialect("ferret")
 ITEMS = 9  # three images of 1000 x 1000 px, where Ferret's numbers are pixels; three expressions each
@@ -65,19 +63,8 @@ def go(
     section: EvaluationConfig,
     makers: Mapping[str, Callable[[], Scripted]],
     runtime: RuntimeConfig | None = None,
-    name: str = "x",
 ) -> None:
-    runtime = runtime or RuntimeConfig(1, 1, 2)
-    evaluate_all(
-        run,
-        "evaluation",
-        section,
-        FERRET,
-        makers,
-        {m: {"model": m, "weights": name} for m in makers},
-        runtime,
-        Progress(),
-    )
+    ask(run, section, FERRET, makers, runtime or RuntimeConfig(1, 1, 2))
 
 
 # IoU with [0, 0, 100, 100] in brackets
@@ -338,16 +325,7 @@ def test_an_image_that_the_dialect_cannot_show_is_a_failed_answer(tmp_path: Path
     )
     run, model = Run(str(tmp_path / "run")), Scripted()
     dialect = get_dialect("qwen2_5_vl")
-    evaluate_all(
-        run,
-        "e",
-        EvaluationConfig((benchmark,)),
-        dialect,
-        {"base": lambda: model},
-        {"base": {}},
-        RuntimeConfig(),
-        Progress(),
-    )
+    ask(run, EvaluationConfig((benchmark,)), dialect, {"base": lambda: model}, folder="e")
     metrics = run.read_json("e", "r", "base", "metrics.json")
     assert (metrics["n"], metrics["failed"], len(model.seen)) == (2, 1, 1)
 

@@ -9,8 +9,8 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -21,9 +21,10 @@ from spr.evaluation.protocols.rec import RecOptions
 from spr.evaluation.results import compare, measure
 from spr.evaluation.rows import write_predictions
 from spr.report.build import build_report
-from spr.store.identity import versions
+from spr.store.executor import Stage, finish
+from spr.store.identity import Origin
 from spr.store.run import Run
-from spr.types import Frame, Prediction, Score, StageSummary, TrainingPair
+from spr.types import Frame, Prediction, Score, TrainingPair
 
 EVIL = "</script><script>alert(1)</script>"
 DIALECT = get_dialect("florence2")
@@ -96,10 +97,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
                 boxes[:count],
             )
         )
-    run.write_shard(0, pairs, TrainingPair, [], "pairs")
-    run.write_json(
-        asdict(StageSummary("pair", "d", {}, 3, {}, 1, 0.1, versions(), {}, ())), "pairs", "_stage.json"
-    )
+    run.write_shard(0, pairs, TrainingPair, [], [], "pairs")
+    nothing: Any = None  # every shard is there
+    finish(run, Stage(Origin("pair", {}, {}), ("pairs",), TrainingPair, nothing), 1)
 
     def load(name: str) -> Image.Image:
         return Image.new("RGB", (200, 150), "gray")

@@ -141,7 +141,8 @@ def test_a_value_is_never_a_path(text: str, name: str) -> None:
 def test_a_sharing_run_lists_what_stands_elsewhere(tmp_path: Path) -> None:
     other = Run(str(tmp_path / "other"))
     run = SharingRun(
-        str(tmp_path / "own"), {("evaluation", "test", "base"): other, ("evaluation", "test", "gone"): other}
+        str(tmp_path / "own"),
+        owners={("evaluation", "test", "base"): other, ("evaluation", "test", "gone"): other},
     )
     other.write_json({}, "evaluation", "test", "base", "metrics.json")
     run.write_json({}, "evaluation", "test", "spr", "metrics.json")

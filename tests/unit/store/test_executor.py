@@ -15,7 +15,7 @@ import pytest
 
 from spr.errors import StaleRunError
 from spr.store.executor import Stage, run_stage
-from spr.store.identity import changed_fields, digest_of
+from spr.store.identity import Origin, changed_fields, digest_of
 from spr.store.progress import Progress
 from spr.store.run import Run, shard_name
 from spr.store.workers import RuntimeConfig, ShardResult, Workers
@@ -32,13 +32,14 @@ def make_work(log: str | None) -> Callable[[Sequence[int]], ShardResult[ImageRec
             with Path(log).open("a") as f:
                 f.write(f"{items[0]}\n")
         rows = [ImageRecord(str(i), "p", i, i) for i in items if i % 2 == 0]
-        return rows, [Dropped(str(i), "odd") for i in items if i % 2]
+        return ShardResult(rows, [Dropped(str(i), "odd") for i in items if i % 2])
 
     return work
 
 
 def stage(log: str | None = None, config: dict[str, object] | None = None) -> Stage[int, ImageRecord]:
-    return Stage("regions", ("regions",), config or {"a": {"b": 1}}, ImageRecord, partial(make_work, log))
+    origin = Origin("regions", config or {"a": {"b": 1}}, {})
+    return Stage(origin, ("regions",), ImageRecord, partial(make_work, log))
 
 
 def test_rows_do_not_depend_on_workers_or_shards(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
     assert said == ["3 rows, 2 dropped", "regions: mean width 2.000", "regions: warning: small"]
     summary = run.summary("regions")
     assert summary is not None
-    assert (summary.figures, summary.warnings) == ({"mean_width": 2.0}, ["small"])
+    assert (summary.figures, summary.warnings) == ({"mean_width": 2.0}, ("small",))
 
 
 def counted_work(log: str, name: str) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
@@ -173,7 +174,7 @@ def sleeping_work(log: str) -> Callable[[Sequence[int]], ShardResult[ImageRecord
     def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
         (Path(log) / str(os.getpid())).touch()
         time.sleep(600)
-        return [], []
+        return ShardResult([])
 
     return work
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spr.errors import DataError
+from spr.store.executor import Stage, finish
+from spr.store.identity import Origin
 from spr.store.run import Run
-from spr.types import Dropped, Prediction, Region, RegionObject, Score, ScoredCandidate
+from spr.store.workers import Work
+from spr.types import Dropped, Prediction, Region, RegionObject, Score, ScoredCandidate, SeenImage
 
 SCORE = Score(0.5, 0.25, 0.2, 0.3, 1.0)
 RECORDS = [
@@ -41,12 +45,18 @@ REGION = Region(
 )
 
 
+def no_work() -> Work[Any, Any]:
+    raise AssertionError("nothing is missing")
+
+
 def test_nested_records_round_trip(tmp_path: Path) -> None:
     """None, nested records, tuples of tuples and non-ASCII text come back equal."""
     run = Run(str(tmp_path / "run"))
-    run.write_shard(0, RECORDS, ScoredCandidate, [Dropped("b", "why")], "scores")
-    run.write_shard(1, [], ScoredCandidate, [], "scores")
+    run.write_shard(0, RECORDS, ScoredCandidate, [Dropped("b", "why")], [], "scores")
+    run.write_shard(1, [], ScoredCandidate, [], [], "scores")
+    finish(run, Stage(Origin("score", {}, {}), ("scores",), ScoredCandidate, no_work), 2)
     assert run.read_stage(ScoredCandidate, "scores") == RECORDS
+    assert list(run.dropped("scores")) == [Dropped("b", "why")]
     assert run.read_rows(Dropped, "scores", "dropped", "part-00000.parquet") == [Dropped("b", "why", "")]
     run.write_rows([REGION], Region, "r.parquet")
     assert run.read_rows(Region, "r.parquet") == [REGION]
@@ -86,7 +96,9 @@ def test_missing_columns_name_the_file(tmp_path: Path) -> None:
 def test_remote_paths_go_through_fsspec() -> None:
     """The same calls work on any fsspec file system."""
     run = Run("memory://spr-test/run")
-    run.write_shard(0, [REGION], Region, [], "regions")
+    run.write_shard(0, [REGION], Region, [], [SeenImage("a.png", 7, "d")], "regions")
+    finish(run, Stage(Origin("regions", {}, {}), ("regions",), Region, no_work), 1)
+    assert list(run.seen_images("regions")) == [SeenImage("a.png", 7, "d")]
     assert run.shard_names("regions") == ["part-00000.parquet"]
     assert run.read_stage(Region, "regions") == [REGION]
     run.remove("regions")

@@ -1,0 +1,275 @@
+"""From annotations to pairs: index, regions, describe, score, pair.
+
+In: a `Config`, a run. Out: the folders of these stages. What a stage makes of a shard is a function of its
+items alone; models are built in the process that works on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
+from typing import Any, TypeAlias
+
+from spr.data.index import build_index, index_files, open_index
+from spr.errors import DataError
+from spr.run.depends import origin_of
+from spr.run.wiring import (
+    Config,
+    build_describer,
+    build_detector,
+    build_scorer,
+    dialect_of,
+    image_store,
+)
+from spr.stages.describe import describe, look_at_answers
+from spr.stages.pairing import differences, make_pairs
+from spr.stages.prompts import templates_with
+from spr.stages.regions import draw_regions, select_images
+from spr.stages.scoring import score, spreads
+from spr.store.executor import Stage, run_stage, summary_of, write_times
+from spr.store.folders import (
+    CANDIDATES,
+    INDEX,
+    JOURNAL,
+    PAIRS,
+    REGIONS,
+    SCORES,
+    STAGE_FILE,
+)
+from spr.store.identity import check_origin, hold_origin
+from spr.store.lease import sole_writer
+from spr.store.progress import Progress
+from spr.store.run import Run
+from spr.store.workers import ShardResult
+from spr.types import (
+    Description,
+    Dropped,
+    ImageRecord,
+    Region,
+    ScoredCandidate,
+    TrainingPair,
+)
+
+ScoredRegion: TypeAlias = tuple[Region, list[Description]]
+
+
+def _texts(value: object) -> list[str]:
+    """All texts in a section of the configuration."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return (
+        [text for inner in value for text in _texts(inner)]
+        if isinstance(value, list | tuple)
+        else [value]
+        if isinstance(value, str)
+        else []
+    )
+
+
+def need_files(section: Any, progress: Progress) -> None:
+    """Files of the embedded world are written when a stage first needs them."""
+    from spr.scenes.embedded import ensure_world
+
+    ensure_world(_texts(asdict(section)), progress.start, progress.advance, progress.end)
+
+
+# --- index and regions ----------------------------------------------------------------------------
+
+
+def do_index(config: Config, run: Run, progress: Progress) -> None:
+    """Annotations -> run/index (Parquet)."""
+    need_files(config.data, progress)
+    origin, where = origin_of(config, run, "index"), (INDEX,)
+    check_origin(run, where, origin)
+    if run.exists(*where, STAGE_FILE):
+        check_index(run)
+        return
+    with sole_writer(run, *where):
+        if run.exists(*where, STAGE_FILE):
+            return
+        begin = time.monotonic()
+        progress.start("index", 0)
+        counts = build_index(config.data, run.path(INDEX), progress.advance, origin.digest)
+        hold_origin(run, where, origin)
+        run.begin()
+        summary = summary_of(origin, index_files(run.path(INDEX)), counts.images, counts.rejected)
+        run.write_summary(summary, asdict(counts), *where)
+        write_times(run, begin, *where)
+    lost = sum(counts.rejected.values())
+    progress.end(f"{counts.images} images, {counts.annotations} boxes, {lost} set aside")
+
+
+def check_index(run: Run) -> None:
+    """Raise DataError when the index is not finished, DamagedRunError when a table is not the one that was
+    written.
+    """
+    listed, found = run.finished(INDEX).shards, {file.name: file for file in index_files(run.path(INDEX))}
+    for file in listed:
+        if found.get(file.name) != file:
+            raise run.damaged("is not the table that was written", INDEX, file.name)
+
+
+def _regions_work(config: Config, index_path: str) -> Callable[[Sequence[ImageRecord]], ShardResult[Region]]:
+    index, store = open_index(index_path), image_store(config)
+
+    def work(images: Sequence[ImageRecord]) -> ShardResult[Region]:
+        boxes = index.annotations_of([image.image_id for image in images])
+        store.watch.expect({})
+        kept: list[Region] = []
+        dropped: list[Dropped] = []
+        for image in images:
+            rows, lost = draw_regions(image, boxes.get(image.image_id, ()), config.regions, config.seed)
+            if rows and config.regions.verify:
+                problem = store.problem(image.path, image.width, image.height, config.data.accept)
+                if problem is not None:
+                    rows, lost = [], [Dropped(image.image_id, problem.reason, problem.detail)]
+            kept += rows
+            dropped += lost
+        return ShardResult(kept, dropped, store.watch.new())
+
+    return work
+
+
+def do_regions(config: Config, run: Run, progress: Progress) -> None:
+    """Index -> run/regions."""
+    stage = Stage(
+        origin_of(config, run, "regions"), (REGIONS,), Region, partial(_regions_work, config, run.path(INDEX))
+    )
+    check_index(run)
+    images = select_images(open_index(run.path(INDEX)).images(config.data.where), config.regions, config.seed)
+    summary = run_stage(run, stage, images, config.runtime, progress)
+    if summary.rows == 0:
+        raise _nothing_left(run, REGIONS, "region", summary.dropped, "no image passes data.where")
+
+
+def _nothing_left(
+    run: Run, folder: str, what: str, dropped: Mapping[str, int], else_said: str = ""
+) -> DataError:
+    reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.items()) or else_said
+    return DataError(f"{run.path(folder)}: no {what} is left ({reasons})")
+
+
+# --- describe, score, pair ------------------------------------------------------------------------
+
+
+def journal_of(config: Config) -> str | None:
+    """Where a server's answers are kept until their stage is finished; None where a run folder takes no
+    appended lines.
+    """
+    return None if "://" in config.run else Run(config.run).path(JOURNAL)
+
+
+def seen_images(run: Run, *folders: str) -> dict[str, str]:
+    """The digests of all images that earlier stages opened."""
+    return {seen.image: seen.digest for folder in folders for seen in run.seen_images(folder)}
+
+
+def _describe_work(
+    config: Config, adapter: str | None
+) -> Callable[[Sequence[tuple[Region, str]]], ShardResult[Description]]:
+    dialect, store = dialect_of(config), image_store(config)
+    describer = build_describer(config, store, adapter, journal=journal_of(config))
+    templates = templates_with(config.prompts)
+
+    def work(items: Sequence[tuple[Region, str]]) -> ShardResult[Description]:
+        store.watch.expect({region.image: known for region, known in items if known})
+        regions = [region for region, _ in items]
+        found = describe(regions, describer, dialect, config.describe, config.seed, templates)
+        return ShardResult(*found, store.watch.new())
+
+    return work
+
+
+def do_describe(config: Config, run: Run, progress: Progress) -> None:
+    """Regions -> run/candidates."""
+    notes = (
+        {"batching": config.model.batching}
+        if config.model.kind == "hf"
+        else {"reproducible": "no: the server draws the samples"}
+    )
+    stage = Stage(
+        origin_of(config, run, "describe"),
+        (CANDIDATES,),
+        Description,
+        partial(_describe_work, config, None),
+        notes,
+        look=partial(look_at_answers, dialect=dialect_of(config), config=config.describe),
+    )
+    seen = seen_images(run, REGIONS)
+    items = [(region, seen.get(region.image, "")) for region in run.iter_stage(Region, REGIONS)]
+    run_stage(run, stage, items, config.runtime, progress)
+    run.remove(JOURNAL)
+
+
+ScoredImage: TypeAlias = tuple[str, list[ScoredRegion]]  # the digest of the image, its regions
+
+
+def _score_work(config: Config) -> Callable[[Sequence[ScoredImage]], ShardResult[ScoredCandidate]]:
+    store = image_store(config)
+    dialect, scorer, detector = (
+        dialect_of(config),
+        build_scorer(config, store),
+        build_detector(config, store),
+    )
+
+    def work(images: Sequence[ScoredImage]) -> ShardResult[ScoredCandidate]:
+        store.watch.expect({regions[0][0].image: known for known, regions in images if known})
+        found = score(
+            [item for _, image in images for item in image], dialect, scorer, detector, config.score
+        )
+        return ShardResult(*found, store.watch.new())
+
+    return work
+
+
+def _by_region(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row.region_id, []).append(row)
+    return found
+
+
+def do_score(config: Config, run: Run, progress: Progress) -> None:
+    """Candidates -> run/scores. The unit of work is an image with all its regions, so that batches do not
+    depend on the shards.
+    """
+    stage = Stage(
+        origin_of(config, run, "score"),
+        (SCORES,),
+        ScoredCandidate,
+        partial(_score_work, config),
+        look=partial(spreads, lam=config.pair.lam),
+    )
+    candidates = _by_region(run.iter_stage(Description, CANDIDATES))
+    seen = seen_images(run, REGIONS, CANDIDATES)
+    images = []
+    for _, group in groupby(run.iter_stage(Region, REGIONS), key=lambda r: r.image_id):
+        regions = [(r, candidates.get(r.region_id, [])) for r in group]
+        images.append((seen.get(regions[0][0].image, ""), regions))
+    run_stage(run, stage, images, config.runtime, progress)
+
+
+def _pair_work(
+    config: Config,
+) -> Callable[[Sequence[tuple[Region, list[ScoredCandidate]]]], ShardResult[TrainingPair]]:
+    dialect, templates = dialect_of(config), templates_with(config.prompts)
+    return lambda items: ShardResult(*make_pairs(items, dialect, config.pair, templates))
+
+
+def do_pair(config: Config, run: Run, progress: Progress) -> None:
+    """Scores -> run/pairs."""
+    stage = Stage(
+        origin_of(config, run, "pair"),
+        (PAIRS,),
+        TrainingPair,
+        partial(_pair_work, config),
+        look=partial(differences, dialect=dialect_of(config)),
+    )
+    scored = _by_region(run.iter_stage(ScoredCandidate, SCORES))
+    items = [(r, scored.get(r.region_id, [])) for r in run.iter_stage(Region, REGIONS)]
+    summary = run_stage(run, stage, items, config.runtime, progress)
+    if summary.rows == 0:
+        raise _nothing_left(run, PAIRS, "pair", summary.dropped)

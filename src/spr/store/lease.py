@@ -1,0 +1,188 @@
+"""One writer per folder of a run: who is there first works, who comes second hears who that is.
+
+On a local disk it is a lock on a file, which ends with the process that holds it. Where a run lies on a URL
+(and on Windows) it is a lease: a file with host, process and an expiry, renewed while the work goes on; one
+that has run out, or whose process on this host is gone, may be taken over. Processes of one launch (torchrun,
+accelerate) are one
+writer: rank 0 asks, the others follow it. Readers never ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from spr.errors import BusyError
+from spr.store.files import clean
+from spr.store.run import Run
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"
+LEASE = ".lease.json"
+EXPIRES = 120.0  # ours: seconds after which a lease that nobody renews is anybody's
+SETTLE = 0.5  # ours: seconds in which two who come at once see each other's lease
+
+
+def first_rank() -> bool:
+    """Whether this process speaks for its launch: rank 0, or one that was started alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def sole_writer(run: Run, *folder: str, patience: float = 0.0, deep: bool = True) -> Iterator[None]:
+    """Nobody else writes into the folder while the block runs. What a killed writer left there is cleaned.
+
+    Raises BusyError when somebody else is there, after waiting `patience` seconds.
+    """
+    if not first_rank():
+        yield
+        return
+    fs, path = run.inner(*folder)
+    if isinstance(fs, LocalFileSystem) and sys.platform != "win32":
+        with _made(Path(path)), _lock(Path(path), patience):
+            clean(path, deep)
+            yield
+    else:
+        with _lease(fs, path, patience):
+            yield
+
+
+def check_idle(run: Run, *folder: str) -> None:
+    """Raise BusyError when somebody writes into the folder, or into one inside it."""
+    fs, path = run.inner(*folder)
+    for found in fs.find(path) if fs.exists(path) else []:
+        inner, _, name = str(found).rpartition("/")
+        if name in (LOCK, LEASE):
+            with sole_writer(Run(fs.unstrip_protocol(inner)), deep=False):
+                pass
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there while the block runs; one that was made for it and holds nothing goes again."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # something stands there now
+            for path in missing:
+                path.rmdir()
+
+
+def _who() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "process": os.getpid()}
+
+
+def _busy(path: str, who: dict[str, Any]) -> BusyError:
+    name = f"process {who.get('process', '?')} on {who.get('host', '?')}"
+    return BusyError(f"{path}: {name} is working there; wait until it is done, or stop it")
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, patience: float) -> Iterator[None]:
+    assert sys.platform != "win32"
+    end = time.monotonic() + patience
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = _read_json(os.pread(handle, 4096, 0))
+            os.close(handle)
+            if time.monotonic() >= end:
+                raise _busy(str(folder), who) from None
+            time.sleep(0.05)
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(handle).st_ino == os.stat(path).st_ino:
+                break  # ours, and still under its name: the one before may have deleted it
+        os.close(handle)
+    try:
+        os.truncate(handle, 0)
+        os.pwrite(handle, json.dumps(_who()).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _lease(fs: Any, folder: str, patience: float) -> Iterator[None]:
+    path, token = f"{folder}/{LEASE}", uuid.uuid4().hex
+    end = time.monotonic() + patience
+
+    def write() -> None:
+        fs.pipe_file(path, json.dumps({**_who(), "token": token, "until": time.time() + EXPIRES}).encode())
+
+    def read() -> dict[str, Any]:
+        try:
+            return _read_json(fs.cat_file(path))
+        except FileNotFoundError:
+            return {}
+
+    while True:
+        found = read()
+        if not _taken(found):
+            write()
+            time.sleep(SETTLE)
+            found = read()
+            if found.get("token") == token:
+                break
+        if time.monotonic() >= end:
+            raise _busy(folder, found)
+        time.sleep(0.2)
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(EXPIRES / 4):
+            write()
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        if read().get("token") == token:
+            fs.rm_file(path)
+
+
+def _taken(lease: dict[str, Any]) -> bool:
+    """Whether somebody holds this lease."""
+    if not lease or lease.get("until", 0.0) < time.time():
+        return False
+    return lease.get("host") != socket.gethostname() or _alive(int(lease.get("process", 0)))
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read_json(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
