@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-CHANGES = {"epochs": 16, "save_steps": 1, "batch": 4}
+CHANGES = {"epochs": 48, "save_steps": 1, "batch": 4}
 
 
 def launch(
