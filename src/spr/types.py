@@ -366,8 +366,7 @@ class SeenImage:
 @dataclass(frozen=True, slots=True)
 class StageFile:
     """A file of a finished stage: its name in the stage's folder, its rows (None: it has none), SHA-256 of
-    its
-    bytes.
+    its bytes.
     """
 
     name: str
@@ -381,8 +380,7 @@ class StageSummary:
 
     `config` are the options that differ from their defaults, `inputs` the digests of what the stage read:
     earlier stages, annotation files, checkpoints. `digest` stands for config, inputs and shards together:
-    later
-    stages keep it among their own inputs. `notes` and `figures` are for people.
+    later stages keep it among their own inputs. `notes` and `figures` are for people.
     """
 
     stage: str

@@ -26,17 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spr.data.spool import (
-    BOX,
-    NO_KEY,
-    Rows,
-    Spool,
-    column_of,
-    numbers_of,
-    read_rows,
-    text_column,
-    write_rows,
-)
+from spr.data.spool import BOX, NO_KEY, Rows, Spool, column_of, numbers_of, read_rows, text_column, write_rows
 from spr.store.tables import schema_of
 from spr.types import Dropped
 

@@ -21,8 +21,7 @@ from spr.errors import DataError
 from spr.store.digests import file_digest, files_digest
 
 # What is read of a folder of annotations, by ending. What tools leave beside it (YOLO's list of classes,
-# caches
-# of the `datasets` package) is no annotation.
+# caches of the `datasets` package) is no annotation.
 ENDINGS: Mapping[str, tuple[str, ...]] = {
     "voc": (".xml",),
     "yolo": (".txt",),

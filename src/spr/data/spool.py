@@ -165,8 +165,7 @@ class Spool:
 
 def write_rows(rows: NDArray[Any], file: BinaryIO) -> None:
     """Append rows to a file. `ndarray.tofile` would write through a C buffer whose failure nobody hears of:
-    on
-    a full disk, boxes were lost without a word.
+    on a full disk, boxes were lost without a word.
     """
     file.write(np.ascontiguousarray(rows).tobytes())
 

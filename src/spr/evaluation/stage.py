@@ -44,7 +44,7 @@ from spr.store.config import load
 from spr.store.executor import Stage, run_stage
 from spr.store.folders import COMPARISON, METRICS, PREDICTIONS, STAGE_FILE, TABLES
 from spr.store.identity import Origin
-from spr.store.lease import sole_writer
+from spr.store.lease import BRIEFLY, sole_writer
 from spr.store.progress import Named, Progress
 from spr.store.run import Run
 from spr.store.workers import RuntimeConfig, ShardResult, Workers
@@ -53,7 +53,6 @@ from spr.types import Answer, Prediction, Query, Sampling
 Maker = Callable[[FullPaths], Describer]  # a describer that loads its images there
 # ours: questions of one image that may share a forward pass; LVIS has images with hundreds of objects
 GROUP = 32
-WAIT = 60.0  # ours: seconds that the tables wait for another command that writes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +211,14 @@ def evaluate_all(
                 seen = _seen(run, folder, benchmark.name)
                 asked = [AskedImage(asking, i, seen.get(i[0].image, "")) for i in by_image(items)]
                 run_stage(run, stage, asked, runtime, Named(progress, f"{benchmark.name} {model}"), crew)
-    with sole_writer(run, folder, patience=WAIT, deep=False):
+    with sole_writer(run, folder, patience=BRIEFLY, deep=False):
         return _tables(run, folder, config, dialect, makers, ready)
 
 
 def _seen(run: Run, *folder: str) -> dict[str, str]:
     """Digests of the images of a benchmark, from the models that were asked before."""
-    done = [model for model in run.folders(*folder) if run.exists(*folder, model, STAGE_FILE)]
-    return {seen.image: seen.digest for model in done for seen in run.seen_images(*folder, model)}
+    models = [(*folder, model) for model in run.folders(*folder)]
+    return run.image_digests(*(model for model in models if run.exists(*model, STAGE_FILE)))
 
 
 def _tables(

@@ -5,72 +5,55 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from spr.models.weights import ADAPTER_FILES
 from spr.run.depends import origin_of
-from spr.run.pairs import do_describe, do_pair, do_score, seen_images
+from spr.run.pairs import do_describe, do_pair, do_score
 from spr.run.rounds import later_rounds
-from spr.run.wiring import (
-    Config,
-    dialect_of,
-    image_store,
-    trainings,
-)
+from spr.run.wiring import Config, dialect_of, image_store, trainings
 from spr.store.digests import file_digest
-from spr.store.executor import summary_of, write_times
-from spr.store.folders import (
-    ADAPTER,
-    CANDIDATES,
-    PAIRS,
-    REGIONS,
-    STAGE_FILE,
-)
-from spr.store.identity import Origin, check_origin, hold_origin
-from spr.store.lease import first_rank, sole_writer
+from spr.store.executor import once, summary_of, write_times
+from spr.store.folders import ADAPTER, CANDIDATES, PAIRS, REGIONS
+from spr.store.identity import Origin, hold_origin
+from spr.store.lease import first_rank
 from spr.store.progress import Named, Progress
 from spr.store.run import Run
 from spr.store.workers import set_threads
 from spr.training.config import TrainConfig, TrainResult
-from spr.types import (
-    StageFile,
-    StageSummary,
-    TrainingPair,
-)
+from spr.types import StageFile, StageSummary, TrainingPair
 
 
 def do_train(config: Config, run: Run, progress: Progress) -> None:
     """Pairs -> run/adapter/<name>, each a normal PEFT adapter; then the later rounds, if the configuration
     asks for them.
     """
+    known: dict[str, StageSummary] = {}
     for name, training in trainings(config).items():
-        where, origin = (ADAPTER, name), origin_of(config, run, "train", name)
-        check_origin(run, where, origin)
-        if run.exists(*where, STAGE_FILE):
-            check_adapter(run, *where)
-            continue
-        with sole_writer(run, *where):
-            if not run.exists(*where, STAGE_FILE):
-                _train_adapter(config, run, name, training, origin, Named(progress, f"train {name}"))
+        origin = origin_of(config, run, "train", name, known)
+        make = partial(_train_adapter, config, run, name, training, origin, Named(progress, f"train {name}"))
+        if not once(run, (ADAPTER, name), origin, make)[1]:
+            check_adapter(run, ADAPTER, name)
     later_rounds(config, run, progress, (do_describe, do_score, do_pair, do_train))
 
 
 def _train_adapter(
     config: Config, run: Run, name: str, training: TrainConfig, origin: Origin, progress: Progress
-) -> None:
+) -> StageSummary:
     begin, where = time.monotonic(), (ADAPTER, name)
-    pairs, seen = run.read_stage(TrainingPair, PAIRS), seen_images(run, REGIONS, CANDIDATES)
+    pairs, seen = run.read_stage(TrainingPair, PAIRS), run.image_digests((REGIONS,), (CANDIDATES,))
     if first_rank():
         hold_origin(run, where, origin)
         run.begin()
     result = train_on(config, pairs, run.path(*where), training, progress, seen)
+    files = adapter_files(run, *where) if first_rank() else ()  # rank 0 may still be writing
+    summary = summary_of(origin, files, result.pairs, result.dropped, warnings=result.warnings)
     if first_rank():
-        summary = summary_of(
-            origin, adapter_files(run, *where), result.pairs, result.dropped, warnings=result.warnings
-        )
         more = asdict(result)
         write_times(run, begin, *where, images_encoded=more.pop("images_encoded"))
         del more["seconds"]
         run.write_summary(summary, more, *where)
+    return summary
 
 
 def adapter_files(run: Run, *where: str) -> tuple[StageFile, ...]:

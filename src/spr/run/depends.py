@@ -1,10 +1,8 @@
 """What each folder of a run is made from: options and digests of inputs, compared whenever it is used.
 
 In: a `Config`, a run. Out: an `Origin` per stage, whose inputs are checkpoints, annotation files and the
-stages
-before it; `fresh` for a stage that is going to be read; `folders`: digests that are equal for two
-configurations
-exactly when a folder can be shared.
+stages before it; `fresh` for a stage that is going to be read; `folders`: digests that are equal for two
+configurations exactly when a folder can be shared.
 """
 
 from __future__ import annotations
@@ -119,8 +117,15 @@ def _sources_or_names(config: Config, stage: str) -> Any:
         return [config.model.folder, config.model.adapter]
 
 
-def origin_of(config: Config, run: Run, stage: str, adapter: str | None = None) -> Origin:
+def origin_of(
+    config: Config,
+    run: Run,
+    stage: str,
+    adapter: str | None = None,
+    known: dict[str, StageSummary] | None = None,
+) -> Origin:
     """What a stage (of one `adapter`: train) is made from, by this configuration and what stands before it.
+    `known`: earlier stages that are known to be fresh, so that each is looked at once.
 
     A finished stage whose data or weights are not there any more keeps those that it had, which is said once.
     Raises DataError, ConfigError, StaleRunError, DamagedRunError.
@@ -137,11 +142,13 @@ def origin_of(config: Config, run: Run, stage: str, adapter: str | None = None) 
         place = run.path(*folder_of(stage, adapter))
         _say_once(f"{place}: used as it is: what it was made from is gone ({e})")
         inputs = {name: value for name, value in done.inputs.items() if name not in FOLDERS}
+    known = {} if known is None else known
     for name in BEFORE[stage]:
         if done is not None and not run.exists(FOLDERS[name], STAGE_FILE):
             inputs[name] = done.inputs.get(name, "")
         else:
-            inputs[name] = fresh(config, run, name).digest
+            known[name] = known.get(name) or fresh(config, run, name, known=known)
+            inputs[name] = known[name].digest
     return Origin(stage, made, inputs)
 
 
@@ -155,19 +162,24 @@ def folder_of(stage: str, adapter: str | None = None) -> Folder:
     return (FOLDERS[stage],) if adapter is None else (FOLDERS[stage], adapter)
 
 
-def fresh(config: Config, run: Run, stage: str, adapter: str | None = None) -> StageSummary:
+def fresh(
+    config: Config,
+    run: Run,
+    stage: str,
+    adapter: str | None = None,
+    known: dict[str, StageSummary] | None = None,
+) -> StageSummary:
     """A finished stage that is going to be read: made from what the configuration says and from what stands
     before it. Raises DataError, StaleRunError, DamagedRunError.
     """
     done = run.finished(*folder_of(stage, adapter))
-    check_origin(run, folder_of(stage, adapter), origin_of(config, run, stage, adapter))
+    check_origin(run, folder_of(stage, adapter), origin_of(config, run, stage, adapter, known))
     return done
 
 
 def answering(config: Config, adapter: str) -> Origin:
     """What the answers of a model to a benchmark depend on, beside the benchmark. `adapter`: the digest of
-    the
-    one on top, "" for none.
+    the one on top, "" for none.
     """
     weights = _weights(config)
     return Origin("evaluate", _model(config), {**weights, "adapter": adapter} if adapter else weights)

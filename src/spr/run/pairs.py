@@ -16,42 +16,19 @@ from typing import Any, TypeAlias
 from spr.data.index import build_index, index_files, open_index
 from spr.errors import DataError
 from spr.run.depends import origin_of
-from spr.run.wiring import (
-    Config,
-    build_describer,
-    build_detector,
-    build_scorer,
-    dialect_of,
-    image_store,
-)
+from spr.run.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store
 from spr.stages.describe import describe, look_at_answers
 from spr.stages.pairing import differences, make_pairs
 from spr.stages.prompts import templates_with
 from spr.stages.regions import draw_regions, select_images
 from spr.stages.scoring import score, spreads
-from spr.store.executor import Stage, run_stage, summary_of, write_times
-from spr.store.folders import (
-    CANDIDATES,
-    INDEX,
-    JOURNAL,
-    PAIRS,
-    REGIONS,
-    SCORES,
-    STAGE_FILE,
-)
-from spr.store.identity import check_origin, hold_origin
-from spr.store.lease import sole_writer
+from spr.store.executor import Stage, once, run_stage, summary_of, write_times
+from spr.store.folders import CANDIDATES, INDEX, JOURNAL, PAIRS, REGIONS, SCORES
+from spr.store.identity import hold_origin
 from spr.store.progress import Progress
 from spr.store.run import Run
 from spr.store.workers import ShardResult
-from spr.types import (
-    Description,
-    Dropped,
-    ImageRecord,
-    Region,
-    ScoredCandidate,
-    TrainingPair,
-)
+from spr.types import Description, Dropped, ImageRecord, Region, ScoredCandidate, StageSummary, TrainingPair
 
 ScoredRegion: TypeAlias = tuple[Region, list[Description]]
 
@@ -82,24 +59,23 @@ def need_files(section: Any, progress: Progress) -> None:
 def do_index(config: Config, run: Run, progress: Progress) -> None:
     """Annotations -> run/index (Parquet)."""
     need_files(config.data, progress)
-    origin, where = origin_of(config, run, "index"), (INDEX,)
-    check_origin(run, where, origin)
-    if run.exists(*where, STAGE_FILE):
-        check_index(run)
-        return
-    with sole_writer(run, *where):
-        if run.exists(*where, STAGE_FILE):
-            return
+    origin = origin_of(config, run, "index")
+
+    def make() -> StageSummary:
         begin = time.monotonic()
         progress.start("index", 0)
         counts = build_index(config.data, run.path(INDEX), progress.advance, origin.digest)
-        hold_origin(run, where, origin)
+        hold_origin(run, (INDEX,), origin)
         run.begin()
         summary = summary_of(origin, index_files(run.path(INDEX)), counts.images, counts.rejected)
-        run.write_summary(summary, asdict(counts), *where)
-        write_times(run, begin, *where)
-    lost = sum(counts.rejected.values())
-    progress.end(f"{counts.images} images, {counts.annotations} boxes, {lost} set aside")
+        run.write_summary(summary, asdict(counts), INDEX)
+        write_times(run, begin, INDEX)
+        lost = sum(counts.rejected.values())
+        progress.end(f"{counts.images} images, {counts.annotations} boxes, {lost} set aside")
+        return summary
+
+    if not once(run, (INDEX,), origin, make)[1]:
+        check_index(run)
 
 
 def check_index(run: Run) -> None:
@@ -162,16 +138,11 @@ def journal_of(config: Config) -> str | None:
     return None if "://" in config.run else Run(config.run).path(JOURNAL)
 
 
-def seen_images(run: Run, *folders: str) -> dict[str, str]:
-    """The digests of all images that earlier stages opened."""
-    return {seen.image: seen.digest for folder in folders for seen in run.seen_images(folder)}
-
-
 def _describe_work(
-    config: Config, adapter: str | None
+    config: Config,
 ) -> Callable[[Sequence[tuple[Region, str]]], ShardResult[Description]]:
     dialect, store = dialect_of(config), image_store(config)
-    describer = build_describer(config, store, adapter, journal=journal_of(config))
+    describer = build_describer(config, store, journal=journal_of(config))
     templates = templates_with(config.prompts)
 
     def work(items: Sequence[tuple[Region, str]]) -> ShardResult[Description]:
@@ -194,11 +165,11 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
         origin_of(config, run, "describe"),
         (CANDIDATES,),
         Description,
-        partial(_describe_work, config, None),
+        partial(_describe_work, config),
         notes,
         look=partial(look_at_answers, dialect=dialect_of(config), config=config.describe),
     )
-    seen = seen_images(run, REGIONS)
+    seen = run.image_digests((REGIONS,))
     items = [(region, seen.get(region.image, "")) for region in run.iter_stage(Region, REGIONS)]
     run_stage(run, stage, items, config.runtime, progress)
     run.remove(JOURNAL)
@@ -244,7 +215,7 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
         look=partial(spreads, lam=config.pair.lam),
     )
     candidates = _by_region(run.iter_stage(Description, CANDIDATES))
-    seen = seen_images(run, REGIONS, CANDIDATES)
+    seen = run.image_digests((REGIONS,), (CANDIDATES,))
     images = []
     for _, group in groupby(run.iter_stage(Region, REGIONS), key=lambda r: r.image_id):
         regions = [(r, candidates.get(r.region_id, [])) for r in group]

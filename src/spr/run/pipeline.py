@@ -26,29 +26,14 @@ from spr.run.adapters import check_adapter, do_train
 from spr.run.depends import answering, fresh
 from spr.run.pairs import do_describe, do_index, do_pair, do_regions, do_score, journal_of, need_files
 from spr.run.rounds import round_runs
-from spr.run.wiring import (
-    Config,
-    build_describer,
-    dialect_of,
-    image_store,
-    trainings,
-)
-from spr.store.folders import (
-    ADAPTER,
-    EVALUATION,
-    FOLDERS,
-    JOURNAL,
-    REPORT,
-    ROUNDS,
-    STAGES,
-)
+from spr.run.wiring import Config, build_describer, dialect_of, image_store, trainings
+from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, JOURNAL, REPORT, ROUNDS, STAGES
 from spr.store.identity import versions
-from spr.store.lease import check_idle, sole_writer
+from spr.store.lease import BRIEFLY, check_idle, sole_writer
 from spr.store.progress import Progress
 from spr.store.run import Run
 from spr.store.workers import Workers
-
-WAIT = 60.0  # ours: seconds that a short write waits for another one
+from spr.types import StageSummary
 
 
 def check_stage(name: str) -> str:
@@ -108,10 +93,11 @@ def do_evaluate(
         )
     adapters: dict[str, str | None] = {}
     digests: dict[str, str] = {}
+    known: dict[str, StageSummary] = {}
     for name in asked:
         adapters[name] = None if name == BASE else run.path(ADAPTER, name)
         if name != BASE:
-            fresh(config, run, "train", name)
+            fresh(config, run, "train", name, known)
             digests[name] = check_adapter(run, ADAPTER, name).digest
         for later_name, later in round_runs(config, run, name).items():
             adapters[later_name] = later.path(ADAPTER, name)
@@ -138,7 +124,7 @@ def do_report(config: Config, run: Run, progress: Progress) -> None:
 
     progress.start("report", 1)
     page = build_report(run, dialect_of(config), image_store(config).load, FullPaths().load, config.label)
-    with sole_writer(run, patience=WAIT, deep=False):
+    with sole_writer(run, patience=BRIEFLY, deep=False):
         run.begin()
         run.keep_bytes(page.encode(), REPORT)
     progress.end(run.path(REPORT))

@@ -2,8 +2,7 @@
 embedded models were trained in.
 
 In: things (noun, box in pixels) and a random stream. Out: expressions that mean one thing; descriptions as
-parts
-(text | (phrase, box)), which a dialect writes.
+parts (text | (phrase, box)), which a dialect writes.
 """
 
 from __future__ import annotations

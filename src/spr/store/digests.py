@@ -89,8 +89,8 @@ class _Memory:
         """The digests of those paths whose stamp is still the one that they had."""
         found: dict[str, str] = {}
         for path, stamp in zip(paths, stamps, strict=True):
-            row = self._ask("SELECT digest FROM digests WHERE path = ? AND stamp = ?", (path, stamp))
-            if stamp and row is not None:
+            asked = "SELECT digest FROM digests WHERE path = ? AND stamp = ?"
+            if stamp and (row := self._ask(asked, (path, stamp))) is not None:
                 found[path] = str(row[0])
         return found
 

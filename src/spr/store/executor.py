@@ -43,12 +43,18 @@ def summary_of(
     origin: Origin, files: Sequence[StageFile], rows: int, dropped: Mapping[str, int], **more: Any
 ) -> StageSummary:
     """The summary of a stage with these files."""
-    files = tuple(files)
-    shown = {**origin.plain(), "shards": [dataclasses.asdict(file) for file in files]}
-    digest = digest_of(shown)
     plain = origin.plain()
+    digest = digest_of({**plain, "shards": [dataclasses.asdict(file) for file in files]})
     return StageSummary(
-        origin.stage, digest, plain["config"], plain["inputs"], files, rows, dropped, versions(), **more
+        origin.stage,
+        digest,
+        plain["config"],
+        plain["inputs"],
+        tuple(files),
+        rows,
+        dropped,
+        versions(),
+        **more,
     )
 
 
@@ -77,6 +83,24 @@ def write_times(run: Run, begin: float, *folder: str, **more: float) -> None:
     run.write_json({"seconds": round(time.monotonic() - begin, 1), **more}, *folder, TIMES_FILE)
 
 
+def once(
+    run: Run, folder: tuple[str, ...], origin: Origin, make: Callable[[], StageSummary]
+) -> tuple[StageSummary, bool]:
+    """The summary of a stage, and whether it was made now: by `make`, unless it is finished, and with nobody
+    else in its folder.
+
+    Raises StaleRunError when it was begun with another configuration or other inputs, BusyError when somebody
+    else works on it; neither writes anything.
+    """
+    check_origin(run, folder, origin)
+    if not run.exists(*folder, STAGE_FILE):
+        with sole_writer(run, *folder):
+            if not run.exists(*folder, STAGE_FILE):
+                return make(), True
+        check_origin(run, folder, origin)  # finished by somebody else in the meantime
+    return run.finished(*folder), False
+
+
 def run_stage(
     run: Run,
     stage: Stage[In, Out],
@@ -85,19 +109,15 @@ def run_stage(
     progress: Progress,
     workers: Workers | None = None,
 ) -> StageSummary:
-    """Do what is missing of a stage, by `workers` or by its own.
-
-    Raises StaleRunError when it was begun with another configuration or other inputs, BusyError when somebody
-    else works on it; neither writes anything.
-    """
-    check_origin(run, stage.folder, stage.origin)
-    if run.exists(*stage.folder, STAGE_FILE):
-        return run.finished(*stage.folder)
-    with sole_writer(run, *stage.folder):
-        if run.exists(*stage.folder, STAGE_FILE):  # finished by somebody else in the meantime
-            check_origin(run, stage.folder, stage.origin)
-            return run.finished(*stage.folder)
-        summary = _do_missing(run, stage, items, runtime, progress, workers)
+    """Do what is missing of a stage, by `workers` or by its own. Raises what `once` raises."""
+    summary, made = once(
+        run,
+        stage.folder,
+        stage.origin,
+        lambda: _do_missing(run, stage, items, runtime, progress, workers),
+    )
+    if not made:
+        return summary
     progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped")
     if summary.figures:
         progress.tell(

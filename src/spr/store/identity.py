@@ -1,8 +1,7 @@
 """What a stage is made from, and the refusal to mix it with anything else.
 
 An `Origin` names the options that differ from their defaults, and digests of what the stage reads. Where a
-file
-lies is no part of it, and neither is an option that a later version adds: its value is its default. So a
+file lies is no part of it, and neither is an option that a later version adds: its value is its default. So a
 default that changes its meaning needs a new name.
 """
 

@@ -3,8 +3,7 @@
 On a local disk it is a lock on a file, which ends with the process that holds it. Where a run lies on a URL
 (and on Windows) it is a lease: a file with host, process and an expiry, renewed while the work goes on; one
 that has run out, or whose process on this host is gone, may be taken over. Processes of one launch (torchrun,
-accelerate) are one
-writer: rank 0 asks, the others follow it. Readers never ask.
+accelerate) are one writer: rank 0 asks, the others follow it. Readers never ask.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ if sys.platform != "win32":
 
 LOCK = ".lock"
 LEASE = ".lease.json"
+BRIEFLY = 60.0  # ours: seconds that a short write waits for another one
 EXPIRES = 120.0  # ours: seconds after which a lease that nobody renews is anybody's
 SETTLE = 0.5  # ours: seconds in which two who come at once see each other's lease
 
@@ -56,6 +56,7 @@ def sole_writer(run: Run, *folder: str, patience: float = 0.0, deep: bool = True
             clean(path, deep)
             yield
     else:
+        fs.makedirs(path, exist_ok=True)
         with _lease(fs, path, patience):
             yield
 

@@ -263,6 +263,10 @@ class Run:
         """The images that a finished stage was the first to open. Raises DataError, DamagedRunError."""
         return self._iter_files(SeenImage, f"{IMAGES}/", *folder)
 
+    def image_digests(self, *folders: tuple[str, ...]) -> dict[str, str]:
+        """The digests of all images that these finished stages opened."""
+        return {seen.image: seen.digest for folder in folders for seen in self.seen_images(*folder)}
+
     def _iter_files(self, cls: type[T], prefix: str, *folder: str) -> Iterator[T]:
         for file in self.finished(*folder).shards:
             if file.name.startswith(f"{prefix}part-"):

@@ -72,8 +72,7 @@ class Meter:
 
 class History:
     """`history.jsonl` and `times.jsonl`: one line per logged step. A resumed run first removes the lines
-    after
-    the step it resumes from.
+    after the step it resumes from.
     """
 
     def __init__(self, path: Path, step: int) -> None:
