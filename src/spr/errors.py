@@ -10,6 +10,7 @@
     │   ├── DamagedRunError      a file of a run that is not the one that its stage wrote
     │   └── MissingExtraError    an optional dependency that is not installed (also an ImportError)
     ├── BusyError                somebody else writes where this command would write
+    ├── UnfinishedError          part of a stage could not be had; the same command asks for the rest
     └── ModelError               a model or a server that does not do what its port promises
 
 A failed *item* is never an exception: it is a record with a reason (`Dropped`, `Score.unscored`, `Problem`).
@@ -70,6 +71,12 @@ class MissingExtraError(UserError, ImportError):
 
 class BusyError(SprError):
     """Another process writes into the folder."""
+
+
+class UnfinishedError(SprError):
+    """Something outside did not answer (a server, an image store, a worker that was killed). What has come is
+    kept; the same command goes on.
+    """
 
 
 class ModelError(SprError):

@@ -237,6 +237,13 @@ class Dropped:
     reason: str
     detail: str = ""
 
+    @classmethod
+    def of(cls, item_id: str, failed: str) -> Dropped:
+        """An item whose answer failed with "<kind>: <detail>"."""
+        kind, sign, detail = failed.partition(": ")
+        known = sign and kind.isidentifier()
+        return cls(item_id, kind, detail) if known else cls(item_id, "answer_failed", failed)
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -301,13 +308,18 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One sampled answer. `stopped` is False when it was cut by the token limit; `failed` is the reason when
-    there is none.
+    """One sampled answer. `stopped` is False when it was cut by the token limit; `cause` then says why, where
+    that is not `max_new_tokens` alone.
+
+    `failed` is the reason ("<kind>: <detail>") when there is no answer; `again` says that it may come when
+    it is asked for again (connection, timeout, 429, 5xx).
     """
 
     text: str
     stopped: bool = True
     failed: str | None = None
+    again: bool = False
+    cause: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +339,7 @@ class Checkpoint:
     hub calls main).
 
     `attention` None leaves the choice to transformers. `processor`: settings of the image processor that
-    replace the checkpoint's.
+    replace the checkpoint's. `chat_template_kwargs`: variables of its chat template (enable_thinking: false).
     """
 
     folder: str
@@ -337,6 +349,7 @@ class Checkpoint:
     attention: str | None = "sdpa"
     trust_remote_code: bool = False  # never implied
     processor: Mapping[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: str | Checkpoint) -> Checkpoint:

@@ -137,7 +137,8 @@ def test_descriptions_are_scored(
     )
     region = Region("r", "1@70x56", "1@70x56", 70, 56, 0, (5.0, 5.0, 40.0, 50.0), "0", objects)
     config = DescribeConfig(templates=("plain", "list"), samples=2, max_new_tokens=8)
-    kept, dropped = describe([region], load(name), dialect, config, seed=0)
+    found = describe([region], load(name), dialect, config, seed=0)
+    kept, dropped = found.kept, found.dropped
     assert len(kept) + len(dropped) == 4
     assert {d.reason for d in dropped} <= {"empty_answer", "answer_cut"}
     answers = load(name).answer(queries_of(region, config, dialect), Sampling(n=2, max_new_tokens=8))
@@ -257,3 +258,21 @@ def test_an_unknown_model_type_asks_for_a_dialect(tmp_path: Path) -> None:
         "cogvlm, ",
     ):
         dialect_for_checkpoint(str(tmp_path))
+
+
+@families
+@pytest.mark.parametrize("size", ["900x4", "4x900", "1x1"])
+def test_a_picture_of_an_odd_shape_is_answered_or_dropped_alone(
+    load: Callable[[str], HFDescriber], name: str, size: str
+) -> None:
+    """Qwen and GLM take no aspect over 200: 900x4, and a crop of that shape, ended the run in a traceback."""
+    width, height = (int(n) for n in size.split("x"))
+    good = queries(name)[0]
+    odd = [
+        Query("whole", f"1@{size}", width, height, good.prompt, None, "g"),
+        Query("crop", "1@900x60", 900, 60, good.prompt, (0.0, 0.0, 890.0, 2.0), "h"),
+    ]
+    found = load(name).answer([good, *odd], GREEDY)
+    assert found[0] == load(name).answer([good], GREEDY)[0]
+    for (answer,) in found[1:]:
+        assert answer.failed is None or answer.failed.startswith(("image_not_shown: ", "one_image: "))

@@ -155,3 +155,13 @@ def test_a_region_prefers_the_text_of_the_object_inside(tmp_path: Path) -> None:
     assert right_cat > right_dog + 0.2
     # the processor's means of red and green differ a little
     assert whole_dog == pytest.approx(whole_cat, abs=0.05)
+
+
+@scorers
+@pytest.mark.parametrize("size", ["900x4", "4x900", "1x1"])
+def test_a_picture_of_an_odd_shape_has_numbers(
+    load: Callable[[str], DualEncoderScorer], name: str, size: str
+) -> None:
+    width, height = (float(n) for n in size.split("x"))
+    found = load(name).similarities(f"1@{size}", [(0.0, 0.0, width, height)], ["a dog"], [(0, 0)])
+    assert all(np.isfinite(found).ravel())

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from spr.training.encode import Encoded, Encoder
 from spr.training.families import TABLE, family_of
 from spr.training.plan import units_of
 from spr.training.policy import Images, Policy, to_batch
+from spr.training.prepare import Preparer
 from spr.training.trainer import train
 from spr.types import Checkpoint, Score, TrainingPair
+from tests.unit.models.conftest import load_noise
 
 PACKED = (
     "llava",
@@ -285,3 +287,27 @@ def test_padding_sees_itself_only(benches: Any) -> None:
     mask = to_batch(rows, family).inputs["attention_mask"][:, 0]
     for row, seen in zip(rows, mask, strict=True):
         assert torch.equal(seen[len(row) :].sum(-1), torch.ones(mask.shape[1] - len(row), dtype=torch.long))
+
+
+def test_a_picture_that_the_processor_cannot_show_is_a_dropped_pair(checkpoint: Callable[[str], str]) -> None:
+    """Pairs come from elsewhere, too: 900x4 ended a training with Qwen2.5-VL before its first step."""
+    model, processor = load_mllm(checkpoint("qwen2_5_vl"))
+    encoder = Encoder(model, processor, load_noise)
+    thin = TrainingPair("thin", "1@900x4", 900, 4, (0, 0, 9, 4), "?", "a", "b", 0.1, 0, 1, SCORE, SCORE)
+    good = replace(thin, pair_id="good", image="1@90x60", width=90, height=60)
+    prepare = Preparer(model, family_of(model), encoder, Any, TrainConfig(), None)  # type: ignore[arg-type]
+    kept, dropped = prepare.encode([thin, good])
+    assert [p.pair_id for p in kept] == ["good"]
+    assert [(d.item_id, d.reason) for d in dropped] == [("thin", "image_not_shown")]
+
+
+def test_variables_of_the_chat_template_reach_the_prompts_of_training(
+    checkpoint: Callable[[str], str],
+) -> None:
+    """A model that is asked without thinking is trained without it."""
+    model, processor = load_mllm(checkpoint("qwen2_5_vl"))
+    template = processor.chat_template
+    processor.chat_template = template + "{% if enable_thinking is false %}no thoughts{% endif %}"
+    encoder = Encoder(model, processor, load_noise, chat_template_kwargs={"enable_thinking": False})
+    assert encoder.prompt_text("?").endswith("no thoughts")
+    assert not Encoder(model, processor, load_noise).prompt_text("?").endswith("no thoughts")

@@ -21,7 +21,7 @@ from spr.run.wiring import Config
 from spr.store.executor import Stage, run_stage
 from spr.store.folders import DROPPED, INDEX, STAGE_FILE
 from spr.store.identity import Origin
-from spr.store.progress import Progress
+from spr.store.progress import Progress, counted
 from spr.store.run import Run
 from spr.store.workers import ShardResult
 from spr.types import Dropped, ImageRecord
@@ -41,14 +41,12 @@ def check_run(config: Config, progress: Progress) -> str:
         runtime = replace(runtime, workers=os.cpu_count() or 1)
     settings = {"data": {"where": config.data.where, "accept": config.data.accept}}
     origin = Origin("check", settings, {"index": run.finished(INDEX).digest})
-    stage = Stage(origin, folder, ImageRecord, partial(_work, config.data))
+    stage = Stage(origin, folder, ImageRecord, partial(_work, config.data), name=lambda image: image.image_id)
     summary = run_stage(run, stage, images, runtime, progress)
     text = _summary(config.data, run, index.rejected(), summary.rows, summary.dropped, _examples(run, folder))
     run.write_bytes(text.encode(), *folder, "summary.txt")
     if summary.rows == 0:
-        reasons = (
-            ", ".join(f"{reason}: {n}" for reason, n in summary.dropped.items()) or "none passes data.where"
-        )
+        reasons = counted(summary.dropped) or "none passes data.where"
         raise DataError(f"{config.data.images}: found no usable image, expected some ({reasons})")
     return text
 

@@ -5,16 +5,22 @@ In: the image root of the data set and the path of an image in it (`ImageRecord.
 rotation is reported, never applied, because annotations are drawn on stored pixels. RGB conversion: grey is
 repeated, a palette is looked up, alpha is dropped, CMYK goes through Pillow's plain conversion (no colour
 profile), 16-bit grey is divided by 256, of an animation the first frame is taken. `problem` says which of
-these are set aside before a picture is used. Known gap: a symbolic link inside the root is followed, as
+these are set aside before a picture is used. A picture that cannot be reached now, but perhaps later (a store
+that is down, a file server that is gone), is no bad picture: it is tried again, then UnfinishedError ends the
+run. Known gap: a symbolic link inside the root is followed, as
 people link to other disks; only the path itself must stay inside.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import posixpath
 import re
+import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,13 +32,22 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from spr.data.rows import ROWS, RowFiles
-from spr.errors import DataError, ImageError, StaleRunError
+from spr.errors import DataError, ImageError, SprError, StaleRunError, UnfinishedError
 from spr.store.digests import digest
 from spr.types import SeenImage
 
 Oddity: TypeAlias = Literal["cmyk", "palette", "sixteen_bit", "animated"]
 # Pillow's own limit (a quarter of a gigabyte of RGB): more is taken for a decompression bomb
 MAX_PIXELS = 89_478_485
+PAUSES = (0.5, 2.0, 8.0)  # ours: seconds before another try of what cannot be reached
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EINTR", "EBUSY", "ENOMEM", "EMFILE", "ENFILE"),
+        *("ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "EPIPE", "ENETDOWN", "ENETUNREACH", "EHOSTUNREACH"),
+    )
+    if hasattr(errno, name)
+)
 CACHE_BYTES = 192 << 20  # ours: decoded pictures kept in memory
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 _EXIF_ORIENTATION = 0x0112
@@ -124,6 +139,7 @@ class ImageStore:
         self._cache: OrderedDict[str, tuple[Image.Image, int, str]] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
+        self._remote = "://" in root and not root.startswith((ROWS, "file://"))
         shared = _archive(root) or "::" in root or root.startswith(ROWS)
         self._reading = threading.Lock() if shared else None  # an archive has one file position
 
@@ -131,18 +147,28 @@ class ImageStore:
         return ImageStore, (self.root, self._limit)
 
     def read(self, path: str) -> bytes:
-        """The bytes of an image file. Raises ImageError (path_outside_root, missing_image)."""
+        """The bytes of an image file. Raises ImageError (path_outside_root, missing_image, unreadable_image),
+        UnfinishedError when it cannot be reached.
+        """
         plain = safe_path(path)
         if plain is None:
             raise ImageError(path, "path_outside_root", f"expected a path below {self.root}")
         name = f"{self._base}/{plain}" if self._base else plain
-        try:
-            if self._reading is None:
-                return bytes(self._fs.cat_file(name))
-            with self._reading:
-                return bytes(self._fs.cat_file(name))
-        except (FileNotFoundError, KeyError, IsADirectoryError, NotADirectoryError):
-            raise ImageError(path, "missing_image", f"no such file below {self.root}") from None
+        for pause in (*PAUSES, None):
+            try:
+                with self._reading or contextlib.nullcontext():
+                    return bytes(self._fs.cat_file(name))
+            except (FileNotFoundError, KeyError, IsADirectoryError, NotADirectoryError):
+                raise ImageError(path, "missing_image", f"no such file below {self.root}") from None
+            except SprError:
+                raise
+            except Exception as e:
+                if not _may_pass(e, self._remote):
+                    raise ImageError(path, "unreadable_image", _one_line(e)) from None
+                if pause is None:
+                    raise unreachable(f"{self.root}: {path}", e) from None
+                time.sleep(pause)
+        raise AssertionError
 
     def paths(self) -> list[str]:
         """The paths of all image files (by their endings), sorted."""
@@ -232,6 +258,32 @@ def open_store(root: str) -> ImageStore:
     return ImageStore(root)
 
 
+def unreachable(what: str, e: Exception) -> UnfinishedError:
+    """The one line about something that could not be reached now."""
+    return UnfinishedError(
+        f"{what}: cannot be reached ({_one_line(e)}); what has come is kept; the same command goes on"
+    )
+
+
+def _one_line(e: Exception) -> str:
+    said = " ".join(str(e).split())[:200]
+    return said if isinstance(e, OSError) and said else f"{type(e).__name__}: {said}".rstrip(": ")
+
+
+def _may_pass(e: Exception, remote: bool) -> bool:
+    """Whether an error says nothing about the file: the next try may find it well."""
+    status = getattr(e, "status", None)  # of HTTP, in aiohttp's errors and their kin
+    if isinstance(status, int):
+        return status in (408, 425, 429) or status >= 500
+    if isinstance(e, TimeoutError | ConnectionError | socket.gaierror):
+        return True
+    if isinstance(e, PermissionError | ValueError):
+        return False
+    if isinstance(e, OSError) and e.errno is not None:
+        return e.errno in _PASSING
+    return remote
+
+
 def _archive(root: str) -> str | None:
     return next((kind for ending, kind in _ARCHIVES.items() if root.lower().endswith(ending)), None)
 
@@ -247,8 +299,10 @@ def _file_system(root: str) -> tuple[Any, str]:
             (RowFiles(root.removeprefix(ROWS)), "") if root.startswith(ROWS) else fsspec.core.url_to_fs(root)
         )
         found = fs.exists(base)
-    except (ImportError, ValueError, OSError) as e:
-        raise DataError(f"data.images: {root}: cannot be opened ({e})") from None
+    except Exception as e:
+        if not isinstance(e, ImportError | ValueError) and _may_pass(e, "://" in root):
+            raise unreachable(f"data.images: {root}", e) from None
+        raise DataError(f"data.images: {root}: cannot be opened ({_one_line(e)})") from None
     if not found:
         raise DataError(
             f"data.images: {root}: no such folder or archive, expected the images of the data set"

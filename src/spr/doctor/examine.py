@@ -21,6 +21,7 @@ from typing import Any
 from spr.boxes import iou, sanitize
 from spr.dialects import Dialect
 from spr.doctor.readings import FITS, Finding, Item, Reading, first_mention, readings, verdict
+from spr.errors import UnfinishedError
 from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.protocols import protocol_named
 from spr.ports import Describer
@@ -162,15 +163,19 @@ def processor_findings(
 
 
 def ask(describer: Describer, items: Sequence[Item], prompts: Sequence[str], label: str) -> list[str]:
-    """Greedy answers, one per item; a failed one is empty."""
+    """Greedy answers, one per item; a failed one is empty. Raises UnfinishedError when one did not come: what
+    is examined is the model.
+    """
     queries = [
         Query(f"doctor/{label}/{n}", item.image, item.frame.width, item.frame.height, prompt)
         for n, (item, prompt) in enumerate(zip(items, prompts, strict=True))
     ]
-    return [
-        answers[0].text if answers[0].failed is None else ""
-        for answers in describer.answer(queries, Sampling(1, 0.0, 1.0, LONGEST))
-    ]
+    found = [answers[0] for answers in describer.answer(queries, Sampling(1, 0.0, 1.0, LONGEST))]
+    if missing := [a.failed for a in found if a.again]:
+        raise UnfinishedError(
+            f"{len(missing)} of {len(found)} questions unanswered ({missing[0]}); the same command asks again"
+        )
+    return [a.text if a.failed is None else "" for a in found]
 
 
 def expression(item: Item) -> str:

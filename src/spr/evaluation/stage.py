@@ -13,12 +13,14 @@ run/<folder>/<benchmark>/:
 and beside them tables.md, and lmms_eval_<model>_results.json for tables made with lmms-eval.
 
 Rows depend on the questions, the prompt and the model; metric options do not touch them. An answer that
-failed is a row (wrong, unparsed, failed).
+failed is a row (wrong, unparsed, failed); one that may come when it is asked for again is none: the stage
+stays unfinished.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,13 +29,13 @@ from typing import Any, TypeAlias
 from spr.data.full_paths import FullPaths
 from spr.data.images import open_store
 from spr.dialects import Dialect, get_dialect
-from spr.errors import ConfigError
+from spr.errors import ConfigError, DataError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.items import Item, by_image, digest
 from spr.evaluation.lmms import lmms_results
 from spr.evaluation.meteor import require_meteor
 from spr.evaluation.protocols import protocol_named
-from spr.evaluation.protocols.base import Protocol, full_id, question
+from spr.evaluation.protocols.base import Protocol, failed, full_id, question
 from spr.evaluation.protocols.region_caption import CaptionOptions
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
@@ -45,14 +47,15 @@ from spr.store.executor import Stage, run_stage
 from spr.store.folders import COMPARISON, METRICS, PREDICTIONS, STAGE_FILE, TABLES
 from spr.store.identity import Origin
 from spr.store.lease import BRIEFLY, sole_writer
-from spr.store.progress import Named, Progress
+from spr.store.progress import Named, Progress, counted
 from spr.store.run import Run
 from spr.store.workers import RuntimeConfig, ShardResult, Workers
-from spr.types import Answer, Prediction, Query, Sampling
+from spr.types import Answer, Dropped, Findings, Prediction, Query, Sampling
 
 Maker = Callable[[FullPaths], Describer]  # a describer that loads its images there
 # ours: questions of one image that may share a forward pass; LVIS has images with hundreds of objects
 GROUP = 32
+FAILED = "failed_answers"  # a figure of _stage.json: the share in [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +131,32 @@ def _work(make: Maker) -> Callable[[Sequence[AskedImage]], ShardResult[Predictio
         queries = [q for q in asked if isinstance(q, Query)]
         answers = iter(describer.answer(queries, sampling) if queries else [])
         given = [next(answers)[0] if isinstance(q, Query) else q for q in asked]
-        rows = []
+        rows: list[Prediction] = []
+        again: list[Dropped] = []
         for item, query, answer in zip(items, asked, given, strict=True):
+            if answer.again:
+                again.append(Dropped.of(full_id(item), answer.failed or ""))
+                continue
             prompt = query.prompt if isinstance(query, Query) else ""
-            rows += [replace(row, question=prompt) for row in judge(item, answer, asking.protocol, dialect)]
-        return ShardResult(rows, images=store.watch.new())
+            judged = judge(item, answer, asking.protocol, dialect)
+            rows.extend(replace(row, question=prompt) for row in judged)
+        return ShardResult(rows, again=again, images=store.watch.new())
 
     return work
+
+
+def failed_answers(rows: Iterable[Prediction]) -> Findings:
+    """How many answers failed, and why."""
+    total, why = 0, Counter[str]()
+    for row in rows:
+        total += 1
+        if failed(row):
+            problem = next(p for p in row.problems if p.startswith("answer_failed: "))
+            why[Dropped.of(row.item_id, problem.removeprefix("answer_failed: ")).reason] += 1
+    if not why:
+        return Findings({})
+    share = sum(why.values()) / total
+    return Findings({FAILED: share}, (f"{sum(why.values())} of {total} answers failed ({counted(why)})",))
 
 
 def metric_options(benchmark: BenchmarkConfig, protocol: Protocol) -> Any:
@@ -207,10 +229,23 @@ def evaluate_all(
             for benchmark, protocol, _, items, _ in ready:
                 asking = asking_of(benchmark, protocol, dialect)
                 origin = depends_on(asking, items, benchmark.images, origins[model])
-                stage = Stage(origin, (folder, benchmark.name, model), Prediction, make_work)
+                stage = Stage(
+                    origin,
+                    (folder, benchmark.name, model),
+                    Prediction,
+                    make_work,
+                    look=failed_answers,
+                    name=lambda image: image.items[0].image,
+                )
                 seen = _seen(run, folder, benchmark.name)
                 asked = [AskedImage(asking, i, seen.get(i[0].image, "")) for i in by_image(items)]
-                run_stage(run, stage, asked, runtime, Named(progress, f"{benchmark.name} {model}"), crew)
+                name = f"{benchmark.name} {model}"
+                done = run_stage(run, stage, asked, runtime, Named(progress, name), crew)
+                if done.figures.get(FAILED) == 1:
+                    raise DataError(
+                        f"{run.path(*stage.folder)}: no answer is left: {'; '.join(done.warnings)}; once "
+                        "that is mended, --overwrite evaluate asks again"
+                    )
     with sole_writer(run, folder, patience=BRIEFLY, deep=False):
         return _tables(run, folder, config, dialect, makers, ready)
 

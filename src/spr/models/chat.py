@@ -27,9 +27,16 @@ def has_chat_template(processor: Any) -> bool:
     )
 
 
-def prompt_text(processor: Any, model_type: str, question: str, images: int = 1) -> str:
-    """The text up to the place where the answer begins. Raises ConfigError for a checkpoint without template
-    whose family has no bare form.
+def prompt_text(
+    processor: Any,
+    model_type: str,
+    question: str,
+    images: int = 1,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """The text up to the place where the answer begins. `variables` of the chat template: enable_thinking.
+
+    Raises ConfigError for a checkpoint without template whose family has no bare form.
     """
     if model_type in BARE:
         return BARE[model_type](question, images)
@@ -44,6 +51,6 @@ def prompt_text(processor: Any, model_type: str, question: str, images: int = 1)
     if isinstance(template, dict):
         template = template["default"]
     text: str = processor.tokenizer.apply_chat_template(
-        messages, chat_template=template, add_generation_prompt=True, tokenize=False
+        messages, chat_template=template, add_generation_prompt=True, tokenize=False, **(variables or {})
     )
     return text

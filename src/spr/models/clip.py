@@ -24,6 +24,7 @@ from transformers import AutoModel
 from spr.errors import ConfigError, unknown_name
 from spr.models.fit import Fit
 from spr.models.loading import load_model, load_processor
+from spr.models.memory import in_halves, memory_errors
 from spr.models.pictures import LoadImage, crop
 from spr.models.towers import patches_inside, tower_of
 from spr.models.windows import embed_in_windows, sentence_windows, unit
@@ -66,7 +67,7 @@ class DualEncoderScorer:
         self, image: str, regions: Sequence[Box], texts: Sequence[str], pairs: Sequence[tuple[int, int]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Cosines in [-1, 1] of `pairs` = (region index, text index): (of the crop, of the region embedding),
-        each of shape (len(pairs),).
+        each of shape (len(pairs),). Raises MemoryError when the picture does not fit alone.
         """
         if not pairs:
             return np.zeros(0), np.zeros(0)
@@ -93,14 +94,15 @@ class DualEncoderScorer:
         """Unit embeddings (R, E) of the cropped regions."""
         whole = self._states(image)[0]
         parts = [crop(whole, region) for region in regions]
-        return torch.cat([self._embed_pictures(parts[i : i + CROPS]) for i in range(0, len(parts), CROPS)])
+        return torch.stack(in_halves(lambda batch: list(self._embed_pictures(batch)), parts, CROPS)[0])
 
     def _states(self, image: str) -> tuple[Image.Image, torch.Tensor, NDArray[np.float64]]:
         """The picture, its one full pass, and where its patches lie."""
         if image not in self._whole:
             picture = self.load_image(image)
             pixels = self.fit.pixels([picture])
-            states = self.tower.states({k: v.to(self.model.device) for k, v in pixels.items()})
+            with memory_errors():
+                states = self.tower.states({k: v.to(self.model.device) for k, v in pixels.items()})
             self._whole[image] = (picture, states, self.fit.centres(picture.size, pixels))
             while len(self._whole) > REMEMBERED:
                 self._whole.popitem(last=False)
@@ -127,9 +129,7 @@ class DualEncoderScorer:
         """Unit embeddings (T, E) of texts."""
 
         def embed(windows: list[str]) -> torch.Tensor:
-            return torch.cat(
-                [self._embed_texts(windows[i : i + TEXTS]) for i in range(0, len(windows), TEXTS)]
-            )
+            return torch.stack(in_halves(lambda batch: list(self._embed_texts(batch)), windows, TEXTS)[0])
 
         return embed_in_windows([self.windows(text) for text in texts], embed)
 

@@ -30,10 +30,13 @@ CAUSAL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One sampled answer, without its stop token. `stopped` False: cut by the token limit."""
+    """One sampled answer, without its stop token. `stopped` False: cut by the token limit. `not_a_number`:
+    the model gave no logits to choose from.
+    """
 
     ids: tuple[int, ...]
     stopped: bool
+    not_a_number: bool = False
 
 
 @dataclass(slots=True)
@@ -71,8 +74,8 @@ class Decoder:
         self.shares_prefix = model.config.model_type in CAUSAL
 
     @torch.inference_mode()
-    def answer(self, rows: Sequence[Row], sampling: Sampling, limit: int) -> list[list[Tokens]]:
-        """`sampling.n` answers of at most `limit` tokens per row."""
+    def answer(self, rows: Sequence[Row], sampling: Sampling, limits: Sequence[int]) -> list[list[Tokens]]:
+        """`sampling.n` answers per row, each of at most its row's limit of tokens."""
         greedy = sampling.temperature == 0
         n = 1 if greedy else sampling.n
         state = self._prefill(rows)
@@ -82,7 +85,7 @@ class Decoder:
             state.next_position = state.next_position.repeat_interleave(n, dim=0)
             state.mask = state.mask.repeat_interleave(n, dim=0) if state.mask is not None else None
         keys = row_keys(sampling.seed, [row.item_id for row in rows], n, state.logits.device)
-        found = self._decode(state, keys, sampling, limit)
+        found = self._decode(state, keys, sampling, [limit for limit in limits for _ in range(n)])
         per_row = [found[i : i + n] for i in range(0, len(found), n)]
         return [answers * sampling.n for answers in per_row] if greedy else per_row
 
@@ -144,29 +147,38 @@ class Decoder:
 
     # --- one token after another ------------------------------------------------------------------
 
-    def _decode(self, state: _State, keys: torch.Tensor, sampling: Sampling, limit: int) -> list[Tokens]:
-        written: list[list[int]] = [[] for _ in range(len(keys))]
-        stopped = [False] * len(keys)
+    def _decode(
+        self, state: _State, keys: torch.Tensor, sampling: Sampling, limits: Sequence[int]
+    ) -> list[Tokens]:
+        written: list[list[int]] = [[] for _ in limits]
+        stopped = [False] * len(limits)
         # answer of each row of the batch; ended ones stay until half the batch has ended
-        alive = list(range(len(keys)))
+        alive = list(range(len(limits)))
         logits = state.logits
-        for step in range(limit):
+        places = torch.arange(len(limits), device=logits.device)
+        not_numbers = torch.zeros(len(limits), dtype=torch.bool, device=logits.device)
+        for step in range(max(limits)):
+            not_numbers[places] |= logits.isnan().any(-1)
             tokens = choose(logits, keys, step, sampling)
             for answer, token in zip(alive, tokens.tolist(), strict=True):
-                if not stopped[answer]:
+                if not stopped[answer] and step < limits[answer]:
                     if token in self.stops:
                         stopped[answer] = True
                     else:
                         written[answer].append(token)
-            going = [i for i, answer in enumerate(alive) if not stopped[answer]]
-            if not going or step == limit - 1:
+            going = [i for i, a in enumerate(alive) if not stopped[a] and step + 1 < limits[a]]
+            if not going:
                 break
             if 2 * len(going) <= len(alive):
                 chosen = torch.tensor(going, device=logits.device)
                 self._select(state, chosen)
                 keys, tokens, alive = keys[chosen], tokens[chosen], [alive[i] for i in going]
+                places = places[chosen]
             logits = self._step(state, tokens, step)
-        return [Tokens(tuple(ids), end) for ids, end in zip(written, stopped, strict=True)]
+        return [
+            Tokens(tuple(ids), end, lost)
+            for ids, end, lost in zip(written, stopped, not_numbers.tolist(), strict=True)
+        ]
 
     def _select(self, state: _State, rows: torch.Tensor) -> None:
         state.cache.batch_select_indices(rows)

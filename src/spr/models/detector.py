@@ -17,6 +17,7 @@ from transformers import AutoModelForZeroShotObjectDetection
 from spr.errors import ConfigError
 from spr.models.grounding_dino import GroundingDinoEngine
 from spr.models.loading import load_model, load_processor
+from spr.models.memory import memory_errors
 from spr.models.owl import OwlEngine
 from spr.models.pictures import LoadImage
 from spr.types import Checkpoint, Detection
@@ -66,13 +67,18 @@ class OpenVocabularyDetector:
 
     @torch.inference_mode()
     def detect(self, image: str, phrases: Sequence[str]) -> list[list[Detection]]:
-        """One list of detections per phrase, best first, in pixels of the original image."""
-        if image != self._image:
-            self._prepared, self._found = self.engine.prepare(self.load_image(image)), {}
-            self._image = image
-        new = [p for p in dict.fromkeys(phrases) if p not in self._found]
-        if new:
-            self._found.update(zip(new, self.engine.find(self._prepared, new, self.threshold), strict=True))
+        """One list of detections per phrase, best first, in pixels of the original image. Raises MemoryError
+        when the picture does not fit with one phrase.
+        """
+        with memory_errors():
+            if image != self._image:
+                self._image = None
+                self._prepared, self._found = self.engine.prepare(self.load_image(image)), {}
+                self._image = image
+            new = [p for p in dict.fromkeys(phrases) if p not in self._found]
+            if new:
+                found = self.engine.find(self._prepared, new, self.threshold)
+                self._found.update(zip(new, found, strict=True))
         return [self._found[p] for p in phrases]
 
     def forget(self) -> None:

@@ -25,8 +25,10 @@ class _Chooser(LogitsProcessor):
 
     def __init__(self, keys: torch.Tensor, start: int, sampling: Sampling) -> None:
         self.keys, self.start, self.sampling = keys, start, sampling
+        self.not_numbers = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.not_numbers |= scores.isnan().any(-1)
         chosen = choose(scores, self.keys, input_ids.shape[1] - self.start, self.sampling)
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
@@ -39,9 +41,9 @@ class GenerateDecoder:
         self.stops, self.pad = stops, pad
 
     @torch.inference_mode()
-    def answer(self, rows: Sequence[Row], sampling: Sampling, limit: int) -> list[list[Tokens]]:
-        """`sampling.n` answers of at most `limit` tokens per row."""
-        return [self._answer(row, sampling, limit) for row in rows]
+    def answer(self, rows: Sequence[Row], sampling: Sampling, limits: Sequence[int]) -> list[list[Tokens]]:
+        """`sampling.n` answers per row, each of at most its row's limit of tokens."""
+        return [self._answer(row, sampling, limit) for row, limit in zip(rows, limits, strict=True)]
 
     def _answer(self, row: Row, sampling: Sampling, limit: int) -> list[Tokens]:
         assert row.raw is not None
@@ -57,9 +59,10 @@ class GenerateDecoder:
             pad_token_id=self.pad,
             logits_processor=LogitsProcessorList([chooser]),
         )
-        found = [self._cut(ids[start:]) for ids in out.tolist()]
+        lost = chooser.not_numbers.tolist()
+        found = [self._cut(ids[start:], no) for ids, no in zip(out.tolist(), lost, strict=True)]
         return found * sampling.n if n == 1 else found
 
-    def _cut(self, ids: list[int]) -> Tokens:
+    def _cut(self, ids: list[int], not_a_number: bool) -> Tokens:
         end = next((i for i, token in enumerate(ids) if token in self.stops), None)
-        return Tokens(tuple(ids[:end]), end is not None)
+        return Tokens(tuple(ids[:end]), end is not None, not_a_number)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from spr.models.memory import in_halves
 from spr.models.windows import sentence_windows
 from spr.types import Detection
 
@@ -97,9 +98,8 @@ class GroundingDinoEngine:
         found: dict[str, list[Detection]] = {p: [] for p in phrases}
         self.backbone.image = prepared
         for same in by_length.values():
-            for i in range(0, len(same), BATCH):
-                for phrase, detections in self._ask(prepared, same[i : i + BATCH], threshold):
-                    found[phrase] += detections
+            for phrase, detections in in_halves(lambda b: self._ask(prepared, b, threshold), same, BATCH)[0]:
+                found[phrase] += detections
         return [sorted(found[p], key=lambda d: -d.score) for p in phrases]
 
     def _ask(
@@ -126,6 +126,6 @@ class GroundingDinoEngine:
 
 
 def _above(boxes: torch.Tensor, scores: torch.Tensor, phrase: str, threshold: float) -> list[Detection]:
-    kept = torch.nonzero(scores > threshold)[:, 0]
+    kept = torch.nonzero(~(scores <= threshold))[:, 0]  # what is no number is seen by whoever asked
     found = zip(boxes[kept].double().tolist(), scores[kept].double().tolist(), strict=True)
     return [Detection((x1, y1, x2, y2), score, phrase) for (x1, y1, x2, y2), score in found]

@@ -4,17 +4,16 @@ In: queries (image, question, perhaps a crop). Out: sampled answers. The checkpo
 template write the prompt; image tokens are never cut: a prompt that does not fit is a failed answer with its
 reason.
 `per_item`: all queries of a group are one batch, so its shape, hence every bit of the answers, depends on the
-group alone. `throughput`: queries of a call are sorted by length and batched by size; a batch that does not
-fit into memory is halved, and said so.
+group alone. `throughput`: queries of a call are sorted by length and batched by size. A batch that does not
+fit into memory is halved, and said so; a prompt that does not fit alone, and a picture that the processor
+cannot show, are failed answers.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from PIL import Image
 
 from spr.errors import ConfigError, DataError, unknown_name
@@ -23,33 +22,14 @@ from spr.models.decode import Decoder, Tokens
 from spr.models.generate import GenerateDecoder
 from spr.models.inputs import Ask, Encoder, Row
 from spr.models.loading import context_length, load_mllm, with_adapter
-from spr.models.pictures import LoadImage, crop
+from spr.models.memory import in_halves, is_out_of_memory
+from spr.models.pictures import LoadImage, crop, why_no_picture
 from spr.types import Answer, Checkpoint, Query, Sampling
 
-log = logging.getLogger(__name__)
 BATCHINGS = ("per_item", "throughput")
 BATCH = 16  # ours: prompts per batch that `throughput` begins with
 WINDOW = 8  # ours: batches that are sorted by length together
 ONE_IMAGE = frozenset({"kosmos-2", "florence2"})  # their processors take one image per prompt
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def in_halves(work: Callable[[Sequence[T]], list[R]], items: Sequence[T], size: int) -> tuple[list[R], int]:
-    """`work` over batches of at most `size` items; where memory does not suffice the size is halved, logged
-    and kept. Returns the size, too.
-    """
-    found: list[R] = []
-    while len(found) < len(items):
-        try:
-            found += work(items[len(found) : len(found) + size])
-        except (torch.OutOfMemoryError, MemoryError):
-            if size == 1:
-                raise
-            size = max(1, size // 2)
-            torch.cuda.empty_cache()
-            log.warning("a batch did not fit into memory: going on with batches of %d prompts", size)
-    return found, size
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -74,6 +54,7 @@ class HFDescriber:
         if batching not in BATCHINGS:
             raise ConfigError("model.batching: " + unknown_name("batching", batching, BATCHINGS))
         base, self.processor = load_mllm(model, device, check)
+        self._template = Checkpoint.of(model).chat_template_kwargs
         self.model = with_adapter(base, adapter) if adapter else base
         self.load_image, self.batching = load_image, batching
         self.model_type: str = self.model.config.model_type
@@ -133,7 +114,8 @@ class HFDescriber:
         """The text of a query as it goes to the processor: after the chat template, before image tokens are
         put in.
         """
-        return prompt_text(self.processor, self.model_type, query.prompt, 1 if query.crop is None else 2)
+        images = 1 if query.crop is None else 2
+        return prompt_text(self.processor, self.model_type, query.prompt, images, self._template)
 
     def images(self, query: Query) -> tuple[Image.Image, ...]:
         """The pictures of a query: the whole image, then the crop."""
@@ -151,8 +133,13 @@ class HFDescriber:
             return f"one_image: {self.model_type} takes one image, the prompt brings a crop as well"
         try:
             row = self.row(query)
-        except (OSError, DataError) as e:
-            return f"image: {e}"
+        except (OSError, DataError, ValueError) as e:
+            return why_no_picture(e)
+        except (MemoryError, RuntimeError) as e:
+            if not is_out_of_memory(e):
+                raise
+            self.encoder.forget()
+            return _no_memory(e)
         if self.context is not None and len(row.ids) >= self.context:
             return (
                 f"prompt_too_long: found {len(row.ids)} tokens, expected fewer than the model's "
@@ -163,34 +150,48 @@ class HFDescriber:
     # --- answers ----------------------------------------------------------------------------------
 
     def _answers(self, rows: Sequence[Row], sampling: Sampling) -> list[list[Answer]]:
-        if self.batching == "per_item":
-            try:
-                return self._batch_answers(rows, sampling)
-            except (torch.OutOfMemoryError, MemoryError):
-                reason = (
-                    f"out_of_memory: a group of {len(rows)} prompts x {sampling.n} samples; batching: "
-                    "throughput splits it"
-                )
-                return [[Answer("", failed=reason)] * sampling.n for _ in rows]
+        def answer(batch: Sequence[Row]) -> list[list[Answer]]:
+            return self._batch_answers(batch, sampling)
+
+        def alone(row: Row, e: MemoryError) -> list[Answer]:
+            self.encoder.forget()
+            return [Answer("", failed=_no_memory(e))] * sampling.n
+
+        if self.batching == "per_item":  # each group begins whole, so that it depends on no other
+            return in_halves(answer, rows, len(rows), alone)[0]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        answers, self._batch = in_halves(
-            lambda batch: self._batch_answers(batch, sampling), [rows[i] for i in order], self._batch
-        )
+        answers, self._batch = in_halves(answer, [rows[i] for i in order], self._batch, alone)
         by_row = dict(zip(order, answers, strict=True))
         return [by_row[i] for i in range(len(rows))]
 
     def _batch_answers(self, rows: Sequence[Row], sampling: Sampling) -> list[list[Answer]]:
-        prompt = 1 if self.model.config.is_encoder_decoder else max(len(row.ids) for row in rows)
-        room = self.context - prompt if self.context is not None else sampling.max_new_tokens
-        answers = self._decoder.answer(rows, sampling, min(sampling.max_new_tokens, room))
-        return [[self._read(tokens) for tokens in samples] for samples in answers]
+        limits = [self._room(row, sampling.max_new_tokens) for row in rows]
+        answers = self._decoder.answer(rows, sampling, limits)
+        return [
+            [self._read(tokens, limit, sampling.max_new_tokens) for tokens in samples]
+            for samples, limit in zip(answers, limits, strict=True)
+        ]
 
-    def _read(self, tokens: Tokens) -> Answer:
+    def _room(self, row: Row, wanted: int) -> int:
+        """Tokens that an answer to this prompt may have."""
+        prompt = 1 if self.model.config.is_encoder_decoder else len(row.ids)
+        return wanted if self.context is None else min(wanted, self.context - prompt)
+
+    def _read(self, tokens: Tokens, limit: int, wanted: int) -> Answer:
         """The answer's text: every tag is kept (boxes are made of them), only the start, padding and stop
         tokens are left out.
         """
+        if tokens.not_a_number:
+            return Answer("", failed="not_a_number: the model's logits are none; another model.dtype?")
         ids = [t for t in tokens.ids if t not in self._hidden]
         text: str = self.processor.tokenizer.decode(
             ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
-        return Answer(text.strip(), tokens.stopped)
+        cause = None
+        if not tokens.stopped and limit < wanted:
+            cause = f"the context of {self.context} tokens leaves room for {limit}"
+        return Answer(text.strip(), tokens.stopped, cause=cause)
+
+
+def _no_memory(e: BaseException) -> str:
+    return f"out_of_memory: the prompt does not fit alone ({(str(e).splitlines() or [''])[0][:120]})"

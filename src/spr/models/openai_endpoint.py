@@ -1,11 +1,14 @@
-"""A Describer behind any server that speaks the OpenAI chat completions API: vLLM, SGLang, transformers
-serve, and hosted ones.
+"""A Describer behind any server that speaks the OpenAI chat completions API: vLLM, SGLang, llama.cpp, Ollama,
+transformers serve, and hosted ones.
 
 In: queries. Out: answers, in order. Images go along as PNG data of the stored pixels, because boxes are read
 in their frame. The samples of a prompt are asked for in one request; what a server leaves out (`n` ignored,
-an answer broken off) is asked for again, and only that. 429, 5xx, timeouts, dropped connections and garbage
-are retried with growing pauses; a query that still fails is a failed answer with its reason, and no other
-query suffers.
+an answer broken off) is asked for again, and only that.
+What may pass (connection, timeout, 429, 5xx, garbage) is tried again with growing pauses. 429 and
+`Retry-After` hold back all queries together and are no tries. A query that still has no answer is marked so
+that it is asked again by the next run (`Answer.again`); when `give_up_after` queries in a row have none, the
+server is taken for dead and UnfinishedError ends the run. A refusal is a failed answer with its reason; a
+field that the server does not take is left out (spr.models.fields).
 The API key is read from the environment when a request is made; it is in no attribute, message or file.
 Resume: what stands in a finished shard or in the journal (spr.models.journal) is never asked again.
 Known gap: the noise of samples is the server's, so other than in process it may depend on what else it is
@@ -14,31 +17,34 @@ serving.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
 import json
 import logging
 import os
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
 
-from spr.errors import ConfigError, DataError, unknown_name
+from spr.errors import ConfigError, DataError, UnfinishedError, unknown_name
+from spr.models.fields import BLIND, LIMITS, SERVERS, Fields, lost, may_be_about_fields, named, without
 from spr.models.journal import Journal
-from spr.models.pictures import LoadImage, crop
+from spr.models.pictures import LoadImage, crop, why_no_picture
+from spr.models.replies import MAX_BYTES, RETRIED, PassingError, RefusedError, read_answers
 from spr.types import Answer, Query, Sampling
 
 log = logging.getLogger(__name__)
-SERVERS = ("vllm", "sglang", "transformers", "other")
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-# finish_reason of an answer that was not written to its end (vLLM: abort)
-BROKEN_OFF = (None, "abort", "error")
+IN_VAIN = 3  # ours: questions about fields that may be no help before no more are asked
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +53,14 @@ class Patience:
 
     timeout: float = 600.0  # seconds for an answer
     connect: float = 10.0  # seconds for a connection
-    tries: int = 6  # requests in a row that may fail before a query is given up
+    tries: int = 6  # requests in a row that may fail before a query is left for the next run
     pause: float = 1.0  # seconds before the second try; doubled each time
-    longest: float = 60.0  # seconds a pause may last, also when the server asks for more
+    longest: float = 60.0  # seconds that a pause of ours may last
+    asked: float = 600.0  # seconds that a pause may last when the server asks for it
+    limited: float = 1800.0  # seconds in which a server may answer nothing but 429
 
 
-class _FailedError(Exception):
-    """A request that is worth another try. `wait` is what the server asked for, in seconds."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.wait = reason, wait
-
-
-class _RefusedError(Exception):
-    """The server understood this request and will not answer it."""
+PATIENCE = Patience()
 
 
 def _png(image: Image.Image) -> str:
@@ -81,32 +80,37 @@ def seed_of(seed: int, item_id: str, sample: int) -> int:
     )
 
 
-def _wait_asked_for(response: httpx.Response) -> float | None:
-    try:
-        return float(response.headers["retry-after"])
-    except (KeyError, ValueError):
+def wait_asked_for(headers: Mapping[str, str]) -> float | None:
+    """Seconds that `Retry-After` asks for, a number or a date (RFC 9110, 10.2.3); None where it does not."""
+    said = headers.get("retry-after")
+    if said is None:
         return None
-
-
-def _choices(response: httpx.Response) -> list[Answer]:
-    """The answers in a response. Raises _FailedError when it holds anything else."""
     try:
-        found = [(c["message"]["content"], c["finish_reason"]) for c in response.json()["choices"]]
-    except (ValueError, KeyError, TypeError):
-        raise _FailedError("garbage: the server's answer is no chat completion") from None
-    whole = [
-        Answer(text.strip(), stopped=reason != "length")
-        for text, reason in found
-        if isinstance(text, str) and reason not in BROKEN_OFF
-    ]
-    if not whole:
-        raise _FailedError("half answer: no choice is whole")
-    return whole
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(seconds, 0.0) if seconds < float("inf") else None
+
+
+def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine; in a thread of its own where a loop runs already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 class EndpointDescriber:
     """The server at `url` (ending in /v1) with its model `model`. Raises ConfigError for an address, a model
     or a key that the server refuses.
+
+    `give_up_after`: see the module; None: 2 x `concurrency`, 0: never. `drop_unanswered`: a query without
+    answer is a failed one, and is not asked again.
     """
 
     def __init__(
@@ -119,92 +123,134 @@ class EndpointDescriber:
         patience: Patience | None = None,
         server: str = "vllm",
         journal: Journal | None = None,
+        give_up_after: int | None = None,
+        drop_unanswered: bool = False,
+        extra_body: Mapping[str, Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if server not in SERVERS:
             raise ConfigError("model.server: " + unknown_name("server", server, SERVERS))
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"model.url: found {url!r}, expected http://… or https://…")
-        if api_key_env and api_key_env not in os.environ:
-            raise ConfigError(f"model.api_key_env: the environment variable {api_key_env} is not set")
+        if api_key_env:
+            _check_key(api_key_env)
         if concurrency < 1:
             raise ConfigError(f"model.concurrency: found {concurrency}, expected at least 1")
         self.url, self.model, self.load_image = url.rstrip("/") + "/chat/completions", model, load_image
-        self.api_key_env, self.concurrency, self.patience = api_key_env, concurrency, patience or Patience()
-        self.server, self.journal = server, journal
-        # Boxes are made of special tokens in some families; vLLM and SGLang keep them when they are asked to.
-        self._extras: dict[str, Any] = {"skip_special_tokens": False} if server in ("vllm", "sglang") else {}
+        self.api_key_env, self.concurrency, self.patience = api_key_env, concurrency, patience or PATIENCE
+        self.journal, self.drop_unanswered = journal, drop_unanswered
+        self.give_up_after = 2 * concurrency if give_up_after is None else give_up_after
+        self.fields = Fields(server, extra_body or {}, chat_template_kwargs or {})
+        self._asked_with = [model, server, dict(extra_body or {}), dict(chat_template_kwargs or {})]
+        self._answered = False  # anything, by this server
+        self._failed = self._refused = 0  # queries in a row; queries before the first answer
+        self._told_of_trouble = False
+        self._vain, self._tried_blind = 0, False
+        self._go_on_at = 0.0  # time.monotonic() until which all queries wait
+        self._limited_since: float | None = None
+        self._waves = 0  # waits in a row because of 429
+        self._one_at_a_time = asyncio.Lock()
 
     def answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
-        """`sampling.n` answers per query, in order; `concurrency` requests at a time."""
-        patience = self.patience
+        """`sampling.n` answers per query, in order; `concurrency` requests at a time. Raises UnfinishedError
+        when the server does not answer any more.
+        """
+        return _in_a_loop(self._answer(queries, sampling))
+
+    async def _answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
+        patience, self._one_at_a_time = self.patience, asyncio.Lock()
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        with (
-            httpx.Client(
-                timeout=httpx.Timeout(patience.timeout, connect=patience.connect), limits=limits
-            ) as client,
-            ThreadPoolExecutor(self.concurrency) as pool,
-        ):
-            asked = [pool.submit(self._samples, client, query, sampling) for query in queries]
+        timeout = httpx.Timeout(patience.timeout, connect=patience.connect)
+        places = asyncio.Semaphore(self.concurrency)
+
+        async def one(query: Query) -> list[Answer]:
+            async with places:
+                return await self._samples(client, query, sampling)
+
+        async with httpx.AsyncClient(timeout=timeout, limits=limits) as client:
+            tasks = [asyncio.create_task(one(query)) for query in queries]
             try:
-                return [future.result() for future in asked]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                return await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     # --- one query --------------------------------------------------------------------------------
 
-    def _samples(self, client: httpx.Client, query: Query, sampling: Sampling) -> list[Answer]:
+    async def _samples(self, client: httpx.AsyncClient, query: Query, sampling: Sampling) -> list[Answer]:
         """All samples of a query: asked for together, then what is missing."""
         wanted = 1 if sampling.temperature == 0 else sampling.n
         key = self._key(query, sampling)
         found = self.journal.answers(key)[:wanted] if self.journal is not None else []
-        if len(found) == wanted:  # no image is read for an answer that is there
-            return found * (sampling.n // wanted)
-        try:
-            content = self._content(query)
-        except (OSError, DataError) as e:
-            return [Answer("", failed=f"image: {e}")] * sampling.n
-        tries = 0
-        while len(found) < wanted:
-            body = self._body(
-                content, sampling, wanted - len(found), seed_of(sampling.seed, query.item_id, len(found))
-            )
+        if len(found) < wanted:  # no image is read for an answer that is there
             try:
-                new = self._ask(client, body)[: wanted - len(found)]
-                if self.journal is not None:
-                    self.journal.add(key, new)
-                found += new
-                tries = 0
-            except _RefusedError as e:
-                found += [Answer("", failed=f"refused: {e}")] * (wanted - len(found))
-            except _FailedError as e:
-                tries += 1
-                if tries < self.patience.tries:
-                    self._pause(tries, e)
-                else:
-                    found += [Answer("", failed=f"endpoint: {e.reason} ({tries} tries)")] * (
-                        wanted - len(found)
-                    )
+                content = await asyncio.to_thread(self._content, query)
+            except (OSError, DataError, ValueError) as e:
+                return [Answer("", failed=why_no_picture(e))] * sampling.n
+            found += await self._missing(client, content, key, query.item_id, sampling, wanted, len(found))
         return found * (sampling.n // wanted)
 
-    def _key(self, query: Query, sampling: Sampling) -> str:
-        """A digest of all that the answers of a query depend on."""
-        asked = [
-            self.url,
-            self.model,
-            self.server,
-            query.item_id,
-            query.image,
-            query.crop,
-            query.prompt,
-            asdict(sampling),
-        ]
-        return hashlib.blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()
+    async def _missing(
+        self,
+        client: httpx.AsyncClient,
+        content: Sequence[Mapping[str, Any]],
+        key: str,
+        item_id: str,
+        sampling: Sampling,
+        wanted: int,
+        first: int,
+    ) -> list[Answer]:
+        """The answers from number `first` on."""
+        found: list[Answer] = []
+        tries = 0
+        while (n := wanted - first - len(found)) > 0:
+            fields = self.fields.of(sampling, n, seed_of(sampling.seed, item_id, first + len(found)))
+            body = {"model": self.model, "messages": [{"role": "user", "content": content}], **fields}
+            try:
+                await self._wait_for_all()
+                new = (await self._ask(client, body))[:n]
+            except RefusedError as e:
+                self._count_refusal(str(e))
+                return found + [Answer("", failed=f"refused: {e}")] * n
+            except PassingError as e:
+                if e.limited and self._wait_together(e.wait):
+                    continue
+                tries += 1
+                if tries < self.patience.tries:
+                    await self._pause(tries, e)
+                    continue
+                self._count_failure(e.reason)
+                reason = f"{e.reason} ({tries} tries)"
+                kind = "unanswered" if self.drop_unanswered else "endpoint"
+                return found + [Answer("", failed=f"{kind}: {reason}", again=not self.drop_unanswered)] * n
+            if self.journal is not None:
+                self.journal.add(key, new)
+            found += new
+            tries = self._failed = self._waves = 0
+            self._answered, self._told_of_trouble, self._limited_since = True, False, None
+        return found
 
-    def _pause(self, tries: int, failure: _FailedError) -> None:
-        seconds = max(self.patience.pause * 2 ** (tries - 1), failure.wait or 0.0)
-        log.info("%s: trying again (%d of %d)", failure.reason, tries + 1, self.patience.tries)
-        time.sleep(min(seconds, self.patience.longest))
+    def _count_failure(self, reason: str) -> None:
+        self._failed += 1
+        if 0 < self.give_up_after <= self._failed:
+            raise UnfinishedError(
+                f"model.url: {self.url}: server unreachable: {reason} ({self._failed} queries in a row); "
+                "what has come is kept; the same command goes on"
+            )
+
+    def _count_refusal(self, reason: str) -> None:
+        self._refused += 1
+        if not self._answered and 0 < self.give_up_after <= self._refused:
+            raise UnfinishedError(
+                f"model.url: {self.url}: the server refused all of the first {self._refused} queries: "
+                f"{reason}; once that is mended, the same command goes on"
+            )
+
+    def _key(self, query: Query, sampling: Sampling) -> str:
+        """A digest of all that the answers of a query depend on. The address is none of it."""
+        asked = [*self._asked_with, query.item_id, query.image, query.crop, query.prompt, asdict(sampling)]
+        return hashlib.blake2b(json.dumps(asked, default=str).encode(), digest_size=16).hexdigest()
 
     def _content(self, query: Query) -> list[Mapping[str, Any]]:
         image = self.load_image(query.image)
@@ -214,52 +260,99 @@ class EndpointDescriber:
         ]
         return [*parts, {"type": "text", "text": query.prompt}]
 
-    def _body(
-        self, content: Sequence[Mapping[str, Any]], sampling: Sampling, n: int, seed: int
-    ) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": sampling.max_new_tokens,
-        }
-        body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": seed}
-        if self.server == "transformers":  # it draws only when its own settings say so
-            drawn = (
-                {"temperature": sampling.temperature, "top_p": sampling.top_p} if sampling.temperature else {}
-            )
-            settings = {"do_sample": bool(drawn), **drawn, "max_new_tokens": sampling.max_new_tokens}
-            body["generation_config"] = json.dumps(settings)
-        return body | ({"n": n} if n > 1 else {}) | self._extras
+    # --- waiting ----------------------------------------------------------------------------------
+
+    async def _pause(self, tries: int, failure: PassingError) -> None:
+        """Wait before another try, longer each time, not all at the same moment."""
+        own = min(self.patience.pause * 2 ** (tries - 1), self.patience.longest) * random.uniform(0.75, 1.25)
+        if tries > 1 and not self._told_of_trouble:
+            self._told_of_trouble = True
+            log.warning("%s: %s: trying again", self.url, failure.reason)
+        await asyncio.sleep(max(own, min(failure.wait or 0.0, self.patience.asked)))
+
+    def _wait_together(self, asked: float | None) -> bool:
+        """Hold back all queries because the server wants it. False when it has wanted nothing else for too
+        long.
+        """
+        now = time.monotonic()
+        if self._limited_since is None:
+            self._limited_since = now
+            log.warning("%s: the server limits the rate of requests: waiting as it wants", self.url)
+        if now - self._limited_since > self.patience.limited:
+            return False
+        if now >= self._go_on_at:
+            self._waves += 1
+        own = min(self.patience.pause * 2 ** min(self._waves - 1, 10), self.patience.longest)
+        wait = own if asked is None else min(asked, self.patience.asked)
+        self._go_on_at = max(self._go_on_at, now + wait)
+        return True
+
+    async def _wait_for_all(self) -> None:
+        while (left := self._go_on_at - time.monotonic()) > 0:
+            await asyncio.sleep(left + random.uniform(0, max(left / 2, self.patience.pause / 4)))
 
     # --- one request ------------------------------------------------------------------------------
 
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {os.environ[self.api_key_env]}"} if self.api_key_env else {}
-
-    def _ask(self, client: httpx.Client, body: dict[str, Any]) -> list[Answer]:
-        """The choices of one request. Raises _FailedError, _RefusedError, or ConfigError when no request of
-        this run can succeed.
+    async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> list[Answer]:
+        """The choices of one request, without the fields that the server does not take. Raises PassingError,
+        RefusedError, or ConfigError when no request of this run can succeed.
         """
         try:
-            response = client.post(self.url, json=body, headers=self._headers())
+            return await self._post(client, body)
+        except RefusedError as e:
+            refusal = e
+        async with self._one_at_a_time:
+            if self.fields.left_out & body.keys():  # found out for another query in the meantime
+                return await self._post(client, without(body, self.fields.left_out))
+            return await self._without_fields(client, body, refusal)
+
+    async def _without_fields(
+        self, client: httpx.AsyncClient, body: dict[str, Any], refusal: RefusedError
+    ) -> list[Answer]:
+        """Ask again without the fields that a refusal is about, and remember them if that helps."""
+        out: list[str] = []
+        blind = iter(BLIND if not (self._answered or self._tried_blind) else ())
+        said = refusal
+        while self._vain < IN_VAIN:
+            new = named(said.said, without(body, out))
+            if not new and said.status in (400, 422) and may_be_about_fields(said.said):
+                self._tried_blind = True
+                new = [name for name in next(blind, ()) if name in body and name not in out]
+            if not new:
+                break
+            out += new
+            try:
+                answers = await self._post(client, without(body, out))
+            except RefusedError as e:
+                said = e
+                continue
+            self.fields.left_out |= set(out)
+            log.warning("%s: the server refuses fields, which are left out (%s)", self.url, lost(out))
+            return answers
+        self._vain += bool(out)
+        raise refusal
+
+    async def _post(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> list[Answer]:
+        try:
+            async with client.stream("POST", self.url, json=body, headers=self._headers()) as response:
+                data = bytearray()
+                async for chunk in response.aiter_bytes():
+                    data += chunk
+                    if len(data) > MAX_BYTES:
+                        raise RefusedError(f"the server's reply has more than {MAX_BYTES >> 20} MiB")
         except httpx.TimeoutException:
-            raise _FailedError("timeout") from None
-        except httpx.UnsupportedProtocol as e:
+            raise PassingError("timeout") from None
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as e:
             raise ConfigError(f"model.url: {e}") from None
         except httpx.HTTPError as e:
-            raise _FailedError(f"connection: {type(e).__name__}") from None
+            raise PassingError(f"connection: {type(e).__name__}") from None
         if response.is_success:
-            return _choices(response)
-        if response.status_code in RETRIED:
-            raise _FailedError(f"status {response.status_code}", _wait_asked_for(response))
-        self._give_up(response, body)
-        return self._ask(client, {k: v for k, v in body.items() if k != "skip_special_tokens"})
+            return read_answers(bytes(data), int(next(body[name] for name in LIMITS if name in body)))
+        raise self._refusal(response, bytes(data[: 1 << 16]).decode("utf-8", "replace"), body)
 
-    def _give_up(self, response: httpx.Response, body: Mapping[str, Any]) -> None:
-        """Raise what a refusal means; return only when the request may be sent again without our extra
-        fields.
-        """
-        status = response.status_code
+    def _refusal(self, response: httpx.Response, text: str, body: Mapping[str, Any]) -> Exception:
+        """What a reply means that is no success. Raises ConfigError where no request can succeed."""
+        status, said = response.status_code, self._without_key(text)
         if status in (401, 403):
             name = (
                 f"the key in {self.api_key_env}"
@@ -271,17 +364,30 @@ class EndpointDescriber:
             raise ConfigError(
                 f"model.served_name: the server at {self.url} knows no model {self.model!r} (status 404)"
             )
-        said = self._without_key(response.text)
-        if "skip_special_tokens" in body and "skip_special_tokens" in said:
-            if self._extras:
-                log.warning(
-                    "the server does not know skip_special_tokens: it may strip the tags that boxes are "
-                    "made of"
-                )
-                self._extras = {}
-            return
-        raise _RefusedError(f"status {status}: {' '.join(said.split())[:200]}")
+        if response.is_redirect:
+            place = response.headers.get("location", "another address")
+            raise ConfigError(f"model.url: the server at {self.url} sends us to {place}: give its address")
+        if status in RETRIED and not (status == 500 and named(said, body)):
+            wait = wait_asked_for(response.headers)
+            limited = status == 429 or (status == 503 and wait is not None)
+            return PassingError(f"status {status}", wait, limited)
+        return RefusedError(f"status {status}: {' '.join(said.split())[:200]}", status, said)
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {os.environ[self.api_key_env]}"} if self.api_key_env else {}
 
     def _without_key(self, text: str) -> str:
         key = os.environ.get(self.api_key_env, "") if self.api_key_env else ""
         return text.replace(key, "[key]") if key else text
+
+
+def _check_key(name: str) -> None:
+    """Raise ConfigError for a key that is not there, or that no header can carry."""
+    if name not in os.environ:
+        raise ConfigError(f"model.api_key_env: the environment variable {name} is not set")
+    key = os.environ[name]
+    if key != key.strip() or not key.isascii() or not key.isprintable():
+        raise ConfigError(
+            f"model.api_key_env: the environment variable {name} holds a blank, a line end or a letter that "
+            "no header can carry, expected the key alone"
+        )

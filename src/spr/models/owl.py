@@ -79,7 +79,7 @@ class OwlEngine:
     def _of_phrase(
         self, boxes: torch.Tensor, scores: torch.Tensor, phrase: str, threshold: float
     ) -> list[Detection]:
-        kept = torch.nonzero(scores > threshold)[:, 0]
+        kept = torch.nonzero(~(scores <= threshold))[:, 0]  # what is no number is seen by whoever asked
         kept = kept[scores[kept].argsort(descending=True, stable=True)]
         found = zip(boxes[kept].double().tolist(), scores[kept].double().tolist(), strict=True)
         return [Detection((x1, y1, x2, y2), score, phrase) for (x1, y1, x2, y2), score in found]

@@ -162,7 +162,9 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
     if base.runtime.workers > 1 and len(missing) > 1 and base.model.device == "cpu":
         progress.start("train", len(groups), len(groups) - len(missing))
         with Workers(base.runtime) as workers:
-            workers.work(_trainer, dict(enumerate(missing)), lambda k, result: progress.advance(1))
+            workers.work(
+                _trainer, dict(enumerate(missing)), lambda k, result: progress.advance(1), lambda t: t.label
+            )
         progress.end(f"{len(groups)} adapters")
     # what is finished is looked at too: it must be what the configuration says
     for t in (t for group in groups for t in group):

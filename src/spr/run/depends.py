@@ -37,7 +37,10 @@ BEFORE: Mapping[str, tuple[str, ...]] = {  # the stages that a stage reads
 }
 # Where data and weights lie, and how the work is done, change no row.
 _PLACES = ("annotations", "images", "categories", "cache")
-_HOW = ("folder", "revision", "adapter", "url", "device", "concurrency", "api_key_env")
+_HOW = (
+    *("folder", "revision", "adapter", "url", "device", "concurrency", "api_key_env"),
+    *("give_up_after", "unanswered"),  # what `unanswered: drop` leaves out is counted under its own reason
+)
 
 
 def _prompts(config: Config, names: Iterable[str]) -> dict[str, Any]:

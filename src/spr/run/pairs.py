@@ -6,6 +6,7 @@ items alone; models are built in the process that works on it.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,10 +23,12 @@ from spr.stages.pairing import differences, make_pairs
 from spr.stages.prompts import templates_with
 from spr.stages.regions import draw_regions, select_images
 from spr.stages.scoring import score, spreads
+from spr.store.digests import digest
 from spr.store.executor import Stage, once, run_stage, summary_of, write_times
-from spr.store.folders import CANDIDATES, INDEX, JOURNAL, PAIRS, REGIONS, SCORES
+from spr.store.files import cache_folder
+from spr.store.folders import CANDIDATES, FOLDERS, INDEX, JOURNAL, PAIRS, REGIONS, SCORES
 from spr.store.identity import hold_origin
-from spr.store.progress import Progress
+from spr.store.progress import Progress, counted
 from spr.store.run import Run
 from spr.store.workers import ShardResult
 from spr.types import Description, Dropped, ImageRecord, Region, ScoredCandidate, StageSummary, TrainingPair
@@ -72,6 +75,8 @@ def do_index(config: Config, run: Run, progress: Progress) -> None:
         write_times(run, begin, INDEX)
         lost = sum(counts.rejected.values())
         progress.end(f"{counts.images} images, {counts.annotations} boxes, {lost} set aside")
+        if lost:
+            progress.tell(f"index: set aside: {counted(counts.rejected)}")
         return summary
 
     if not once(run, (INDEX,), origin, make)[1]:
@@ -104,7 +109,7 @@ def _regions_work(config: Config, index_path: str) -> Callable[[Sequence[ImageRe
                     rows, lost = [], [Dropped(image.image_id, problem.reason, problem.detail)]
             kept += rows
             dropped += lost
-        return ShardResult(kept, dropped, store.watch.new())
+        return ShardResult(kept, dropped, images=store.watch.new())
 
     return work
 
@@ -112,7 +117,11 @@ def _regions_work(config: Config, index_path: str) -> Callable[[Sequence[ImageRe
 def do_regions(config: Config, run: Run, progress: Progress) -> None:
     """Index -> run/regions."""
     stage = Stage(
-        origin_of(config, run, "regions"), (REGIONS,), Region, partial(_regions_work, config, run.path(INDEX))
+        origin_of(config, run, "regions"),
+        (REGIONS,),
+        Region,
+        partial(_regions_work, config, run.path(INDEX)),
+        name=lambda image: image.image_id,
     )
     check_index(run)
     images = select_images(open_index(run.path(INDEX)).images(config.data.where), config.regions, config.seed)
@@ -124,18 +133,28 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
 def _nothing_left(
     run: Run, folder: str, what: str, dropped: Mapping[str, int], else_said: str = ""
 ) -> DataError:
-    reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.items()) or else_said
-    return DataError(f"{run.path(folder)}: no {what} is left ({reasons})")
+    verb = next(verb for verb, name in FOLDERS.items() if name == folder)
+    return DataError(
+        f"{run.path(folder)}: no {what} is left ({counted(dropped) or else_said}); once that is mended, "
+        f"--overwrite {verb} makes it again"
+    )
 
 
 # --- describe, score, pair ------------------------------------------------------------------------
 
 
-def journal_of(config: Config) -> str | None:
-    """Where a server's answers are kept until their stage is finished; None where a run folder takes no
-    appended lines.
+def journal_of(config: Config) -> str:
+    """Where a server's answers are kept until their stage is finished: in the run, or in this machine's cache
+    where the run is at a URL, which takes no appended lines.
     """
-    return None if "://" in config.run else Run(config.run).path(JOURNAL)
+    if "://" in config.run:
+        return str(cache_folder() / JOURNAL / digest(config.run.encode())[:16])
+    return Run(config.run).path(JOURNAL)
+
+
+def forget_journal(config: Config) -> None:
+    """Remove the journal: everything that it holds is in a finished stage."""
+    shutil.rmtree(journal_of(config), ignore_errors=True)
 
 
 def _describe_work(
@@ -149,7 +168,7 @@ def _describe_work(
         store.watch.expect({region.image: known for region, known in items if known})
         regions = [region for region, _ in items]
         found = describe(regions, describer, dialect, config.describe, config.seed, templates)
-        return ShardResult(*found, store.watch.new())
+        return ShardResult(found.kept, found.dropped, found.again, store.watch.new())
 
     return work
 
@@ -167,12 +186,15 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
         Description,
         partial(_describe_work, config),
         notes,
+        name=lambda item: item[0].region_id,
         look=partial(look_at_answers, dialect=dialect_of(config), config=config.describe),
     )
     seen = run.image_digests((REGIONS,))
     items = [(region, seen.get(region.image, "")) for region in run.iter_stage(Region, REGIONS)]
-    run_stage(run, stage, items, config.runtime, progress)
-    run.remove(JOURNAL)
+    summary = run_stage(run, stage, items, config.runtime, progress)
+    forget_journal(config)
+    if summary.rows == 0:
+        raise _nothing_left(run, CANDIDATES, "description", summary.dropped)
 
 
 ScoredImage: TypeAlias = tuple[str, list[ScoredRegion]]  # the digest of the image, its regions
@@ -191,7 +213,7 @@ def _score_work(config: Config) -> Callable[[Sequence[ScoredImage]], ShardResult
         found = score(
             [item for _, image in images for item in image], dialect, scorer, detector, config.score
         )
-        return ShardResult(*found, store.watch.new())
+        return ShardResult(*found, images=store.watch.new())
 
     return work
 
@@ -212,6 +234,7 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
         (SCORES,),
         ScoredCandidate,
         partial(_score_work, config),
+        name=lambda image: image[1][0][0].image_id,
         look=partial(spreads, lam=config.pair.lam),
     )
     candidates = _by_region(run.iter_stage(Description, CANDIDATES))
@@ -220,7 +243,9 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
     for _, group in groupby(run.iter_stage(Region, REGIONS), key=lambda r: r.image_id):
         regions = [(r, candidates.get(r.region_id, [])) for r in group]
         images.append((seen.get(regions[0][0].image, ""), regions))
-    run_stage(run, stage, images, config.runtime, progress)
+    summary = run_stage(run, stage, images, config.runtime, progress)
+    if sum(summary.dropped.values()) >= summary.rows:  # an unscored row stays, and is counted as dropped
+        raise _nothing_left(run, SCORES, "scored description", summary.dropped)
 
 
 def _pair_work(
@@ -237,6 +262,7 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
         (PAIRS,),
         TrainingPair,
         partial(_pair_work, config),
+        name=lambda item: item[0].region_id,
         look=partial(differences, dialect=dialect_of(config)),
     )
     scored = _by_region(run.iter_stage(ScoredCandidate, SCORES))

@@ -24,10 +24,19 @@ from spr.evaluation.stage import evaluate_all
 from spr.ports import Describer
 from spr.run.adapters import check_adapter, do_train
 from spr.run.depends import answering, fresh
-from spr.run.pairs import do_describe, do_index, do_pair, do_regions, do_score, journal_of, need_files
+from spr.run.pairs import (
+    do_describe,
+    do_index,
+    do_pair,
+    do_regions,
+    do_score,
+    forget_journal,
+    journal_of,
+    need_files,
+)
 from spr.run.rounds import round_runs
 from spr.run.wiring import Config, build_describer, dialect_of, image_store, trainings
-from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, JOURNAL, REPORT, ROUNDS, STAGES
+from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, REPORT, ROUNDS, STAGES
 from spr.store.identity import versions
 from spr.store.lease import BRIEFLY, check_idle, sole_writer
 from spr.store.progress import Progress
@@ -111,7 +120,7 @@ def do_evaluate(
     evaluate_all(
         run, EVALUATION, config.evaluate, dialect, makers, origins, config.runtime, progress, workers
     )
-    run.remove(JOURNAL)
+    forget_journal(config)
 
 
 def _answering(config: Config, adapter: str | None, journal: str | None, store: FullPaths) -> Describer:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from spr.data.config import DataConfig
 from spr.data.full_paths import FullPaths
@@ -19,6 +20,7 @@ from spr.dialects import Dialect, get_dialect
 from spr.errors import ConfigError, DialectError
 from spr.evaluation.config import EvaluationConfig
 from spr.evaluation.results import BASE
+from spr.models.fields import check_extra_body
 from spr.stages.describe import DescribeConfig
 from spr.stages.pairing import PairConfig
 from spr.stages.prompts import Template, template_named, templates_with
@@ -59,6 +61,31 @@ class ModelConfig:
     server: Literal["vllm", "sglang", "transformers", "other"] = "vllm"
     api_key_env: str = ""  # endpoint only: name of the environment variable with the key, never the key
     concurrency: int = 16  # endpoint only
+    # endpoint only: queries in a row without an answer that end the run (none: 2 x concurrency; 0: never)
+    give_up_after: int | None = None
+    # endpoint only: what the server did not answer is asked again by the next run, or dropped
+    unanswered: Literal["again", "drop"] = "again"
+    extra_body: Mapping[str, Any] = field(default_factory=dict)  # endpoint only: further fields of a request
+    # variables of the chat template, in process and at a server: {enable_thinking: false}
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        parts = urlsplit(self.url)
+        if parts.username is not None or parts.password is not None:
+            raise ConfigError(
+                "model.url: found a user or a password in the address, which would be written into the run, "
+                "expected the key in an environment variable that model.api_key_env names"
+            )
+        for name, value, least in (
+            ("concurrency", self.concurrency, 1),
+            ("give_up_after", self.give_up_after, 0),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"model.{name}: found {value}, expected at least {least}")
+        if self.extra_body and self.kind != "endpoint":
+            raise ConfigError("model.extra_body: found fields of a request, expected kind: endpoint")
+        check_extra_body(self.extra_body)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -70,6 +97,7 @@ class ModelConfig:
             attention=self.attention,
             trust_remote_code=self.trust_remote_code,
             processor=self.processor,
+            chat_template_kwargs=self.chat_template_kwargs,
         )
 
 
@@ -245,6 +273,10 @@ def build_describer(
             concurrency=m.concurrency,
             server=m.server,
             journal=Journal(journal) if journal else None,
+            give_up_after=m.give_up_after,
+            drop_unanswered=m.unanswered == "drop",
+            extra_body=m.extra_body,
+            chat_template_kwargs=m.chat_template_kwargs,
         )
     from spr.models.hf_mllm import HFDescriber
     from spr.models.look import cropping

@@ -1,14 +1,15 @@
 """Stage `describe` (method 2.2): each region is described K times by the user's model, under several prompts.
 
 In: regions. Out: descriptions, K = templates x samples per region, in a fixed order. An answer that failed,
-that is empty, or that breaks off at the token limit is dropped with its reason, and keeps its number.
+that is empty, or that breaks off at the token limit is dropped with its reason, and keeps its number; one
+that may come when it is asked for again is neither.
 The paper's count of candidates and its sampling are unknown; the defaults are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spr.dialects import Dialect
 from spr.ports import Describer
@@ -33,7 +34,10 @@ class DescribeConfig:
 def queries_of(
     region: Region, config: DescribeConfig, dialect: Dialect, templates: Mapping[str, Template] = TEMPLATES
 ) -> list[Query]:
-    """One query per template. Its id, which seeds the sampling, names region and template only."""
+    """One query per template. Its id, which seeds the sampling, names region and template only.
+
+    Raises ValueError for an image that the model of this dialect cannot be shown.
+    """
     return [
         Query(
             item_id=f"{region.region_id}/{name}",
@@ -48,34 +52,30 @@ def queries_of(
     ]
 
 
-def candidates_of(
-    region: Region, queries: Sequence[Query], answers: Sequence[Sequence[Answer]], config: DescribeConfig
-) -> tuple[list[Description], list[Dropped]]:
-    """The descriptions of one region; failed, empty and cut answers are dropped with a reason."""
-    kept: list[Description] = []
-    dropped: list[Dropped] = []
-    index = 0
-    for name, query, samples in zip(config.templates, queries, answers, strict=True):
-        for answer in samples:
-            candidate_id = f"{region.region_id}/{index}"
-            if answer.failed is not None:
-                dropped.append(Dropped(candidate_id, "answer_failed", answer.failed))
-            elif not answer.text.strip():
-                dropped.append(Dropped(candidate_id, "empty_answer"))
-            elif not answer.stopped:
-                dropped.append(
-                    Dropped(
-                        candidate_id,
-                        "answer_cut",
-                        f"no end within {config.max_new_tokens} tokens: …{answer.text[-40:]}",
-                    )
-                )
-            else:
-                kept.append(
-                    Description(candidate_id, region.region_id, index, name, query.prompt, answer.text)
-                )
-            index += 1
-    return kept, dropped
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What came of some regions: rows, what was left out, and what has to be asked for again."""
+
+    kept: list[Description] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    again: list[Dropped] = field(default_factory=list)
+
+    def take(
+        self, region: Region, template: str, prompt: str, index: int, answer: Answer, limit: int
+    ) -> None:
+        """Put an answer where it belongs. `limit`: tokens that it might have."""
+        candidate_id = f"{region.region_id}/{index}"
+        if answer.failed is not None:
+            (self.again if answer.again else self.dropped).append(Dropped.of(candidate_id, answer.failed))
+        elif not answer.stopped:
+            cause = answer.cause or f"no end within {limit} tokens"
+            self.dropped.append(Dropped(candidate_id, "answer_cut", f"{cause}: …{answer.text[-40:]}"))
+        elif not answer.text.strip():
+            self.dropped.append(Dropped(candidate_id, "empty_answer"))
+        else:
+            self.kept.append(
+                Description(candidate_id, region.region_id, index, template, prompt, answer.text)
+            )
 
 
 def describe(
@@ -85,18 +85,24 @@ def describe(
     config: DescribeConfig,
     seed: int,
     templates: Mapping[str, Template] = TEMPLATES,
-) -> tuple[list[Description], list[Dropped]]:
+) -> Described:
     """All descriptions of some regions, in order of region, template, sample."""
     sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens, seed)
-    per_region = [queries_of(region, config, dialect, templates) for region in regions]
-    answers = iter(describer.answer([q for queries in per_region for q in queries], sampling))
-    kept: list[Description] = []
-    dropped: list[Dropped] = []
-    for region, queries in zip(regions, per_region, strict=True):
-        rows, lost = candidates_of(region, queries, [next(answers) for _ in queries], config)
-        kept += rows
-        dropped += lost
-    return kept, dropped
+    found = Described()
+    asked: list[tuple[Region, list[Query]]] = []
+    for region in regions:
+        try:
+            asked.append((region, queries_of(region, config, dialect, templates)))
+        except ValueError as e:
+            found.dropped.append(Dropped(region.region_id, "question", str(e)))
+    answers = iter(describer.answer([q for _, queries in asked for q in queries], sampling))
+    for region, queries in asked:
+        index = 0
+        for name, query in zip(config.templates, queries, strict=True):
+            for answer in next(answers):
+                found.take(region, name, query.prompt, index, answer, config.max_new_tokens)
+                index += 1
+    return found
 
 
 def look_at_answers(rows: Iterable[Description], dialect: Dialect, config: DescribeConfig) -> Findings:

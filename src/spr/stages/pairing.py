@@ -8,6 +8,7 @@ are ours). The text is written again in the model's own notation.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -164,15 +165,19 @@ def with_lambda(score: Score, lam: float) -> Score:
     return replace(score, total=lam * score.semantic + (1.0 - lam) * score.localization)
 
 
+def _finite(total: float | None) -> float | None:
+    return total if total is not None and math.isfinite(total) else None
+
+
 def choose_pair(item_id: str, candidates: Sequence[Candidate], min_margin: float = 0.05) -> Pair | Dropped:
     """Best refined against worst original answer of one region; ties go to the lower candidate index.
 
     Dropped reasons: too_few_scored (fewer than two originals, or no refinement, with a score), same_text,
-    small_margin (gap < min_margin).
+    small_margin (gap < min_margin). A total that is not finite is no score.
     """
     ranked = sorted(candidates, key=lambda c: c.index)
-    originals = [(c.original.total, c) for c in ranked if c.original.total is not None]
-    refined = [(c.refined.total, c) for c in ranked if c.refined.total is not None]
+    originals = [(total, c) for c in ranked if (total := _finite(c.original.total)) is not None]
+    refined = [(total, c) for c in ranked if (total := _finite(c.refined.total)) is not None]
     if len(originals) < 2 or not refined:
         return Dropped(
             item_id,

@@ -9,13 +9,17 @@ lambda never runs a model again.
 G is one set per region (annotations joined with the detector's boxes for the phrases of all K candidates), so
 that the candidates of a region are comparable; the paper's wording also allows one set per candidate
 (`g_scope: candidate`).
+What a picture cannot have (it cannot be read or shown, it does not fit into memory, a model gives no numbers
+for it) leaves its candidates unscored, with the reason.
 Known gap: S_loc has no precision term. The report therefore prints boxes and words per answer beside every
 score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, pstdev
 from typing import Literal
@@ -25,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from spr.boxes import Boxes, as_boxes, inside, iou_matrix, nms, sanitize
 from spr.dialects import Dialect
-from spr.errors import ConfigError
+from spr.errors import ConfigError, DataError, ImageError
 from spr.ports import Detector, ImageTextScorer
 from spr.stages.pairing import Unmatched, refine
 from spr.types import (
@@ -191,9 +195,11 @@ def score_text(
     is no semantic model.
     """
     unscored = _why_unscored(g, references.boxes)
-    if cosines is None and unscored is None:
-        unscored = "no_semantic_score"
     crop, local = cosines if cosines is not None else (None, None)
+    if cosines is not None and not all(map(math.isfinite, cosines)):
+        crop, local, unscored = None, None, unscored or "semantic_not_a_number"
+    if crop is None and unscored is None:
+        unscored = "no_semantic_score"
     semantic = (crop + local) / 2 if crop is not None and local is not None else None
     if unscored is not None:
         return Score(None, semantic, crop, local, None, unscored)
@@ -202,12 +208,34 @@ def score_text(
     return Score(combine(semantic, localization, lam), semantic, crop, local, localization, None)
 
 
+class _NoScoreError(Exception):
+    """A region whose candidates cannot be scored, with the reason."""
+
+
+@contextlib.contextmanager
+def _asking(model: str) -> Iterator[None]:
+    """Ask a model about a picture: what goes wrong with the picture is a reason, "<kind>: <detail>"."""
+    try:
+        yield
+    except ImageError as e:
+        raise _NoScoreError(f"{e.reason}: {e.detail}") from e
+    except MemoryError as e:
+        raise _NoScoreError(f"out_of_memory: {model}: {e}") from e
+    except (OSError, DataError) as e:
+        raise _NoScoreError(f"image: {e}") from e
+    except ValueError as e:
+        raise _NoScoreError(f"image_not_shown: {model}: {e}") from e
+
+
 def _detections(
     image: str, phrases: Sequence[str], detector: Detector | None, config: ScoreConfig
 ) -> dict[str, list[Detection]]:
     if detector is None or config.detector_side == "none" or not phrases:
         return {}
-    return {p.casefold(): found for p, found in zip(phrases, detector.detect(image, phrases), strict=True)}
+    found = detector.detect(image, phrases)
+    if not all(math.isfinite(x) for ds in found for d in ds for x in (*d.box, d.score)):
+        raise _NoScoreError("detector_not_a_number")
+    return {p.casefold(): detections for p, detections in zip(phrases, found, strict=True)}
 
 
 def _cosines(
@@ -229,10 +257,45 @@ def score_region(
     detector: Detector | None,
     config: ScoreConfig,
 ) -> list[ScoredCandidate]:
-    """Scores of all candidates of one region and of their refinements."""
+    """Scores of all candidates of one region and of their refinements; all unscored when its picture cannot
+    be had, or not be shown to a model.
+    """
+    texts = [dialect.parse(c.text, region.frame) for c in candidates]
+    try:
+        return _scored(region, candidates, texts, dialect, scorer, detector, config)
+    except _NoScoreError as e:
+        none = Score(None, None, None, None, None, str(e))
+        return [
+            ScoredCandidate(
+                candidate_id=c.candidate_id,
+                region_id=region.region_id,
+                index=c.index,
+                text=g.text,
+                score=none,
+                boxes=len(predicted_boxes(g)),
+                refined_text=g.text,
+                refined_score=none,
+                refined_boxes=len(predicted_boxes(g)),
+                reference=(),
+                reference_annotated=0,
+                problems=tuple(p.kind for p in g.problems),
+            )
+            for c, g in zip(candidates, texts, strict=True)
+        ]
+
+
+def _scored(
+    region: Region,
+    candidates: Sequence[Description],
+    texts: Sequence[GroundedText],
+    dialect: Dialect,
+    scorer: ImageTextScorer | None,
+    detector: Detector | None,
+    config: ScoreConfig,
+) -> list[ScoredCandidate]:
     frame = region.frame
-    texts = [dialect.parse(c.text, frame) for c in candidates]
-    found = _detections(region.image, phrases_of(texts), detector, config)
+    with _asking("detector"):
+        found = _detections(region.image, phrases_of(texts), detector, config)
 
     def references(g: GroundedText) -> References:
         phrases = phrases_of([g]) if config.g_scope == "candidate" else phrases_of(texts)
@@ -243,7 +306,8 @@ def score_region(
         refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched)
         for g, r in zip(texts, per_text, strict=True)
     ]
-    cosines = _cosines(region, [*texts, *refined], scorer)
+    with _asking("scorer"):
+        cosines = _cosines(region, [*texts, *refined], scorer)
     rows = []
     for c, g, better, r in zip(candidates, texts, refined, per_text, strict=True):
         rows.append(
@@ -272,17 +336,16 @@ def score(
     detector: Detector | None,
     config: ScoreConfig,
 ) -> tuple[list[ScoredCandidate], list[Dropped]]:
-    """Scores of some regions' candidates; an unscored one is also listed as dropped, with its reason (its row
-    stays).
+    """Scores of some regions' candidates; an unscored one is also listed as dropped, under its reason (its
+    row stays).
     """
     rows = [
         row
         for region, candidates in items
         for row in score_region(region, candidates, dialect, scorer, detector, config)
     ]
-    return rows, [
-        Dropped(r.candidate_id, "unscored", r.score.unscored) for r in rows if r.score.unscored is not None
-    ]
+    unscored = [(r.candidate_id, r.score.unscored) for r in rows if r.score.unscored is not None]
+    return rows, [Dropped(name, *why.split(": ", 1)) for name, why in unscored]
 
 
 def spreads(rows: Iterable[ScoredCandidate], lam: float = PAPER_LAMBDA) -> Findings:

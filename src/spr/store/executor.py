@@ -3,6 +3,8 @@ summary.
 
 A shard's rows are a pure function of (stage configuration, items of the shard), so resuming is "do what has
 no file", and one process or many give the same rows.
+An item is kept (a row), dropped (with its reason), or to be tried again: what may come back is neither, its
+shard is not written, and the stage ends unfinished.
 """
 
 from __future__ import annotations
@@ -10,18 +12,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
+from spr.errors import UnfinishedError
 from spr.store.folders import CONFIG_FILE, STAGE_FILE, TIMES_FILE
 from spr.store.identity import Origin, check_origin, digest_of, hold_origin, versions
 from spr.store.lease import sole_writer
-from spr.store.progress import Progress
+from spr.store.progress import Progress, counted
 from spr.store.run import Run, shard_name
 from spr.store.workers import RuntimeConfig, ShardResult, Work, Workers
-from spr.types import Findings, StageFile, StageSummary
+from spr.types import Dropped, Findings, StageFile, StageSummary
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -37,6 +41,7 @@ class Stage(Generic[In, Out]):
     make_work: Callable[[], Work[In, Out]]
     notes: Mapping[str, Any] = field(default_factory=dict)  # for people; not compared
     look: Callable[[Iterable[Out]], Findings] | None = None  # at all rows, once the stage is finished
+    name: Callable[[In], str] = str  # of an item, for messages
 
 
 def summary_of(
@@ -109,7 +114,9 @@ def run_stage(
     progress: Progress,
     workers: Workers | None = None,
 ) -> StageSummary:
-    """Do what is missing of a stage, by `workers` or by its own. Raises what `once` raises."""
+    """Do what is missing of a stage, by `workers` or by its own. Raises what `once` raises, and
+    UnfinishedError when something has to be tried again.
+    """
     summary, made = once(
         run,
         stage.folder,
@@ -119,6 +126,8 @@ def run_stage(
     if not made:
         return summary
     progress.end(f"{summary.rows} rows, {sum(summary.dropped.values())} dropped")
+    if summary.dropped:
+        progress.tell(f"{stage.origin.stage}: dropped: {counted(summary.dropped)}")
     if summary.figures:
         progress.tell(
             f"{stage.origin.stage}: "
@@ -149,7 +158,15 @@ def _do_missing(
     if run.exists(*stage.folder, CONFIG_FILE):
         hold()
 
+    again: list[Dropped] = []
+    asked = 0
+
     def write(number: int, result: ShardResult[Out]) -> None:
+        nonlocal asked
+        asked += len(result.rows) + len(result.dropped) + len(result.again)
+        if result.again:
+            again.extend(result.again)
+            return
         if not run.exists(*stage.folder, CONFIG_FILE):
             hold()
         run.write_shard(number, result.rows, stage.row, result.dropped, result.images, *stage.folder)
@@ -157,7 +174,14 @@ def _do_missing(
 
     if missing:
         with contextlib.nullcontext(workers) if workers is not None else Workers(runtime) as crew:
-            crew.work(stage.make_work, missing, write)
+            crew.work(stage.make_work, missing, write, stage.name)
+    if again:
+        progress.end()
+        reasons = Counter(f"{d.reason} ({d.detail})" for d in again)
+        raise UnfinishedError(
+            f"{run.path(*stage.folder)}: {len(again)} of {asked} unanswered ({counted(reasons)}); the same "
+            "command asks them again, model.unanswered=drop goes on without them"
+        )
     hold()
     summary = finish(run, stage, len(shards))
     write_times(run, begin, *stage.folder)

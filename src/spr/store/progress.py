@@ -4,7 +4,11 @@ terminal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from typing_extensions import override
+
+SHOWN = 8  # ours: kinds of reasons in a line
 
 
 class Progress:
@@ -52,3 +56,10 @@ class Within(Named):
     @override
     def start(self, what: str, total: int, done: int = 0) -> None:
         self._inner.start(f"{self._name}: {what}", total, done)
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """Reasons with their counts in one line, the most frequent first; of many kinds the first SHOWN."""
+    kinds = sorted(reasons.items(), key=lambda kind: (-kind[1], kind[0]))
+    more = [f"{len(kinds) - SHOWN} more kinds"] if len(kinds) > SHOWN else []
+    return ", ".join([*(f"{reason}: {n}" for reason, n in kinds[:SHOWN]), *more])

@@ -73,7 +73,9 @@ class Encoder:
         dialect: Dialect | None = None,
         coordinate_weight: float = 1.0,
         rejected_coordinates: RejectedCoordinates = "all",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        self._template = dict(chat_template_kwargs or {})
         self._prompts = PromptEncoder(model, processor)
         self._processor, self._tokenizer = processor, processor.tokenizer
         self._model_type = str(model.config.model_type)
@@ -100,7 +102,7 @@ class Encoder:
 
     def prompt_text(self, question: str) -> str:
         """The text up to the place where an answer begins, as stage `describe` puts it."""
-        return prompt_text(self._processor, self._model_type, question)
+        return prompt_text(self._processor, self._model_type, question, variables=self._template)
 
     def ask(self, question: str, image: str) -> Row:
         """The prompt as tokens, with the tensors of its picture."""
@@ -156,7 +158,7 @@ class Encoder:
             {"role": "assistant", "content": [{"type": "text", "text": answer.strip()}]},
         ]
         template = self._processor if getattr(self._processor, "chat_template", None) else self._tokenizer
-        answered: str = template.apply_chat_template(turns, tokenize=False)
+        answered: str = template.apply_chat_template(turns, tokenize=False, **self._template)
         at = answered.find(answer.strip(), len(asked))
         if not answered.startswith(asked) or at < 0:
             raise ModelError(

@@ -133,8 +133,8 @@ class Preparer:
         self._config, self._max_length = config, max_length
 
     def encode(self, pairs: Sequence[TrainingPair]) -> tuple[list[Encoded], list[Dropped]]:
-        """The pairs as tokens; those that cannot be trained on, with reasons: unreadable_image, too_long,
-        same_answer.
+        """The pairs as tokens; those that cannot be trained on, with reasons: unreadable_image,
+        image_not_shown (to this processor), too_long, same_answer.
         """
         kept: list[Encoded] = []
         dropped: list[Dropped] = []
@@ -143,6 +143,9 @@ class Preparer:
                 encoded = self._encoder.encode(pair)
             except (DataError, OSError) as e:
                 dropped.append(Dropped(pair.pair_id, "unreadable_image", str(e)))
+                continue
+            except ValueError as e:
+                dropped.append(Dropped(pair.pair_id, "image_not_shown", str(e)))
                 continue
             if self._max_length is not None and encoded.longest > self._max_length:
                 detail = (

@@ -23,7 +23,7 @@ from spr.errors import DataError, UserError
 from spr.models.loading import context_length, load_mllm, quiet_peft
 from spr.models.weights import adapter_digest, checkpoint_digest
 from spr.store.identity import Origin, check_origin, hold_origin
-from spr.store.progress import Progress
+from spr.store.progress import Progress, counted
 from spr.store.run import Run
 from spr.training.adapter import attach, write_card
 from spr.training.check import check_rows
@@ -92,7 +92,13 @@ def train(
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)
         encoder = Encoder(
-            model, processor, load_image, dialect, config.coordinate_weight, config.rejected_coordinates
+            model,
+            processor,
+            load_image,
+            dialect,
+            config.coordinate_weight,
+            config.rejected_coordinates,
+            checkpoint.chat_template_kwargs,
         )
         family = family_of(model)
         images = Images(model, encoder, config.feature_cache_mb)
@@ -116,8 +122,7 @@ def train(
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
             if not kept:
                 raise DataError(
-                    f"{out}: no pair is left to train on "
-                    f"({', '.join(f'{k}: {v}' for k, v in reasons.items()) or 'there was none'})"
+                    f"{out}: no pair is left to train on ({counted(reasons) or 'there was none'})"
                 )
             difference, warned = check_rows(peft, policy, family, kept[0].pair)
             steps = steps_of([p.pair for p in kept], config.batch, config.epochs, seed)
@@ -143,6 +148,8 @@ def train(
     if args.process_index == 0:
         write_card(out, checkpoint.folder, config, dataclasses.asdict(result))
     progress.end(f"{len(steps)} steps, loss {result.figures.get('loss')}")
+    if reasons:
+        progress.tell(f"dropped: {counted(reasons)}")
     for warning in result.warnings:
         progress.tell(f"warning: {warning}")
     return result

@@ -4,8 +4,11 @@ files have reasons.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import pickle
+import socket
 import struct
 import tarfile
 import warnings
@@ -19,7 +22,7 @@ import pytest
 from PIL import Image
 
 from spr.data.images import ImageStore, open_store, safe_path
-from spr.errors import DataError, ImageError
+from spr.errors import DataError, ImageError, UnfinishedError
 from tests.unit.data.worlds import picture
 
 SIZE = (64, 48)
@@ -227,3 +230,91 @@ def test_sizes_come_from_headers(tmp_path: Path) -> None:
 def test_a_png_in_memory_is_what_it_is() -> None:
     """The hand-made PNG header is valid, so that the bombs above are refused for their size only."""
     assert Image.open(io.BytesIO(png_of_size(100, 50))).size == (100, 50)
+
+
+class Sick:
+    """A file system that fails with an error the first few times."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        self.error, self.left = error, times
+
+    def cat_file(self, name: str) -> bytes:
+        self.left -= 1
+        if self.left >= 0:
+            raise self.error
+        return png()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class HttpError(Exception):
+    """As aiohttp's: a status, and no OSError."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+def coded(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(coded(n) for n in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ECONNREFUSED)),
+        *(TimeoutError(), ConnectionResetError(), socket.gaierror(-3, "no name")),
+        *(HttpError(n) for n in (429, 500, 503)),
+    ],
+    ids=repr,
+)
+def test_what_may_come_back_is_no_bad_picture(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is down for a minute made every picture of that minute a drop for good."""
+    monkeypatch.setattr("spr.data.images.PAUSES", (0.0, 0.0))
+    store = open_store(str(tmp_path))
+    store._fs = Sick(error, 2)
+    assert store.load("a.png").size == (4, 3)
+    store._fs = Sick(error, 99)
+    with pytest.raises(UnfinishedError, match=r"b\.png: cannot be reached .*; the same command goes on"):
+        store.load("b.png")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(coded(n) for n in (errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EINVAL)),
+        *(HttpError(403), zipfile.BadZipFile("Bad CRC-32"), zlib.error("bad")),
+        UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates not allowed"),
+    ],
+    ids=repr,
+)
+def test_what_stays_bad_is_that_pictures_reason(error: Exception, tmp_path: Path) -> None:
+    """Symlink loops, over-long and unreadable names, damaged archives ended the run in a traceback."""
+    store = open_store(str(tmp_path))
+    store._fs = Sick(error, 99)
+    with pytest.raises(ImageError) as caught:
+        store.load("a.png")
+    assert caught.value.reason == "unreadable_image"
+    assert "\n" not in str(caught.value)
+
+
+def test_real_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as z:
+        z.writestr("a.png", png())
+    data = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(data.replace(png()[:40], png()[:39] + b"!", 1))
+    for root, name in (
+        ("", "loop.png"),
+        ("", f"{'long' * 100}.png"),
+        ("", "odd\udc80.png"),
+        ("a.zip", "a.png"),
+    ):
+        with pytest.raises(ImageError):
+            open_store(str(tmp_path / root)).load(name)

@@ -1,5 +1,6 @@
-"""A real HTTP server on 127.0.0.1 that speaks chat completions, and fails as it is told to. Every request and
-every answer it gave is kept.
+"""A fake server: real HTTP on 127.0.0.1 that speaks chat completions as it is told to, like a known server or
+like one that fails, limits or dies. What it imitates is written from the servers' documentation: none of them
+runs here but transformers serve (tests/contract/test_serve.py). Every request and every answer is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ class Script:
     at_most: int = 100
     reply: Callable[[str, int], str] = lambda prompt, k: f" {prompt} #{k}"
     finish: str = "stop"
-    strict: bool = False  # 422 for fields that OpenAI does not know
+    # what it says to a request that it does not take: (status, body), or None
+    refuse: Callable[[dict[str, Any]], tuple[int, str] | None] = lambda body: None
+    choice: Callable[[str], dict[str, Any]] | None = None  # a choice with this text, where it is an odd one
+    usage: dict[str, int] | None = None
+    rate: float = 0.0  # requests per second that it takes; others get 429
+    retry_after: str | None = None
+    dies_after: int = 0  # requests; then it closes every connection
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes = b""  # answer everything with these bytes
     status: int = 0  # answer everything with this status
     body: str = "{}"
     slow: float = 1.0
@@ -40,13 +49,14 @@ class Script:
     seen: Counter[str] = field(default_factory=Counter)
     delivered: Counter[str] = field(default_factory=Counter)
     images: dict[str, list[Image.Image]] = field(default_factory=dict)
+    taken: list[float] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def _completion(choices: list[dict[str, Any]]) -> bytes:
-    return json.dumps({"object": "chat.completion", "choices": choices}).encode()
+def _completion(choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
+    return json.dumps({"object": "chat.completion", "choices": choices, "usage": usage}).encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,12 +98,16 @@ class _Handler(BaseHTTPRequestHandler):
                 Image.open(io.BytesIO(base64.b64decode(u.removeprefix("data:image/png;base64,"))))
                 for u in urls
             ]
+        if script.dies_after and len(script.requests) > script.dies_after:
+            return self._fail("drop")
+        if script.rate and not self._has_room(script):
+            return self._send(429, b"{}", {"Retry-After": script.retry_after} if script.retry_after else {})
         if script.status:
-            return self._send(script.status, script.body.encode())
-        if script.strict and "skip_special_tokens" in body:
-            return self._send(
-                422, b'{"detail": "Unexpected fields in the request: {\'skip_special_tokens\'}"}'
-            )
+            return self._send(script.status, script.body.encode(), script.headers)
+        if script.raw:
+            return self._send(200, script.raw, script.headers)
+        if (refusal := script.refuse(body)) is not None:
+            return self._send(refusal[0], refusal[1].encode())
         faults = script.faults.get(prompt, ())
         if k < len(faults) and faults[k] != "ok":
             return self._fail(faults[k])
@@ -102,11 +116,24 @@ class _Handler(BaseHTTPRequestHandler):
             start = script.delivered[prompt]
             count = min(body.get("n", 1), script.at_most)
             script.delivered[prompt] += count
+        texts = [script.reply(prompt, start + i) for i in range(count)]
         choices = [
-            {"message": {"content": script.reply(prompt, start + i)}, "finish_reason": script.finish}
-            for i in range(count)
+            script.choice(text)
+            if script.choice
+            else {"message": {"content": text}, "finish_reason": script.finish}
+            for text in texts
         ]
-        return self._send(200, _completion(choices))
+        return self._send(200, _completion(choices, script.usage))
+
+    def _has_room(self, script: Script) -> bool:
+        """Whether fewer than `rate` requests were taken in the last second."""
+        with script.lock:
+            now = time.monotonic()
+            script.taken = [t for t in script.taken if t > now - 1]
+            room = len(script.taken) < script.rate
+            if room:
+                script.taken.append(now)
+            return room
 
     def _fail(self, fault: str) -> None:
         """Fail in one way."""

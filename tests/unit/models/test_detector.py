@@ -4,6 +4,7 @@ post-processing give.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -91,3 +92,13 @@ def test_a_phrase_that_is_too_long_is_asked_in_windows(detector: OpenVocabularyD
 def test_another_kind_of_model_is_refused(checkpoints: Callable[[str], str]) -> None:
     with pytest.raises(ConfigError, match="cannot load as a checkpoint"):
         OpenVocabularyDetector(checkpoints("clip"), load_image=load_noise)
+
+
+def test_scores_that_are_no_numbers_are_seen(checkpoints: Callable[[str], str]) -> None:
+    """NaN is not above a threshold: a broken model found nothing, and said nothing of it."""
+    broken = OpenVocabularyDetector(checkpoints("owl"), load_image=load_noise, threshold=0.5)
+    with torch.no_grad():
+        next(broken.engine.model.class_head.parameters()).fill_(torch.nan)  # type: ignore[attr-defined]
+    (found,) = broken.detect("1", ["a cat"])
+    assert found
+    assert all(math.isnan(d.score) for d in found)

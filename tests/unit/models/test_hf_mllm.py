@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 
 from spr.errors import ConfigError
-from spr.models.hf_mllm import HFDescriber, in_halves
+from spr.models.hf_mllm import HFDescriber
+from spr.models.memory import in_halves
 from spr.ports import Describer
 from spr.types import Checkpoint, Query, Sampling
 from tests.unit.models.conftest import load_noise, noise
@@ -142,9 +144,101 @@ def test_batches_are_halved_until_they_fit(caplog: pytest.LogCaptureFixture) -> 
     assert found == [10 * i for i in range(9)]
     assert (tried, size) == ([8, 4, 2, 2, 2, 2, 1], 2)
     assert caplog.messages == [
-        "a batch did not fit into memory: going on with batches of 4 prompts",
-        "a batch did not fit into memory: going on with batches of 2 prompts",
+        "a batch did not fit into memory: going on with batches of 4",
+        "a batch did not fit into memory: going on with batches of 2",
     ]
+
+
+def test_what_does_not_fit_alone_is_one_items_failure() -> None:
+    """It left the loop as an exception: a traceback, again at each resume."""
+
+    def work(batch: Sequence[int]) -> list[str]:
+        if 5 in batch:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory")
+        return [str(i) for i in batch]
+
+    def other(batch: Sequence[int]) -> list[str]:
+        raise RuntimeError("another")
+
+    found, size = in_halves(work, range(8), 4, lambda item, e: "does not fit")
+    assert found == ["0", "1", "2", "3", "4", "does not fit", "6", "7"]
+    assert size == 1
+    with pytest.raises(MemoryError):
+        in_halves(work, range(8), 4)
+    with pytest.raises(RuntimeError, match="another"):
+        in_halves(other, [1], 1)
+
+
+@pytest.mark.parametrize("batching", ["per_item", "throughput"])
+def test_a_prompt_that_needs_too_much_memory_is_dropped_alone(
+    checkpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, batching: str
+) -> None:
+    """Both ways of batching: the batch is halved until the one is found; the others have their answers."""
+    describer = HFDescriber(checkpoints("mllm"), load_image=load_noise, batching=batching)
+    asked = [*queries(), Query("big", "1", 224, 224, "Where is " + "the dog and " * 40, None, "g")]
+    alone = [describer.answer([q], GREEDY)[0] for q in asked[:3]]
+    answer = describer._decoder.answer
+
+    def small(rows: Sequence[Any], *rest: Any) -> Any:
+        if any(row.item_id == "big" for row in rows):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return answer(rows, *rest)
+
+    monkeypatch.setattr(describer._decoder, "answer", small)
+    found = describer.answer(asked, GREEDY)
+    assert found[:3] == alone
+    assert found[3][0].failed is not None
+    assert found[3][0].failed.startswith("out_of_memory: the prompt does not fit alone (CUDA out of memory")
+    assert not found[3][0].again
+
+
+def test_a_long_prompt_does_not_shorten_its_neighbours(
+    checkpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer has the room that its own prompt leaves; what cuts it is said with the right number."""
+    describer = HFDescriber(checkpoints("mllm"), load_image=load_noise, batching="throughput")
+    monkeypatch.setattr(describer, "stops", frozenset())
+    monkeypatch.setattr(describer._decoder, "stops", frozenset())
+    short, long = queries()[0], Query("long", "1", 224, 224, "dog " * 60)
+    room = 5
+    describer.context = len(describer.row(long).ids) + room
+    greedy = Sampling(n=1, temperature=0, max_new_tokens=20)
+    alone = [describer.answer([q], greedy)[0] for q in (short, long)]
+    assert describer.answer([short, long], greedy) == alone
+    assert alone[0][0].cause is None
+    assert alone[1][0].cause == f"the context of {describer.context} tokens leaves room for {room}"
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_logits_that_are_no_numbers_are_a_failed_answer(
+    checkpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """float16 overflows in some models: what was chosen from NaN was kept as if the model had said it."""
+    describer = HFDescriber(checkpoints("mllm"), load_image=load_noise)
+    steps = iter(range(1000))
+    forward = describer.model.forward
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        if next(steps) >= at and out.logits.shape[0] > 1:
+            out.logits[1] = torch.nan
+        return out
+
+    monkeypatch.setattr(describer.model, "forward", broken)
+    monkeypatch.setattr(describer._decoder, "stops", frozenset())
+    found = describer.answer(queries(), Sampling(n=1, temperature=0, max_new_tokens=6))
+    assert [a[0].failed is None for a in found] == [True, False, True]
+    assert found[1][0].failed is not None
+    assert found[1][0].failed.startswith("not_a_number: ")
+
+
+def test_variables_of_the_chat_template_reach_the_prompt(checkpoints: Callable[[str], str]) -> None:
+    """enable_thinking: false could not be said in process."""
+    describer = HFDescriber(
+        Checkpoint(checkpoints("mllm"), chat_template_kwargs={"enable_thinking": False}), load_noise
+    )
+    describer.processor.chat_template = "{{ messages[0].content[-1].text }} {{ enable_thinking }}"
+    assert describer.prompt(queries()[0]).endswith("False")
 
 
 @pytest.mark.parametrize(

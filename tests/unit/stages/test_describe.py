@@ -13,7 +13,7 @@ from spr.errors import ConfigError
 from spr.models.scripted import ScriptedDescriber
 from spr.stages.describe import DescribeConfig, describe, look_at_answers, queries_of
 from spr.stages.prompts import TEMPLATES, Template, listed, question, templates_with, with_article
-from spr.types import Answer, Description, Query, Region, RegionObject
+from spr.types import Answer, Description, Region, RegionObject
 
 FERRET = get_dialect("ferret")
 REGION = Region(
@@ -31,11 +31,9 @@ REGION = Region(
 
 def test_candidates_come_in_order_of_template_and_sample() -> None:
     model = ScriptedDescriber(lambda query, k: f"{query.item_id} {k}")
-    kept, dropped = describe(
-        [REGION], model, FERRET, DescribeConfig(templates=("plain", "list"), samples=2), seed=0
-    )
-    assert dropped == []
-    assert [(c.index, c.template, c.text) for c in kept] == [
+    found = describe([REGION], model, FERRET, DescribeConfig(templates=("plain", "list"), samples=2), seed=0)
+    assert found.dropped == found.again == []
+    assert [(c.index, c.template, c.text) for c in found.kept] == [
         (0, "plain", "i#0/plain 0"),
         (1, "plain", "i#0/plain 1"),
         (2, "list", "i#0/list 0"),
@@ -43,19 +41,49 @@ def test_candidates_come_in_order_of_template_and_sample() -> None:
     ]
 
 
-def test_a_failed_an_empty_and_a_cut_answer_are_dropped_and_keep_their_number() -> None:
-    def script(query: Query, k: int) -> str | Answer:
-        return [Answer("", failed="server gone"), "  ", Answer("a cat [1, 2", stopped=False), "a cat"][k]
-
-    kept, dropped = describe(
-        [REGION], ScriptedDescriber(script), FERRET, DescribeConfig(templates=("plain",), samples=4), seed=0
-    )
-    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [
-        ("i#0/0", "answer_failed", "server gone"),
-        ("i#0/1", "empty_answer", ""),
-        ("i#0/2", "answer_cut", "no end within 512 tokens: …a cat [1, 2"),
+def test_every_answer_is_kept_dropped_or_asked_again_and_keeps_its_number() -> None:
+    """Three outcomes, and no fourth: what may come back is neither a row nor a drop."""
+    answers = [
+        Answer("", failed="server gone"),
+        Answer("", failed="refused: too large"),
+        "  ",
+        Answer("a cat [1, 2", stopped=False),
+        Answer("<think>a cat", stopped=False, cause="cut while thinking"),
+        "a cat",
+        Answer("", failed="endpoint: timeout (6 tries)", again=True),
     ]
-    assert [c.candidate_id for c in kept] == ["i#0/3"]
+    found = describe(
+        [REGION],
+        ScriptedDescriber(lambda query, k: answers[k]),
+        FERRET,
+        DescribeConfig(templates=("plain",), samples=len(answers)),
+        seed=0,
+    )
+    assert [(d.item_id, d.reason, d.detail) for d in found.dropped] == [
+        ("i#0/0", "answer_failed", "server gone"),
+        ("i#0/1", "refused", "too large"),
+        ("i#0/2", "empty_answer", ""),
+        ("i#0/3", "answer_cut", "no end within 512 tokens: …a cat [1, 2"),
+        ("i#0/4", "answer_cut", "cut while thinking: …<think>a cat"),
+    ]
+    assert [c.candidate_id for c in found.kept] == ["i#0/5"]
+    assert [(d.item_id, d.reason, d.detail) for d in found.again] == [
+        ("i#0/6", "endpoint", "timeout (6 tries)")
+    ]
+
+
+def test_an_image_that_a_notation_cannot_show_costs_its_own_region_only() -> None:
+    """900x4: Qwen2.5-VL takes no picture of such a shape. It stopped the run, again at each resume."""
+    thin = replace(REGION, region_id="thin#0", width=900, height=4)
+    found = describe(
+        [thin, REGION],
+        ScriptedDescriber(lambda query, k: "a cat"),
+        get_dialect("qwen2_5_vl"),
+        DescribeConfig(templates=("plain",), samples=1),
+        seed=0,
+    )
+    assert [(d.item_id, d.reason) for d in found.dropped] == [("thin#0", "question")]
+    assert [c.candidate_id for c in found.kept] == ["i#0/0"]
 
 
 def test_only_the_templates_with_a_crop_send_one() -> None:

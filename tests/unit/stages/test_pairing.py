@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -151,6 +152,8 @@ def test_ties_go_to_the_lower_index_whatever_the_order_of_rows() -> None:
         ([], "too_few_scored", "no candidate"),
         ([_candidate(0, 0.1, 0.9)], "too_few_scored", "one candidate"),
         ([_candidate(0, 0.1, 0.9), _candidate(1, None, 0.9)], "too_few_scored", "only one has a score"),
+        ([_candidate(0, 0.1, 0.9), _candidate(1, math.nan, 0.9)], "too_few_scored", "NaN is no score"),
+        ([_candidate(0, 0.1, math.nan), _candidate(1, 0.2, math.inf)], "too_few_scored", "none refined"),
         (
             [_candidate(0, 0.5, 0.5, "same", "same"), _candidate(1, 0.6, 0.4)],
             "same_text",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spr.dialects import get_dialect
-from spr.errors import ConfigError
+from spr.errors import ConfigError, ImageError
 from spr.stages.scoring import (
     References,
     ScoreConfig,
@@ -241,9 +241,67 @@ def test_without_a_semantic_model_the_row_stays_and_says_why() -> None:
     items = [(_region(A), [_candidate(0, "a cat [0, 0, 100, 100].")])]
     rows, dropped = score(items, FERRET, None, None, ScoreConfig())
     assert rows[0].score.unscored == "no_semantic_score"
-    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [
-        ("img#0/0", "unscored", "no_semantic_score")
-    ]
+    assert [(d.item_id, d.reason, d.detail) for d in dropped] == [("img#0/0", "no_semantic_score", "")]
+
+
+class _Fails:
+    """A scorer or a detector that fails on its first picture."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.asked = error, 0
+
+    def fail(self) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise self.error
+
+    def similarities(
+        self, image: str, regions: Sequence[Box], texts: Sequence[str], pairs: Sequence[tuple[int, int]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self.fail()
+        return np.full(len(pairs), 0.2), np.full(len(pairs), 0.4)
+
+    def detect(self, image: str, phrases: Sequence[str]) -> list[list[Detection]]:
+        self.fail()
+        return [[] for _ in phrases]
+
+
+@pytest.mark.parametrize("which", ["scorer", "detector"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImageError("a.jpg", "truncated_image", "broken"), "truncated_image"),
+        (OSError("gone"), "image"),
+        (ValueError("absolute aspect ratio must be smaller than 200"), "image_not_shown"),
+        (MemoryError("20 GiB"), "out_of_memory"),
+    ],
+)
+def test_a_picture_that_a_model_cannot_have_leaves_its_candidates_unscored(
+    which: str, error: Exception, reason: str
+) -> None:
+    """It ended the stage. The next region is scored as ever."""
+    sick, well = _Fails(error), _Fails(error)
+    well.asked = 1
+    texts = ["a cat [0, 0, 100, 100].", "a cat [0, 0, 90, 100]."]
+    items = [(_region(A), [_candidate(k, t) for k, t in enumerate(texts)])] * 2
+    scorer, detector = (sick, well) if which == "scorer" else (well, sick)
+    rows, dropped = score(items, FERRET, scorer, detector, ScoreConfig())
+    assert [row.score.total is None for row in rows] == [True, True, False, False]
+    assert [row.text for row in rows] == texts * 2
+    assert [d.reason for d in dropped] == [reason] * 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_no_score(value: float) -> None:
+    """NaN made pairs: it is less than no margin."""
+    items = [(_region(A), [_candidate(0, "a cat [0, 0, 100, 100].")])]
+    rows, dropped = score(items, FERRET, _Scorer({"a cat.": (value, 0.3)}), None, ScoreConfig())
+    assert rows[0].score == Score(None, None, None, None, None, "semantic_not_a_number")
+    broken = Detection((0.0, 0.0, value, 10.0), 0.9, "a cat")
+    for found in (broken, Detection((0.0, 0.0, 10.0, 10.0), value, "a cat")):
+        detector = _Detector({"a cat": [found]})
+        rows, dropped = score(items, FERRET, _Scorer({"a cat.": (0.2, 0.3)}), detector, ScoreConfig())
+        assert [d.reason for d in dropped] == ["detector_not_a_number"]
 
 
 def _scored(region: str, index: int, semantic: float | None, localization: float | None) -> ScoredCandidate:

@@ -28,7 +28,7 @@ def _make() -> Any:
         return ShardResult(
             [ImageRecord(f"image {i}", "p", i, i) for i in items if i % 3],
             [Dropped(str(i), "three") for i in items if i % 3 == 0],
-            [SeenImage(f"image {i}", i, "d") for i in items],
+            images=[SeenImage(f"image {i}", i, "d") for i in items],
         )
 
     return work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from spr.errors import StaleRunError
+from spr.errors import StaleRunError, UnfinishedError
 from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin, changed_fields, digest_of
 from spr.store.progress import Progress
@@ -123,7 +124,12 @@ def test_a_look_at_all_rows_is_kept_and_warned_of(tmp_path: Path) -> None:
     )
     run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
     run_stage(run, looking, [0, 1, 2, 3, 4], RuntimeConfig(1, 1, 2), Listener())
-    assert said == ["3 rows, 2 dropped", "regions: mean width 2.000", "regions: warning: small"]
+    assert said == [
+        "3 rows, 2 dropped",
+        "regions: dropped: odd: 2",
+        "regions: mean width 2.000",
+        "regions: warning: small",
+    ]
     summary = run.summary("regions")
     assert summary is not None
     assert (summary.figures, summary.warnings) == ({"mean_width": 2.0}, ("small",))
@@ -150,6 +156,86 @@ def test_workers_build_once_what_several_stages_share(tmp_path: Path, processes:
     built = Path(log).read_text().splitlines()
     assert len(built) == len(set(built)) <= 2 * processes
     assert len({line.split()[1] for line in built}) <= processes
+
+
+def outage(log: str) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """A stage whose items 3 and 8 get no answer the first time."""
+
+    def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
+        with Path(log).open("a") as f:
+            f.write(f"{items[0]}\n")
+        first = Path(log).read_text().split().count(str(items[0])) == 1
+        again = [Dropped(str(i), "endpoint", "timeout") for i in items if i in (3, 8) and first]
+        rows = [ImageRecord(str(i), "p", i, i) for i in items]
+        return ShardResult(rows[len(again) :], again=again)
+
+    return work
+
+
+def test_what_may_come_back_leaves_the_stage_unfinished(tmp_path: Path) -> None:
+    """No row and no drop: the shard has no file, the others have; the same command does only what is
+    missing.
+    """
+    run, log = Run(str(tmp_path / "run")), tmp_path / "log"
+    flaky = replace(stage(), make_work=partial(outage, str(log)))
+    with pytest.raises(UnfinishedError) as caught:
+        run_stage(run, flaky, list(range(12)), RuntimeConfig(1, 1, 3), Progress())
+    assert "2 of 12 unanswered (endpoint (timeout): 2); the same command asks them again" in str(caught.value)
+    assert run.shard_names("regions") == [shard_name(0), shard_name(3)]
+    assert run.summary("regions") is None
+    summary = run_stage(run, flaky, list(range(12)), RuntimeConfig(1, 1, 3), Progress())
+    assert summary.rows == 12
+    assert log.read_text().split() == ["0", "3", "6", "9", "3", "6"]
+
+
+def killed_at(log: str, item: int, times: int) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
+    """Work whose process is killed at an item, the first few times."""
+    do = make_work(None)
+
+    def work(items: Sequence[int]) -> ShardResult[ImageRecord]:
+        if item in items and len(list(Path(log).iterdir())) < times:
+            (Path(log) / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return do(items)
+
+    return work
+
+
+@pytest.mark.parametrize("times", [2, 99])
+def test_a_killed_worker_is_replaced_and_its_shard_tried_again(
+    tmp_path: Path, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory runs out for one shard: it is tried three times; the others are finished either way. The line
+    names shard and item. It was a traceback of 56 lines.
+    """
+    run, log, items = Run(str(tmp_path / "run")), tmp_path / "log", list(range(20))
+    log.mkdir()
+    killed = replace(stage(), make_work=partial(killed_at, str(log), 13, times), name=lambda i: f"<{i}>")
+    runtime = RuntimeConfig(2, 1, 4)
+    if times == 99:
+        with pytest.raises(UnfinishedError) as caught:
+            run_stage(run, killed, items, runtime, Progress())
+        assert str(caught.value) == (
+            "shard 3: its worker was killed 3 times (signal 9; out of memory?), item <13> does it; lower "
+            "runtime.workers or runtime.shard_size; the same command goes on"
+        )
+        assert run.shard_names("regions") == [shard_name(n) for n in (0, 1, 2, 4)]
+        run_stage(run, stage(), items, runtime, Progress())
+    else:
+        run_stage(run, killed, items, runtime, Progress())
+        assert len(caplog.messages) == 2
+        assert caplog.messages[0] == "a worker was killed (signal 9) in shard 3: tried again (2 of 3)"
+    whole = Run(str(tmp_path / "whole"))
+    run_stage(whole, stage(), items, RuntimeConfig(1, 1, 4), Progress())
+    assert run.summary("regions") == whole.summary("regions")
+
+
+def test_what_a_worker_raises_comes_with_its_trace(tmp_path: Path) -> None:
+    """The first exception ends the work, in a process as here; nobody waits for the others."""
+    run = Run(str(tmp_path))
+    with pytest.raises(TypeError) as caught:
+        run_stage(run, stage(), [0, 2, "x", 4], RuntimeConfig(2, 1, 1), Progress())
+    assert "in work" in "".join(caught.value.__notes__)
 
 
 KILLED = """
