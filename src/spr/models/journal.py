@@ -48,7 +48,7 @@ class Journal:
                 continue
             key, answers = json.loads(data)
             self._found.setdefault(key, []).extend(
-                Answer(text, stopped, cause=cause) for text, stopped, cause in answers
+                Answer(text, stopped, failed, cause=cause) for text, stopped, failed, cause in answers
             )
         return damaged
 
@@ -58,6 +58,6 @@ class Journal:
 
     def add(self, key: str, answers: Sequence[Answer]) -> None:
         """Write down answers that have just come."""
-        data = json.dumps([key, [[a.text, a.stopped, a.cause] for a in answers]]).encode("ascii")
+        data = json.dumps([key, [[a.text, a.stopped, a.failed, a.cause] for a in answers]]).encode("ascii")
         with self._lock, self._own.open("ab") as f:
             f.write(digest(data)[:_DIGITS].encode() + b" " + data + b"\n")

@@ -203,7 +203,7 @@ ODD = "a\u2028b\u2029c\x85d\x0be\x1cf\rg\nh \U0001f600 \x00"
 
 def test_a_journal_holds_every_text(tmp_path: Path) -> None:
     """U+2028, U+2029 and U+0085 end a line for `splitlines`; the next start died of it."""
-    answers = [Answer(ODD), Answer("cut", stopped=False, cause="why")]
+    answers = [Answer(ODD), Answer("cut", stopped=False, cause="why"), Answer("", failed="filtered: x")]
     Journal(tmp_path).add("k", answers)
     assert Journal(tmp_path).answers("k") == answers
 
