@@ -83,6 +83,15 @@ class ModelError(SprError):
     """A model or a server broke the promise of its port."""
 
 
+def why_no_picture(e: Exception) -> str:
+    """Why a model has no picture ("<kind>: <detail>"): it cannot be read, or a processor cannot show it."""
+    if isinstance(e, ImageError):
+        return f"{e.reason}: {e.path}: {e.detail}"
+    if isinstance(e, OSError | DataError):
+        return f"image: {e}"
+    return f"image_not_shown: {e}"
+
+
 def missing_extra(feature: str, extra: str) -> MissingExtraError:
     """The one line that names the extra which brings `feature` (`pip install "spr-vlm[extra]"`)."""
     return MissingExtraError(f'{feature} needs an optional dependency: pip install "spr-vlm[{extra}]"')

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 Box: TypeAlias = tuple[float, float, float, float]
 Span: TypeAlias = tuple[int, int]
+Out = TypeVar("Out")
 
 ProblemKind: TypeAlias = Literal[
     "truncated",  # the text breaks off inside a box or a tag
@@ -374,6 +375,18 @@ class SeenImage:
     image: str  # as the rows name it
     size: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult(Generic[Out]):
+    """What came of the items of a shard: rows, what was left out, what may come when it is asked for again
+    (then the shard is not finished), and the images that were opened for it.
+    """
+
+    rows: list[Out]
+    dropped: list[Dropped] = field(default_factory=list)
+    again: list[Dropped] = field(default_factory=list)
+    images: list[SeenImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

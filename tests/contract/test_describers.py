@@ -138,7 +138,7 @@ def test_descriptions_are_scored(
     region = Region("r", "1@70x56", "1@70x56", 70, 56, 0, (5.0, 5.0, 40.0, 50.0), "0", objects)
     config = DescribeConfig(templates=("plain", "list"), samples=2, max_new_tokens=8)
     found = describe([region], load(name), dialect, config, seed=0)
-    kept, dropped = found.kept, found.dropped
+    kept, dropped = found.rows, found.dropped
     assert len(kept) + len(dropped) == 4
     assert {d.reason for d in dropped} <= {"empty_answer", "answer_cut"}
     answers = load(name).answer(queries_of(region, config, dialect), Sampling(n=2, max_new_tokens=8))

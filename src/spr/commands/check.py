@@ -23,8 +23,7 @@ from spr.store.folders import DROPPED, INDEX, STAGE_FILE
 from spr.store.identity import Origin
 from spr.store.progress import Progress, counted
 from spr.store.run import Run
-from spr.store.workers import ShardResult
-from spr.types import Dropped, ImageRecord
+from spr.types import Dropped, ImageRecord, ShardResult
 
 _EXAMPLES = 2  # shown per reason
 

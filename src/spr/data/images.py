@@ -139,7 +139,6 @@ class ImageStore:
         self._cache: OrderedDict[str, tuple[Image.Image, int, str]] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
-        self._remote = "://" in root and not root.startswith((ROWS, "file://"))
         shared = _archive(root) or "::" in root or root.startswith(ROWS)
         self._reading = threading.Lock() if shared else None  # an archive has one file position
 
@@ -154,7 +153,8 @@ class ImageStore:
         if plain is None:
             raise ImageError(path, "path_outside_root", f"expected a path below {self.root}")
         name = f"{self._base}/{plain}" if self._base else plain
-        for pause in (*PAUSES, None):
+        pauses = list(PAUSES)
+        while True:
             try:
                 with self._reading or contextlib.nullcontext():
                     return bytes(self._fs.cat_file(name))
@@ -163,12 +163,11 @@ class ImageStore:
             except SprError:
                 raise
             except Exception as e:
-                if not _may_pass(e, self._remote):
+                if not _may_pass(e, _remote(self.root)):
                     raise ImageError(path, "unreadable_image", _one_line(e)) from None
-                if pause is None:
-                    raise unreachable(f"{self.root}: {path}", e) from None
-                time.sleep(pause)
-        raise AssertionError
+                if not pauses:
+                    raise _unreachable(f"{self.root}: {path}", e) from None
+                time.sleep(pauses.pop(0))
 
     def paths(self) -> list[str]:
         """The paths of all image files (by their endings), sorted."""
@@ -258,7 +257,7 @@ def open_store(root: str) -> ImageStore:
     return ImageStore(root)
 
 
-def unreachable(what: str, e: Exception) -> UnfinishedError:
+def _unreachable(what: str, e: Exception) -> UnfinishedError:
     """The one line about something that could not be reached now."""
     return UnfinishedError(
         f"{what}: cannot be reached ({_one_line(e)}); what has come is kept; the same command goes on"
@@ -270,6 +269,11 @@ def _one_line(e: Exception) -> str:
     return said if isinstance(e, OSError) and said else f"{type(e).__name__}: {said}".rstrip(": ")
 
 
+def _remote(root: str) -> bool:
+    """Whether pictures come over a network."""
+    return "://" in root and not root.startswith((ROWS, "file://"))
+
+
 def _may_pass(e: Exception, remote: bool) -> bool:
     """Whether an error says nothing about the file: the next try may find it well."""
     status = getattr(e, "status", None)  # of HTTP, in aiohttp's errors and their kin
@@ -277,7 +281,7 @@ def _may_pass(e: Exception, remote: bool) -> bool:
         return status in (408, 425, 429) or status >= 500
     if isinstance(e, TimeoutError | ConnectionError | socket.gaierror):
         return True
-    if isinstance(e, PermissionError | ValueError):
+    if isinstance(e, PermissionError | ValueError | ImportError):
         return False
     if isinstance(e, OSError) and e.errno is not None:
         return e.errno in _PASSING
@@ -300,8 +304,8 @@ def _file_system(root: str) -> tuple[Any, str]:
         )
         found = fs.exists(base)
     except Exception as e:
-        if not isinstance(e, ImportError | ValueError) and _may_pass(e, "://" in root):
-            raise unreachable(f"data.images: {root}", e) from None
+        if _may_pass(e, _remote(root)):
+            raise _unreachable(f"data.images: {root}", e) from None
         raise DataError(f"data.images: {root}: cannot be opened ({_one_line(e)})") from None
     if not found:
         raise DataError(

@@ -29,13 +29,13 @@ from typing import Any, TypeAlias
 from spr.data.full_paths import FullPaths
 from spr.data.images import open_store
 from spr.dialects import Dialect, get_dialect
-from spr.errors import ConfigError, DataError
+from spr.errors import ConfigError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.items import Item, by_image, digest
 from spr.evaluation.lmms import lmms_results
 from spr.evaluation.meteor import require_meteor
 from spr.evaluation.protocols import protocol_named
-from spr.evaluation.protocols.base import Protocol, failed, full_id, question
+from spr.evaluation.protocols.base import Protocol, full_id, question, why_failed
 from spr.evaluation.protocols.region_caption import CaptionOptions
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
@@ -49,8 +49,8 @@ from spr.store.identity import Origin
 from spr.store.lease import BRIEFLY, sole_writer
 from spr.store.progress import Named, Progress, counted
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig, ShardResult, Workers
-from spr.types import Answer, Dropped, Findings, Prediction, Query, Sampling
+from spr.store.workers import RuntimeConfig, Workers
+from spr.types import Answer, Dropped, Findings, Prediction, Query, Sampling, ShardResult
 
 Maker = Callable[[FullPaths], Describer]  # a describer that loads its images there
 # ours: questions of one image that may share a forward pass; LVIS has images with hundreds of objects
@@ -150,9 +150,8 @@ def failed_answers(rows: Iterable[Prediction]) -> Findings:
     total, why = 0, Counter[str]()
     for row in rows:
         total += 1
-        if failed(row):
-            problem = next(p for p in row.problems if p.startswith("answer_failed: "))
-            why[Dropped.of(row.item_id, problem.removeprefix("answer_failed: ")).reason] += 1
+        if (reason := why_failed(row)) is not None:
+            why[Dropped.of(row.item_id, reason).reason] += 1
     if not why:
         return Findings({})
     share = sum(why.values()) / total
@@ -242,10 +241,7 @@ def evaluate_all(
                 name = f"{benchmark.name} {model}"
                 done = run_stage(run, stage, asked, runtime, Named(progress, name), crew)
                 if done.figures.get(FAILED) == 1:
-                    raise DataError(
-                        f"{run.path(*stage.folder)}: no answer is left: {'; '.join(done.warnings)}; once "
-                        "that is mended, --overwrite evaluate asks again"
-                    )
+                    raise run.nothing_left("answer", "; ".join(done.warnings), *stage.folder)
     with sole_writer(run, folder, patience=BRIEFLY, deep=False):
         return _tables(run, folder, config, dialect, makers, ready)
 

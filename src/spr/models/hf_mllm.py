@@ -16,14 +16,14 @@ from typing import Any
 
 from PIL import Image
 
-from spr.errors import ConfigError, DataError, unknown_name
+from spr.errors import ConfigError, DataError, unknown_name, why_no_picture
 from spr.models.chat import prompt_text
 from spr.models.decode import Decoder, Tokens
 from spr.models.generate import GenerateDecoder
 from spr.models.inputs import Ask, Encoder, Row
 from spr.models.loading import context_length, load_mllm, with_adapter
-from spr.models.memory import in_halves, is_out_of_memory
-from spr.models.pictures import LoadImage, crop, why_no_picture
+from spr.models.memory import in_halves, memory_errors
+from spr.models.pictures import LoadImage, crop
 from spr.types import Answer, Checkpoint, Query, Sampling
 
 BATCHINGS = ("per_item", "throughput")
@@ -132,14 +132,12 @@ class HFDescriber:
         if query.crop is not None and self.model_type in ONE_IMAGE:
             return f"one_image: {self.model_type} takes one image, the prompt brings a crop as well"
         try:
-            row = self.row(query)
+            with memory_errors():
+                row = self.row(query)
         except (OSError, DataError, ValueError) as e:
             return why_no_picture(e)
-        except (MemoryError, RuntimeError) as e:
-            if not is_out_of_memory(e):
-                raise
-            self.encoder.forget()
-            return _no_memory(e)
+        except MemoryError as e:
+            return self._no_memory(e)
         if self.context is not None and len(row.ids) >= self.context:
             return (
                 f"prompt_too_long: found {len(row.ids)} tokens, expected fewer than the model's "
@@ -154,8 +152,7 @@ class HFDescriber:
             return self._batch_answers(batch, sampling)
 
         def alone(row: Row, e: MemoryError) -> list[Answer]:
-            self.encoder.forget()
-            return [Answer("", failed=_no_memory(e))] * sampling.n
+            return [Answer("", failed=self._no_memory(e))] * sampling.n
 
         if self.batching == "per_item":  # each group begins whole, so that it depends on no other
             return in_halves(answer, rows, len(rows), alone)[0]
@@ -163,6 +160,11 @@ class HFDescriber:
         answers, self._batch = in_halves(answer, [rows[i] for i in order], self._batch, alone)
         by_row = dict(zip(order, answers, strict=True))
         return [by_row[i] for i in range(len(rows))]
+
+    def _no_memory(self, e: MemoryError) -> str:
+        """Make room, and say why there is no answer."""
+        self.encoder.forget()
+        return f"out_of_memory: the prompt does not fit alone ({str(e)[:120]})"
 
     def _batch_answers(self, rows: Sequence[Row], sampling: Sampling) -> list[list[Answer]]:
         limits = [self._room(row, sampling.max_new_tokens) for row in rows]
@@ -191,7 +193,3 @@ class HFDescriber:
         if not tokens.stopped and limit < wanted:
             cause = f"the context of {self.context} tokens leaves room for {limit}"
         return Answer(text.strip(), tokens.stopped, cause=cause)
-
-
-def _no_memory(e: BaseException) -> str:
-    return f"out_of_memory: the prompt does not fit alone ({(str(e).splitlines() or [''])[0][:120]})"

@@ -16,7 +16,7 @@ R = TypeVar("R")
 _SAID = ("not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def is_out_of_memory(e: BaseException) -> bool:
+def _is_out_of_memory(e: BaseException) -> bool:
     """Whether an error says that memory does not suffice."""
     return isinstance(e, MemoryError | torch.OutOfMemoryError) or (
         isinstance(e, RuntimeError) and any(said in str(e) for said in _SAID)
@@ -29,7 +29,7 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except Exception as e:
-        if not is_out_of_memory(e):
+        if not _is_out_of_memory(e):
             raise
         first = (str(e).splitlines() or [type(e).__name__])[0]
         torch.cuda.empty_cache()

@@ -35,10 +35,10 @@ from typing import Any, TypeVar
 import httpx
 from PIL import Image
 
-from spr.errors import ConfigError, DataError, UnfinishedError, unknown_name
+from spr.errors import ConfigError, DataError, UnfinishedError, unknown_name, why_no_picture
 from spr.models.fields import BLIND, LIMITS, SERVERS, Fields, lost, may_be_about_fields, named, without
 from spr.models.journal import Journal
-from spr.models.pictures import LoadImage, crop, why_no_picture
+from spr.models.pictures import LoadImage, crop
 from spr.models.replies import MAX_BYTES, RETRIED, PassingError, RefusedError, read_answers
 from spr.types import Answer, Query, Sampling
 

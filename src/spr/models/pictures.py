@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from spr.errors import DataError, ImageError
 from spr.types import Box
 
 # the path of an image -> the picture, RGB, stored pixels (no EXIF rotation)
@@ -21,12 +20,3 @@ def crop(image: Image.Image, box: Box) -> Image.Image:
     x1, y1 = min(max(math.floor(box[0]), 0), w - 1), min(max(math.floor(box[1]), 0), h - 1)
     x2, y2 = max(min(math.ceil(box[2]), w), x1 + 1), max(min(math.ceil(box[3]), h), y1 + 1)
     return image.crop((x1, y1, x2, y2))
-
-
-def why_no_picture(e: Exception) -> str:
-    """A picture that cannot be read, or that a processor cannot show, as the reason of a failed answer."""
-    if isinstance(e, ImageError):
-        return f"{e.reason}: {e.path}: {e.detail}"
-    if isinstance(e, OSError | DataError):
-        return f"image: {e}"
-    return f"image_not_shown: {e}"

@@ -45,7 +45,8 @@ from spr.store.folders import (
 from spr.store.identity import digest_of
 from spr.store.progress import Named, Progress, Within
 from spr.store.run import Run, SharingRun
-from spr.store.workers import ShardResult, Workers
+from spr.store.workers import Workers
+from spr.types import ShardResult
 
 UNTIL_PAIR = STAGES[: STAGES.index("train")]
 

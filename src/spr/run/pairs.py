@@ -9,13 +9,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
 from spr.data.index import build_index, index_files, open_index
-from spr.errors import DataError
 from spr.run.depends import origin_of
 from spr.run.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store
 from spr.stages.describe import describe, look_at_answers
@@ -26,12 +25,20 @@ from spr.stages.scoring import score, spreads
 from spr.store.digests import digest
 from spr.store.executor import Stage, once, run_stage, summary_of, write_times
 from spr.store.files import cache_folder
-from spr.store.folders import CANDIDATES, FOLDERS, INDEX, JOURNAL, PAIRS, REGIONS, SCORES
+from spr.store.folders import CANDIDATES, INDEX, JOURNAL, PAIRS, REGIONS, SCORES
 from spr.store.identity import hold_origin
 from spr.store.progress import Progress, counted
 from spr.store.run import Run
-from spr.store.workers import ShardResult
-from spr.types import Description, Dropped, ImageRecord, Region, ScoredCandidate, StageSummary, TrainingPair
+from spr.types import (
+    Description,
+    Dropped,
+    ImageRecord,
+    Region,
+    ScoredCandidate,
+    ShardResult,
+    StageSummary,
+    TrainingPair,
+)
 
 ScoredRegion: TypeAlias = tuple[Region, list[Description]]
 
@@ -127,17 +134,7 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
     images = select_images(open_index(run.path(INDEX)).images(config.data.where), config.regions, config.seed)
     summary = run_stage(run, stage, images, config.runtime, progress)
     if summary.rows == 0:
-        raise _nothing_left(run, REGIONS, "region", summary.dropped, "no image passes data.where")
-
-
-def _nothing_left(
-    run: Run, folder: str, what: str, dropped: Mapping[str, int], else_said: str = ""
-) -> DataError:
-    verb = next(verb for verb, name in FOLDERS.items() if name == folder)
-    return DataError(
-        f"{run.path(folder)}: no {what} is left ({counted(dropped) or else_said}); once that is mended, "
-        f"--overwrite {verb} makes it again"
-    )
+        raise run.nothing_left("region", counted(summary.dropped) or "no image passes data.where", REGIONS)
 
 
 # --- describe, score, pair ------------------------------------------------------------------------
@@ -168,7 +165,7 @@ def _describe_work(
         store.watch.expect({region.image: known for region, known in items if known})
         regions = [region for region, _ in items]
         found = describe(regions, describer, dialect, config.describe, config.seed, templates)
-        return ShardResult(found.kept, found.dropped, found.again, store.watch.new())
+        return replace(found, images=store.watch.new())
 
     return work
 
@@ -194,7 +191,7 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
     summary = run_stage(run, stage, items, config.runtime, progress)
     forget_journal(config)
     if summary.rows == 0:
-        raise _nothing_left(run, CANDIDATES, "description", summary.dropped)
+        raise run.nothing_left("description", counted(summary.dropped), CANDIDATES)
 
 
 ScoredImage: TypeAlias = tuple[str, list[ScoredRegion]]  # the digest of the image, its regions
@@ -245,7 +242,7 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
         images.append((seen.get(regions[0][0].image, ""), regions))
     summary = run_stage(run, stage, images, config.runtime, progress)
     if sum(summary.dropped.values()) >= summary.rows:  # an unscored row stays, and is counted as dropped
-        raise _nothing_left(run, SCORES, "scored description", summary.dropped)
+        raise run.nothing_left("scored description", counted(summary.dropped), SCORES)
 
 
 def _pair_work(
@@ -269,4 +266,4 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
     items = [(r, scored.get(r.region_id, [])) for r in run.iter_stage(Region, REGIONS)]
     summary = run_stage(run, stage, items, config.runtime, progress)
     if summary.rows == 0:
-        raise _nothing_left(run, PAIRS, "pair", summary.dropped)
+        raise run.nothing_left("pair", counted(summary.dropped), PAIRS)

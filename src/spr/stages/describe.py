@@ -9,12 +9,12 @@ The paper's count of candidates and its sampling are unknown; the defaults are o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from spr.dialects import Dialect
 from spr.ports import Describer
 from spr.stages.prompts import TEMPLATES, Template, question, template_named
-from spr.types import Answer, Description, Dropped, Findings, Frame, Query, Region, Sampling
+from spr.types import Answer, Description, Dropped, Findings, Frame, Query, Region, Sampling, ShardResult
 
 MOSTLY = 0.5  # ours: from this share of equal samples on, a person is told
 
@@ -52,30 +52,26 @@ def queries_of(
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What came of some regions: rows, what was left out, and what has to be asked for again."""
-
-    kept: list[Description] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    again: list[Dropped] = field(default_factory=list)
-
-    def take(
-        self, region: Region, template: str, prompt: str, index: int, answer: Answer, limit: int
-    ) -> None:
-        """Put an answer where it belongs. `limit`: tokens that it might have."""
-        candidate_id = f"{region.region_id}/{index}"
-        if answer.failed is not None:
-            (self.again if answer.again else self.dropped).append(Dropped.of(candidate_id, answer.failed))
-        elif not answer.stopped:
-            cause = answer.cause or f"no end within {limit} tokens"
-            self.dropped.append(Dropped(candidate_id, "answer_cut", f"{cause}: …{answer.text[-40:]}"))
-        elif not answer.text.strip():
-            self.dropped.append(Dropped(candidate_id, "empty_answer"))
-        else:
-            self.kept.append(
-                Description(candidate_id, region.region_id, index, template, prompt, answer.text)
-            )
+def _take(
+    found: ShardResult[Description],
+    region: Region,
+    template: str,
+    prompt: str,
+    index: int,
+    answer: Answer,
+    limit: int,
+) -> None:
+    """Put an answer where it belongs. `limit`: tokens that it might have."""
+    candidate_id = f"{region.region_id}/{index}"
+    if answer.failed is not None:
+        (found.again if answer.again else found.dropped).append(Dropped.of(candidate_id, answer.failed))
+    elif not answer.stopped:
+        cause = answer.cause or f"no end within {limit} tokens"
+        found.dropped.append(Dropped(candidate_id, "answer_cut", f"{cause}: …{answer.text[-40:]}"))
+    elif not answer.text.strip():
+        found.dropped.append(Dropped(candidate_id, "empty_answer"))
+    else:
+        found.rows.append(Description(candidate_id, region.region_id, index, template, prompt, answer.text))
 
 
 def describe(
@@ -85,10 +81,10 @@ def describe(
     config: DescribeConfig,
     seed: int,
     templates: Mapping[str, Template] = TEMPLATES,
-) -> Described:
+) -> ShardResult[Description]:
     """All descriptions of some regions, in order of region, template, sample."""
     sampling = Sampling(config.samples, config.temperature, config.top_p, config.max_new_tokens, seed)
-    found = Described()
+    found: ShardResult[Description] = ShardResult([])
     asked: list[tuple[Region, list[Query]]] = []
     for region in regions:
         try:
@@ -100,7 +96,7 @@ def describe(
         index = 0
         for name, query in zip(config.templates, queries, strict=True):
             for answer in next(answers):
-                found.take(region, name, query.prompt, index, answer, config.max_new_tokens)
+                _take(found, region, name, query.prompt, index, answer, config.max_new_tokens)
                 index += 1
     return found
 

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from spr.boxes import Boxes, as_boxes, inside, iou_matrix, nms, sanitize
 from spr.dialects import Dialect
-from spr.errors import ConfigError, DataError, ImageError
+from spr.errors import ConfigError, DataError, why_no_picture
 from spr.ports import Detector, ImageTextScorer
 from spr.stages.pairing import Unmatched, refine
 from spr.types import (
@@ -213,18 +213,14 @@ class _NoScoreError(Exception):
 
 
 @contextlib.contextmanager
-def _asking(model: str) -> Iterator[None]:
+def _asking() -> Iterator[None]:
     """Ask a model about a picture: what goes wrong with the picture is a reason, "<kind>: <detail>"."""
     try:
         yield
-    except ImageError as e:
-        raise _NoScoreError(f"{e.reason}: {e.detail}") from e
     except MemoryError as e:
-        raise _NoScoreError(f"out_of_memory: {model}: {e}") from e
-    except (OSError, DataError) as e:
-        raise _NoScoreError(f"image: {e}") from e
-    except ValueError as e:
-        raise _NoScoreError(f"image_not_shown: {model}: {e}") from e
+        raise _NoScoreError(f"out_of_memory: {e}") from e
+    except (OSError, DataError, ValueError) as e:
+        raise _NoScoreError(why_no_picture(e)) from e
 
 
 def _detections(
@@ -294,7 +290,7 @@ def _scored(
     config: ScoreConfig,
 ) -> list[ScoredCandidate]:
     frame = region.frame
-    with _asking("detector"):
+    with _asking():
         found = _detections(region.image, phrases_of(texts), detector, config)
 
     def references(g: GroundedText) -> References:
@@ -306,7 +302,7 @@ def _scored(
         refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched)
         for g, r in zip(texts, per_text, strict=True)
     ]
-    with _asking("scorer"):
+    with _asking():
         cosines = _cosines(region, [*texts, *refined], scorer)
     rows = []
     for c, g, better, r in zip(candidates, texts, refined, per_text, strict=True):

@@ -24,8 +24,8 @@ from spr.store.identity import Origin, check_origin, digest_of, hold_origin, ver
 from spr.store.lease import sole_writer
 from spr.store.progress import Progress, counted
 from spr.store.run import Run, shard_name
-from spr.store.workers import RuntimeConfig, ShardResult, Work, Workers
-from spr.types import Dropped, Findings, StageFile, StageSummary
+from spr.store.workers import RuntimeConfig, Work, Workers
+from spr.types import Dropped, Findings, ShardResult, StageFile, StageSummary
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -277,9 +277,21 @@ class Run:
 
     def damaged(self, what: str, *parts: str) -> DamagedRunError:
         """The one line about a file of the run that is not as its stage wrote it."""
-        verb = next((VERBS[part] for part in reversed(parts) if part in VERBS), None)
+        verb = _verb(parts)
         mend = f"; use --overwrite {verb} to make it again" if verb else ""
         return DamagedRunError(f"{self.path(*parts)}: {what}{mend}")
+
+    def nothing_left(self, what: str, why: str, *folder: str) -> DataError:
+        """The one line about a finished stage in which no row is of use to what comes after it."""
+        return DataError(
+            f"{self.path(*folder)}: no {what} is left ({why}); once that is mended, --overwrite "
+            f"{_verb(folder)} makes it again"
+        )
+
+
+def _verb(parts: Sequence[str]) -> str | None:
+    """The stage in whose folder a path is."""
+    return next((VERBS[part] for part in reversed(parts) if part in VERBS), None)
 
 
 def _seal(value: Mapping[str, Any]) -> str:

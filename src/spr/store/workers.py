@@ -18,30 +18,18 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from spr.errors import UnfinishedError
-from spr.types import Dropped, SeenImage
+from spr.types import ShardResult
 
 log = logging.getLogger(__name__)
 In = TypeVar("In")
 Out = TypeVar("Out")
 TRIES = 3  # ours: how often a shard is tried whose worker is killed
 PATIENCE = 10.0  # ours: seconds that a worker gets to end by itself
-
-
-@dataclass(frozen=True, slots=True)
-class ShardResult(Generic[Out]):
-    """What came of a shard: its rows, what was left out, what may come when it is asked for again (then the
-    shard is not finished), and the images that were opened for it.
-    """
-
-    rows: list[Out]
-    dropped: list[Dropped] = field(default_factory=list)
-    again: list[Dropped] = field(default_factory=list)
-    images: list[SeenImage] = field(default_factory=list)
 
 
 Work: TypeAlias = Callable[[Sequence[In]], ShardResult[Out]]
@@ -243,8 +231,8 @@ class Workers:
         """One line about shards whose worker was killed each time: asked item by item, which item does it."""
         number, how = next(iter(lost.items()))
         culprit = f"none of its {len(shards[number])} items does it alone"
+        worker = self._crew[0]
         for item in shards[number]:
-            worker = self._crew[0]
             worker.ask(pickled, [item])
             with contextlib.suppress(Exception):  # what else it says alone is no news
                 if worker.answer() is None:

@@ -13,8 +13,7 @@ from PIL import Image
 from spr.data.config import DataConfig
 from spr.data.index import Index, IndexSummary, build_index, open_index
 from spr.stages.regions import RegionsConfig, draw_regions
-from spr.store.workers import ShardResult
-from spr.types import Dropped, ImageRecord, Region
+from spr.types import Dropped, ImageRecord, Region, ShardResult
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
 

@@ -33,7 +33,7 @@ def test_candidates_come_in_order_of_template_and_sample() -> None:
     model = ScriptedDescriber(lambda query, k: f"{query.item_id} {k}")
     found = describe([REGION], model, FERRET, DescribeConfig(templates=("plain", "list"), samples=2), seed=0)
     assert found.dropped == found.again == []
-    assert [(c.index, c.template, c.text) for c in found.kept] == [
+    assert [(c.index, c.template, c.text) for c in found.rows] == [
         (0, "plain", "i#0/plain 0"),
         (1, "plain", "i#0/plain 1"),
         (2, "list", "i#0/list 0"),
@@ -66,7 +66,7 @@ def test_every_answer_is_kept_dropped_or_asked_again_and_keeps_its_number() -> N
         ("i#0/3", "answer_cut", "no end within 512 tokens: …a cat [1, 2"),
         ("i#0/4", "answer_cut", "cut while thinking: …<think>a cat"),
     ]
-    assert [c.candidate_id for c in found.kept] == ["i#0/5"]
+    assert [c.candidate_id for c in found.rows] == ["i#0/5"]
     assert [(d.item_id, d.reason, d.detail) for d in found.again] == [
         ("i#0/6", "endpoint", "timeout (6 tries)")
     ]
@@ -83,7 +83,7 @@ def test_an_image_that_a_notation_cannot_show_costs_its_own_region_only() -> Non
         seed=0,
     )
     assert [(d.item_id, d.reason) for d in found.dropped] == [("thin#0", "question")]
-    assert [c.candidate_id for c in found.kept] == ["i#0/0"]
+    assert [c.candidate_id for c in found.rows] == ["i#0/0"]
 
 
 def test_only_the_templates_with_a_crop_send_one() -> None:

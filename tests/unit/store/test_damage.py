@@ -17,8 +17,8 @@ from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin
 from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig, ShardResult
-from spr.types import Dropped, ImageRecord, SeenImage
+from spr.store.workers import RuntimeConfig
+from spr.types import Dropped, ImageRecord, SeenImage, ShardResult
 
 WHERE = ("scores",)
 

@@ -19,8 +19,8 @@ from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin, changed_fields, digest_of
 from spr.store.progress import Progress
 from spr.store.run import Run, shard_name
-from spr.store.workers import RuntimeConfig, ShardResult, Workers
-from spr.types import Dropped, Findings, ImageRecord
+from spr.store.workers import RuntimeConfig, Workers
+from spr.types import Dropped, Findings, ImageRecord, ShardResult
 
 
 def make_work(log: str | None) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:

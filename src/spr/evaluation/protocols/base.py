@@ -22,6 +22,7 @@ from spr.evaluation.statistics import Floats, Table
 from spr.types import Answer, Box, Frame, GroundedText, Prediction
 
 NO_LIMIT = 1 << 30  # pixels
+_FAILED = "answer_failed: "  # before the reason, among the problems of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def problems_of(g: GroundedText, answer: Answer) -> tuple[str, ...]:
     token limit; "empty"; "no_box".
     """
     if answer.failed is not None:
-        return (f"answer_failed: {answer.failed}",)
+        return (f"{_FAILED}{answer.failed}",)
     found: list[str] = [p.kind for p in g.problems]
     if not answer.stopped:
         found.append("cut")
@@ -131,9 +132,14 @@ def frame_of(row: Prediction) -> Frame:
     return Frame(row.width or NO_LIMIT, row.height or NO_LIMIT)
 
 
+def why_failed(row: Prediction) -> str | None:
+    """Why the model gave no answer at all ("<kind>: <detail>"); None where it gave one."""
+    return next((p.removeprefix(_FAILED) for p in row.problems if p.startswith(_FAILED)), None)
+
+
 def failed(row: Prediction) -> bool:
     """Whether the model gave no answer at all."""
-    return any(p.startswith("answer_failed") for p in row.problems)
+    return why_failed(row) is not None
 
 
 def has_box(row: Prediction) -> bool:
