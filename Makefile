@@ -24,11 +24,14 @@ demo: setup          ## the whole loop on the embedded world -> runs/demo/report
 results: setup       ## every claim against controls, three seeds: about two hours, resumable -> docs/results.md (QUICK=1: one seed, a tenth of the data)
 	@$(PY) -m spr.lab.results $(if $(QUICK),--quick)
 
+# a process per core, each with one thread: tests of one module share what they build
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadscope
+
 test: setup          ## the default suite: offline, minutes
-	@$(PY) -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: setup      ## with the slow tests
-	@$(PY) -m pytest
+	@$(PYTEST)
 
 check: setup         ## lint, format, strict types (import layers are a test)
 	@$(PY) -m ruff check .

@@ -17,7 +17,7 @@ REPO = Path(__file__).parents[1]
 # The way of the data, from the ground up. A module may import from its own room and the rooms before it.
 ROOMS = (
     ("types", "errors"),
-    ("boxes",),
+    ("boxes", "ranges"),
     ("ports",),
     ("store",),
     ("dialects",),

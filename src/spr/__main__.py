@@ -10,6 +10,13 @@ from spr.errors import missing_extra
 def main() -> None:
     """Entry point of the console script."""
     try:
+        _main()
+    except KeyboardInterrupt:  # before spr.cli.main listens
+        raise SystemExit(130) from None
+
+
+def _main() -> None:
+    try:
         import pydantic
         import rich
         import typer
@@ -18,9 +25,12 @@ def main() -> None:
         print(f"spr: {missing_extra('the command line', 'cli')}", file=sys.stderr)
         raise SystemExit(2) from None
     del pydantic, rich, typer, yaml
-    from spr.cli import run_cli
+    from spr.cli.main import leave, run_cli
 
-    run_cli()
+    try:
+        run_cli()
+    except SystemExit as e:
+        leave(int(e.code or 0))
 
 
 if __name__ == "__main__":

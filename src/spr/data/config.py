@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from spr.data.images import Oddity
 from spr.data.rows import ROWS
+from spr.ranges import Amount, Range, check_ranges
 
 Format = Literal["coco", "open_images", "voc", "yolo", "visual_genome", "hf"]
 BoxForm = Literal["xywh", "xyxy", "xyxy_unit", "cxcywh_unit"]
@@ -35,10 +36,9 @@ class DataConfig:
         None  # names of categories, where the annotations have numbers or labels (yolo, open_images, hf)
     )
     where: str = ""  # which images: a DuckDB expression, e.g. objects >= 5 (spr.data.query)
-    strip_folders: int = 0  # leading folders cut off the file names of the annotations
-    max_outside: float = (
-        1.0  # ours: pixels by which a box may stick out of its image (rounding of annotation tools)
-    )
+    strip_folders: Annotated[int, Range(0)] = 0  # leading folders cut off the file names of the annotations
+    # ours: pixels by which a box may stick out of its image (rounding of annotation tools)
+    max_outside: Amount = 1.0
     accept: tuple[
         Oddity, ...
     ] = ()  # images that may be converted to RGB with a loss: cmyk, palette, sixteen_bit, animated
@@ -46,6 +46,8 @@ class DataConfig:
     hf: HFColumns = field(default_factory=HFColumns)
 
     def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be; rows of hf bring their own images."""
+        check_ranges(self, "data")
         if self.format == "hf" and not self.images:
             object.__setattr__(self, "images", ROWS + self.sources[0])
 

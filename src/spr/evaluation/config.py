@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from spr.ranges import Count, Seed, check_ranges
+
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkConfig:
@@ -23,12 +25,16 @@ class BenchmarkConfig:
     paths: Mapping[str, str] = field(default_factory=dict)  # … or one per split: {split: path}
     images: str = ""  # folder or URL that image names are relative to
     split: str = ""  # name of the split of `path`; for a file with several splits, the one to take
-    limit: int | None = None  # the first `limit` items
+    limit: Count | None = None  # the first `limit` items
     prompt: str | None = None  # None: the dialect's own question for this protocol
-    max_new_tokens: int | None = None  # None: the protocol's
+    max_new_tokens: Count | None = None  # None: the protocol's
     check_images: bool = True  # that every local image exists, before a model is loaded
     options: Mapping[str, Any] = field(default_factory=dict)
     reader: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, f"evaluate.benchmarks[{self.name}]")
 
     def resolved(self, resolve: Callable[[str], str]) -> BenchmarkConfig:
         """The same with absolute paths."""
@@ -45,9 +51,13 @@ class EvaluationConfig:
     """All benchmarks of a run."""
 
     benchmarks: tuple[BenchmarkConfig, ...] = ()
-    limit: int | None = None  # of every benchmark, where it has no smaller one: a quick look
-    bootstrap: int = 2000  # ours: resamples of the images for the 95 % intervals
-    seed: int = 0  # of the resampling
+    limit: Count | None = None  # of every benchmark, where it has no smaller one: a quick look
+    bootstrap: Count = 2000  # ours: resamples of the images for the 95 % intervals
+    seed: Seed = 0  # of the resampling
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, "evaluate")
 
     def resolved(self, resolve: Callable[[str], str]) -> EvaluationConfig:
         """The same with absolute paths."""

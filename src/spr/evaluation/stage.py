@@ -203,6 +203,15 @@ def prepare(benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect) -> 
     return benchmark, protocol, options, items, notes
 
 
+def look_at(config: EvaluationConfig, dialect: Dialect) -> None:
+    """Raise ConfigError or DataError for what can be wrong with a benchmark, as far as its first item shows
+    it.
+    """
+    _check_names(config)
+    for benchmark in config.benchmarks:
+        prepare(benchmark, 1, dialect)
+
+
 def evaluate_all(
     run: Run,
     folder: str,

@@ -27,7 +27,7 @@ from spr.lab.verdicts import Figures, Measurements, gain_text, verdicts, with_in
 from spr.report.pictures import Series, plot_file
 from spr.run.ablate import Variant, plan, run_variants
 from spr.run.wiring import Config, load_config
-from spr.store.bars import BarProgress
+from spr.store.bars import progress_shown
 from spr.store.folders import EVALUATION, PAIRS, PREDICTIONS
 from spr.store.run import Run
 
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = SEEDS[:1] if args.quick else SEEDS
     base = load_config(CONFIG, [f"run={out.absolute()}", *(QUICK if args.quick else ())])
     variants = plan(base, (ROWS,), settings(base, seeds))
-    run_variants(base, variants, BarProgress())
+    run_variants(base, variants, progress_shown())
     run = Run(base.run)
     files = answers_of(variants, seeds, run)
     run.write_json([{"row": row, "answers": answers} for row, answers in files.items()], "rows.json")

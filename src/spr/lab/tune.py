@@ -20,7 +20,7 @@ from spr.run.ablate import plan, points_of, run_variants, table
 from spr.run.wiring import Config, load_config
 from spr.scenes.embedded import resolve_embedded
 from spr.scenes.language import WHERE
-from spr.store.bars import BarProgress
+from spr.store.bars import progress_shown
 
 
 def on_val(config: Config, limit: int) -> Config:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in args.seeds
     }
     variants = plan(base, ("variants",), settings)
-    run_variants(base, variants, BarProgress())
+    run_variants(base, variants, progress_shown())
     print(table(points_of(variants)["val"]))
 
 

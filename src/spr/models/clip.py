@@ -46,7 +46,7 @@ class DualEncoderScorer:
         self,
         model: str | Checkpoint,
         load_image: LoadImage,
-        device: str = "cpu",
+        device: str = "auto",
         clip_fit: str = "squash",
         long_text: str = "windows",
     ) -> None:

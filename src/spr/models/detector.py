@@ -43,22 +43,27 @@ ENGINES: Mapping[str, Callable[[Any, Any], Engine]] = {
 }
 
 
+def check_kind(config: Any, folder: str) -> str:
+    """The `model_type` of a detector's configuration. Raises ConfigError for one that has no engine here."""
+    if config.model_type not in ENGINES:
+        raise ConfigError(
+            f"detector.folder: found a {config.model_type!r} model in {folder!r}, expected one of "
+            f"{', '.join(ENGINES)}"
+        )
+    return str(config.model_type)
+
+
 class OpenVocabularyDetector:
     """A checkpoint folder behind the port `Detector`. `threshold` in [0, 1] is the least score of a box that
     is returned.
     """
 
     def __init__(
-        self, model: str | Checkpoint, load_image: LoadImage, device: str = "cpu", threshold: float = 0.35
+        self, model: str | Checkpoint, load_image: LoadImage, device: str = "auto", threshold: float = 0.35
     ) -> None:
         checkpoint = replace(Checkpoint.of(model), attention=None)
         loaded = load_model(AutoModelForZeroShotObjectDetection, checkpoint, device)
-        engine = ENGINES.get(loaded.config.model_type)
-        if engine is None:
-            raise ConfigError(
-                f"detector.folder: found a {loaded.config.model_type!r} model in {checkpoint.folder!r}, "
-                f"expected one of {', '.join(ENGINES)}"
-            )
+        engine = ENGINES[check_kind(loaded.config, checkpoint.folder)]
         self.engine = engine(loaded, load_processor(checkpoint))
         self.load_image, self.threshold = load_image, threshold
         self._image: str | None = None

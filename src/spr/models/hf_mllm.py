@@ -46,7 +46,7 @@ class HFDescriber:
         self,
         model: str | Checkpoint,
         load_image: LoadImage,
-        device: str = "cpu",
+        device: str = "auto",
         batching: str = "per_item",
         adapter: str | None = None,
         check: Callable[[Any], None] | None = None,

@@ -25,6 +25,7 @@ from transformers.utils import logging
 from transformers.utils.import_utils import is_torchvision_available
 
 from spr.errors import ConfigError, unknown_name
+from spr.models.devices import AUTO, SPREAD, device_named
 from spr.types import Checkpoint
 
 hf_logging: Any = logging  # some of its functions have no types
@@ -72,11 +73,12 @@ def _unreadable(folder: str, error: Exception) -> ConfigError:
 
 
 def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
-    """A model through one of transformers' auto classes. Raises ConfigError when it cannot be loaded or when
-    weights are missing.
+    """A model through one of transformers' auto classes, on a device of `spr.models.devices`. Raises
+    ConfigError when it cannot be loaded or when weights are missing.
     """
     folder, dtype = checkpoint.folder, dtype_named(checkpoint.dtype)
-    device_map = {"device_map": "auto"} if device == "auto" else {}
+    device = device_named(device)
+    device_map = {"device_map": "auto"} if device == SPREAD else {}
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
@@ -98,7 +100,7 @@ def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedMode
             f"{folder}: {len(missing)} weights are missing, the first is {missing[0]!r}; expected a "
             "complete checkpoint"
         )
-    if device != "auto":
+    if device != SPREAD:
         model.to(device)
     loaded: PreTrainedModel = model.eval()
     return loaded
@@ -195,7 +197,7 @@ def _load_processor(checkpoint: Checkpoint) -> Any:
 
 
 def load_mllm(
-    model: str | Checkpoint, device: str = "cpu", check: Callable[[Any], None] | None = None
+    model: str | Checkpoint, device: str = AUTO, check: Callable[[Any], None] | None = None
 ) -> tuple[PreTrainedModel, Any]:
     """An image-text-to-text model in evaluation mode, and its processor. Raises ConfigError, one line each.
 

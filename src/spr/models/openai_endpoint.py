@@ -43,6 +43,7 @@ from spr.models.replies import MAX_BYTES, RETRIED, PassingError, RefusedError, r
 from spr.types import Answer, Query, Sampling
 
 log = logging.getLogger(__name__)
+CHECK, CHECKS = "What is this?", 3  # ours: the question before the first one, and its tries
 IN_VAIN = 3  # ours: questions about fields that may be no help before no more are asked
 T = TypeVar("T")
 
@@ -175,6 +176,41 @@ class EndpointDescriber:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    def check(self, picture: Image.Image) -> None:
+        """Ask one short question about a picture. Raises UnfinishedError when the server does not answer now
+        or takes no picture, ConfigError where no request can succeed. With `give_up_after` 0 it only warns.
+        """
+        try:
+            _in_a_loop(self._check(picture))
+        except UnfinishedError as e:
+            if self.give_up_after:
+                raise
+            log.warning("%s", e)
+
+    async def _check(self, picture: Image.Image) -> None:
+        self._one_at_a_time = asyncio.Lock()
+        content = [
+            {"type": "image_url", "image_url": {"url": _png(picture)}},
+            {"type": "text", "text": CHECK},
+        ]
+        fields = self.fields.of(Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=16), 1, 0)
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], **fields}
+        timeout = httpx.Timeout(self.patience.timeout, connect=self.patience.connect)
+        async with httpx.AsyncClient(timeout=timeout) as client:
+            for tries in range(1, CHECKS + 1):
+                try:
+                    await self._ask(client, body)
+                    return
+                except RefusedError as e:
+                    what = f"the server refuses a question with a picture: {e}; once that is mended"
+                    break
+                except PassingError as e:
+                    if e.limited or e.reason.startswith("half answer"):
+                        return  # it is there, and it took the picture
+                    what = f"server unreachable: {e.reason}; once it answers"
+                    await asyncio.sleep(self.patience.pause * tries if tries < CHECKS else 0)
+        raise UnfinishedError(f"model.url: {self.url}: {what}, the same command goes on")
 
     # --- one query --------------------------------------------------------------------------------
 

@@ -20,8 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spr.errors import ConfigError
 from spr.evaluation.results import BASE
 from spr.evaluation.tables import comparison_table
@@ -29,8 +27,10 @@ from spr.report.ablation import Point, ablation_page
 from spr.run import pipeline
 from spr.run.adapters import do_train
 from spr.run.depends import Folder, folders
+from spr.run.preflight import preflight
 from spr.run.rounds import round_run, round_runs
 from spr.run.wiring import Config, load_config, trainings
+from spr.store.config import parse_yaml
 from spr.store.folders import (
     ABLATIONS,
     ADAPTER,
@@ -41,14 +41,13 @@ from spr.store.folders import (
     PAIRS,
     STAGE_FILE,
     STAGES,
+    UNTIL_PAIR,
 )
 from spr.store.identity import digest_of
 from spr.store.progress import Named, Progress, Within
 from spr.store.run import Run, SharingRun
 from spr.store.workers import Workers
 from spr.types import ShardResult
-
-UNTIL_PAIR = STAGES[: STAGES.index("train")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +81,8 @@ def varied(text: str) -> Varied:
     one. Raises ConfigError.
     """
     key, sign, values = text.partition("=")
-    try:
-        found = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError:
-        found = None
-    if not sign or not key.strip() or not found:
+    found = parse_yaml(f"[{values}]", f"--vary {text!r}")
+    if not sign or not key.strip() or not isinstance(found, list) or not found:
         raise ConfigError(f"--vary {text!r}: found no list of values, expected a.b=x,y")
     written = tuple(v if isinstance(v, str) else json.dumps(v) for v in found)
     if len(set(written)) < len(written):
@@ -160,7 +156,7 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
     groups = [list(group.values()) for group in wanted.values()]
     missing = [group for group in groups if not all(t.finished for t in group)]
     # one accelerator has no room for several
-    if base.runtime.workers > 1 and len(missing) > 1 and base.model.device == "cpu":
+    if base.runtime.workers > 1 and len(missing) > 1 and _on_cpu(base):
         progress.start("train", len(groups), len(groups) - len(missing))
         with Workers(base.runtime) as workers:
             workers.work(
@@ -170,6 +166,12 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
     # what is finished is looked at too: it must be what the configuration says
     for t in (t for group in groups for t in group):
         do_train(t.config, t.run, Within(progress, t.label))
+
+
+def _on_cpu(config: Config) -> bool:
+    from spr.models.devices import accelerator
+
+    return config.train.device == "cpu" or accelerator() is None
 
 
 def _train_here(group: Sequence[Training]) -> ShardResult[None]:
@@ -234,6 +236,9 @@ def ablate(
     base = load_config(path, overrides)
     name = folder_name("+".join(v.key for v in keys))
     variants = plan(base, (ABLATIONS, name), settings_of(path, keys, overrides))
+    if overwrite is not None:
+        pipeline.check_stage(overwrite)
+    preflight([(v.config, v.run) for v in variants], STAGES, progress, overwrite)
     if overwrite is not None:
         for v in variants:
             pipeline.overwrite(Run(v.config.run), overwrite)

@@ -17,7 +17,7 @@ from spr.store.executor import once, summary_of, write_times
 from spr.store.folders import ADAPTER, CANDIDATES, PAIRS, REGIONS
 from spr.store.identity import Origin, hold_origin
 from spr.store.lease import first_rank
-from spr.store.progress import Named, Progress
+from spr.store.progress import Progress, Within
 from spr.store.run import Run
 from spr.store.workers import set_threads
 from spr.training.config import TrainConfig, TrainResult
@@ -31,7 +31,7 @@ def do_train(config: Config, run: Run, progress: Progress) -> None:
     known: dict[str, StageSummary] = {}
     for name, training in trainings(config).items():
         origin = origin_of(config, run, "train", name, known)
-        make = partial(_train_adapter, config, run, name, training, origin, Named(progress, f"train {name}"))
+        make = partial(_train_adapter, config, run, name, training, origin, Within(progress, name))
         if not once(run, (ADAPTER, name), origin, make)[1]:
             check_adapter(run, ADAPTER, name)
     later_rounds(config, run, progress, (do_describe, do_score, do_pair, do_train))

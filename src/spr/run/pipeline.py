@@ -18,7 +18,7 @@ from functools import partial
 import yaml
 
 from spr.data.full_paths import FullPaths
-from spr.errors import ConfigError, unknown_name
+from spr.errors import ConfigError, DataError, unknown_name
 from spr.evaluation.results import BASE
 from spr.evaluation.stage import evaluate_all
 from spr.ports import Describer
@@ -34,15 +34,18 @@ from spr.run.pairs import (
     journal_of,
     need_files,
 )
+from spr.run.preflight import preflight
 from spr.run.rounds import round_runs
 from spr.run.wiring import Config, build_describer, dialect_of, image_store, trainings
-from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, REPORT, ROUNDS, STAGES
+from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, REPORT, ROUNDS, STAGE_FILE, STAGES, UNTIL_PAIR
 from spr.store.identity import versions
 from spr.store.lease import BRIEFLY, check_idle, sole_writer
 from spr.store.progress import Progress
 from spr.store.run import Run
 from spr.store.workers import Workers
 from spr.types import StageSummary
+
+ALL = (BASE, "adapter")  # the models of an evaluation: the base, and every adapter
 
 
 def check_stage(name: str) -> str:
@@ -63,12 +66,32 @@ def overwrite(run: Run, stage: str) -> None:
         run.remove(folder)
 
 
+def config_text(config: Config) -> str:
+    """The configuration as YAML: defaults, overrides and paths as they hold."""
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
+
+
+def begin(
+    config: Config, stages: Sequence[str], progress: Progress, overwrite_stage: str | None = None
+) -> Run:
+    """The run folder, once everything that these stages need is there (`spr.run.preflight`); only then is
+    `overwrite_stage` removed.
+    """
+    run = open_run(config)
+    if overwrite_stage is not None:
+        check_stage(overwrite_stage)
+    preflight([(config, run)], stages, progress, overwrite_stage)
+    if overwrite_stage is not None:
+        overwrite(run, overwrite_stage)
+    return run
+
+
 def open_run(config: Config) -> Run:
     """The run folder. The configuration and the environment are written into it with the first result: a
     command that is refused changes nothing.
     """
     about = {
-        "config.yaml": yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True).encode(),
+        "config.yaml": config_text(config).encode(),
         "environment.json": (
             json.dumps({**versions(), "platform": platform.platform()}, indent=2) + "\n"
         ).encode(),
@@ -79,27 +102,35 @@ def open_run(config: Config) -> Run:
 # --- evaluate, report -----------------------------------------------------------------------------
 
 
-def do_evaluate(
-    config: Config,
-    run: Run,
-    progress: Progress,
-    models: Sequence[str] = (BASE, "adapter"),
-    workers: Workers | None = None,
-) -> None:
-    """Benchmarks x models -> run/evaluation/<benchmark>/<model>/. A model is "base" or the name of an
-    adapter; "adapter" means all of them.
+def models_asked(config: Config, models: Sequence[str] = ALL) -> list[str]:
+    """The names of the models that are evaluated. Raises ConfigError for an unknown one, or one that cannot
+    be asked.
     """
     trained = trainings(config)
-    unknown = [m for m in models if m not in (BASE, "adapter", *trained)]
+    unknown = [m for m in models if m not in (*ALL, *trained)]
     if unknown:
-        raise ConfigError("--models: " + unknown_name("model", unknown[0], [BASE, *trained, "adapter"]))
-    asked = dict.fromkeys(m for given in models for m in (trained if given == "adapter" else (given,)))
+        raise ConfigError("--models: " + unknown_name("model", unknown[0], [*ALL, *trained]))
+    asked = list(dict.fromkeys(m for given in models for m in (trained if given == "adapter" else (given,))))
     named = [name for name in asked if name != BASE]
     if config.model.kind == "endpoint" and named:
         raise ConfigError(
             f"model.kind: found 'endpoint' with the adapter {named[0]}, which the server does not have; "
             "expected --models base, or 'hf', or a server of the weights that `spr train --merge DIR` writes"
         )
+    return asked
+
+
+def do_evaluate(
+    config: Config,
+    run: Run,
+    progress: Progress,
+    models: Sequence[str] = ALL,
+    workers: Workers | None = None,
+) -> None:
+    """Benchmarks x models -> run/evaluation/<benchmark>/<model>/. A model is "base" or the name of an
+    adapter; "adapter" means all of them.
+    """
+    asked = models_asked(config, models)
     adapters: dict[str, str | None] = {}
     digests: dict[str, str] = {}
     known: dict[str, StageSummary] = {}
@@ -131,6 +162,10 @@ def do_report(config: Config, run: Run, progress: Progress) -> None:
     """The finished run -> run/report.html."""
     from spr.report.build import build_report
 
+    if not any(run.exists(FOLDERS[stage], STAGE_FILE) for stage in UNTIL_PAIR):
+        raise DataError(
+            f"{run.root}: found no finished stage, expected something to report; run `spr run` first"
+        )
     progress.start("report", 1)
     page = build_report(run, dialect_of(config), image_store(config).load, FullPaths().load, config.label)
     with sole_writer(run, patience=BRIEFLY, deep=False):
@@ -151,9 +186,14 @@ DO: Mapping[str, Callable[[Config, Run, Progress], None]] = {
 }
 
 
-def run_pipeline(config: Config, progress: Progress, until: str = "report") -> Run:
+def run_pipeline(
+    config: Config, progress: Progress, until: str = "report", overwrite_stage: str | None = None
+) -> Run:
     """All stages up to and including `until`; finished ones are left as they are."""
-    run = open_run(config)
-    for name in STAGES[: STAGES.index(check_stage(until)) + 1]:
+    stages = STAGES[: STAGES.index(check_stage(until)) + 1]
+    if "evaluate" in stages:
+        models_asked(config)
+    run = begin(config, stages, progress, overwrite_stage)
+    for name in stages:
         DO[name](config, run, progress)
     return run

@@ -7,10 +7,10 @@ are imported only when a model is really built, inside the functions.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from spr.data.config import DataConfig
@@ -21,6 +21,7 @@ from spr.errors import ConfigError, DialectError
 from spr.evaluation.config import EvaluationConfig
 from spr.evaluation.results import BASE
 from spr.models.fields import check_extra_body
+from spr.ranges import Count, Range, Seed, check_ranges
 from spr.stages.describe import DescribeConfig
 from spr.stages.pairing import PairConfig
 from spr.stages.prompts import Template, template_named, templates_with
@@ -32,6 +33,7 @@ from spr.training.config import TrainConfig
 from spr.types import Checkpoint
 
 if TYPE_CHECKING:
+    from spr.models.openai_endpoint import EndpointDescriber
     from spr.ports import Describer, Detector, ImageTextScorer
 
 
@@ -45,7 +47,7 @@ class ModelConfig:
     kind: Literal["hf", "endpoint"] = "hf"
     dialect: str | None = None  # None: from the checkpoint's model_type, where that is verified
     dialect_options: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "cpu"
+    device: str = "auto"  # cpu, cuda:1 …, or spread (spr.models.devices)
     # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
     dtype: str = "float32"
     # ours: per_item gives the same bytes for any sharding
@@ -60,9 +62,9 @@ class ModelConfig:
     # endpoint only: each needs other fields to sample and to keep tags
     server: Literal["vllm", "sglang", "transformers", "other"] = "vllm"
     api_key_env: str = ""  # endpoint only: name of the environment variable with the key, never the key
-    concurrency: int = 16  # endpoint only
+    concurrency: Count = 16  # endpoint only
     # endpoint only: queries in a row without an answer that end the run (none: 2 x concurrency; 0: never)
-    give_up_after: int | None = None
+    give_up_after: Annotated[int, Range(0)] | None = None
     # endpoint only: what the server did not answer is asked again by the next run, or dropped
     unanswered: Literal["again", "drop"] = "again"
     extra_body: Mapping[str, Any] = field(default_factory=dict)  # endpoint only: further fields of a request
@@ -77,12 +79,7 @@ class ModelConfig:
                 "model.url: found a user or a password in the address, which would be written into the run, "
                 "expected the key in an environment variable that model.api_key_env names"
             )
-        for name, value, least in (
-            ("concurrency", self.concurrency, 1),
-            ("give_up_after", self.give_up_after, 0),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"model.{name}: found {value}, expected at least {least}")
+        check_ranges(self, "model")
         if self.extra_body and self.kind != "endpoint":
             raise ConfigError("model.extra_body: found fields of a request, expected kind: endpoint")
         check_extra_body(self.extra_body)
@@ -110,7 +107,7 @@ class SemanticConfig:
     # ours: a centre crop would hide regions at the sides
     clip_fit: Literal["squash", "pad", "center_crop"] = "squash"
     long_text: Literal["windows", "truncate"] = "windows"  # ours
-    device: str = "cpu"
+    device: str = "auto"  # cpu, cuda:1 …, or spread (spr.models.devices)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -124,7 +121,7 @@ class DetectorConfig:
 
     folder: str
     revision: str | None = None
-    device: str = "cpu"
+    device: str = "auto"  # cpu, cuda:1 …, or spread (spr.models.devices)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -141,7 +138,7 @@ class Config:
     model: ModelConfig
     semantic: SemanticConfig | None = None
     detector: DetectorConfig | None = None
-    seed: int = 0
+    seed: Seed = 0
     label: str = ""  # stands on top of the report
     prompts: Mapping[str, Template] = field(default_factory=dict)  # on top of those in spr.stages.prompts
     regions: RegionsConfig = field(default_factory=RegionsConfig)
@@ -154,6 +151,10 @@ class Config:
     )  # one training each: a name, and what of `train` it changes
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, "")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -260,40 +261,55 @@ def build_describer(
     """
     m = config.model
     if m.kind == "endpoint":
-        from spr.models.journal import Journal
-        from spr.models.openai_endpoint import EndpointDescriber
-
-        if not m.url:
-            raise ConfigError("model.url: found nothing, expected the address of an OpenAI-compatible server")
-        return EndpointDescriber(
-            m.url,
-            m.served_name or m.folder,
-            load_image=store.load,
-            api_key_env=m.api_key_env,
-            concurrency=m.concurrency,
-            server=m.server,
-            journal=Journal(journal) if journal else None,
-            give_up_after=m.give_up_after,
-            drop_unanswered=m.unanswered == "drop",
-            extra_body=m.extra_body,
-            chat_template_kwargs=m.chat_template_kwargs,
-        )
+        return build_endpoint(config, store, journal)
     from spr.models.hf_mllm import HFDescriber
-    from spr.models.look import cropping
 
-    def see_all(processor: Any) -> None:
-        if (complaint := cropping(processor, dialect_of(config))) is not None:
-            raise ConfigError(f"{m.folder}: {complaint}")
-
-    check = see_all if whole_images else None
     return HFDescriber(
         m.checkpoint,
         load_image=store.load,
         device=m.device,
         batching=m.batching,
         adapter=adapter or m.adapter,
-        check=check,
+        check=sees_all(config) if whole_images else None,
     )
+
+
+def build_endpoint(
+    config: Config, store: ImageStore | FullPaths, journal: str | None = None
+) -> EndpointDescriber:
+    """The user's model behind its server. Raises ConfigError."""
+    from spr.models.journal import Journal
+    from spr.models.openai_endpoint import EndpointDescriber
+
+    m = config.model
+    if not m.url:
+        raise ConfigError("model.url: found nothing, expected the address of an OpenAI-compatible server")
+    return EndpointDescriber(
+        m.url,
+        m.served_name or m.folder,
+        load_image=store.load,
+        api_key_env=m.api_key_env,
+        concurrency=m.concurrency,
+        server=m.server,
+        journal=Journal(journal) if journal else None,
+        give_up_after=m.give_up_after,
+        drop_unanswered=m.unanswered == "drop",
+        extra_body=m.extra_body,
+        chat_template_kwargs=m.chat_template_kwargs,
+    )
+
+
+def sees_all(config: Config) -> Callable[[Any], None]:
+    """A check of a processor: raises ConfigError for one that hides the sides of a picture."""
+    from spr.models.look import cropping
+
+    dialect = dialect_of(config)
+
+    def check(processor: Any) -> None:
+        if (complaint := cropping(processor, dialect)) is not None:
+            raise ConfigError(f"{config.model.folder}: {complaint}")
+
+    return check
 
 
 def build_scorer(config: Config, store: ImageStore) -> ImageTextScorer | None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from spr.dialects import Dialect
+from spr.errors import ConfigError
 from spr.ports import Describer
+from spr.ranges import Amount, Count, Range, check_ranges
 from spr.stages.prompts import TEMPLATES, Template, question, template_named
 from spr.types import Answer, Description, Dropped, Findings, Frame, Query, Region, Sampling, ShardResult
 
@@ -25,10 +28,16 @@ class DescribeConfig:
 
     # ours: the four combinations that the paper names
     templates: tuple[str, ...] = ("plain", "objects", "crop", "crop_objects")
-    samples: int = 2
-    temperature: float = 1.0  # ours
-    top_p: float = 0.95  # ours
-    max_new_tokens: int = 512  # ours
+    samples: Count = 2
+    temperature: Amount = 1.0  # ours; 0: the likeliest answer, always the same
+    top_p: Annotated[float, Range(above=0, most=1)] = 0.95  # ours
+    max_new_tokens: Count = 512  # ours
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, "describe")
+        if not self.templates:
+            raise ConfigError("describe.templates: found none, expected at least one, e.g. [plain]")
 
 
 def queries_of(

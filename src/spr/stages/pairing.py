@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from spr.boxes import as_boxes, match, sanitize
 from spr.dialects import Dialect
+from spr.ranges import Amount, Share, check_ranges
 from spr.stages.prompts import CANONICAL, TEMPLATES, Template, question, with_article
 from spr.types import (
     Box,
@@ -44,14 +45,18 @@ Chosen: TypeAlias = Literal["refined", "original", "annotated"]
 class PairConfig:
     """What makes a pair. Changing any of it never runs a model again."""
 
-    lam: float = field(default=0.8, metadata={"also": "lambda"})  # paper, section 3.3
+    lam: Share = field(default=0.8, metadata={"also": "lambda"})  # paper, section 3.3
     # the paper; ours, for comparison: the best answer as written | the annotated objects of the region in its
     # place
     chosen: Chosen = "refined"
-    min_margin: float = 0.05  # ours: smaller gaps are noise of the scores
+    min_margin: Amount = 0.05  # ours: smaller gaps are noise of the scores
     # ours: refinement may not win by silence; share of the rejected answer's boxes
-    min_chosen_boxes: float = 0.5
+    min_chosen_boxes: Share = 0.5
     prompt: str = CANONICAL  # ours: the policy must learn to answer the plain question
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, "pair")
 
 
 # ours: pairs whose answers differ in a smaller share of their words are dangerous under DPO (method 2.5)

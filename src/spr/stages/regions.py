@@ -18,8 +18,10 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from spr.boxes import iou, sanitize
+from spr.ranges import Count, Range, Share, check_ranges
 from spr.types import Annotation, Box, Dropped, Frame, ImageRecord, Region, RegionObject
 
 
@@ -27,13 +29,17 @@ from spr.types import Annotation, Box, Dropped, Frame, ImageRecord, Region, Regi
 class RegionsConfig:
     """How regions are drawn."""
 
-    min_objects: int = 5  # paper, section 3.2: "more than four objects"
-    regions_per_image: int = 1
-    max_images: int | None = 10_000  # paper, section 4.1: 10k images; None: all that pass `data.where`
+    min_objects: Annotated[int, Range(0)] = 5  # paper, section 3.2: "more than four objects"
+    regions_per_image: Count = 1
+    max_images: Count | None = 10_000  # paper, section 4.1: 10k images; None: all that pass `data.where`
     # ours: a region this like an earlier one of its image is redrawn from another seed object
-    redraw_iou: float = 0.7
+    redraw_iou: Share = 0.7
     # ours: decode each chosen image once, and drop it with a reason when it cannot be used
     verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, "regions")
 
 
 def draw_regions(

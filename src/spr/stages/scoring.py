@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, pstdev
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,6 +31,7 @@ from spr.boxes import Boxes, as_boxes, inside, iou_matrix, nms, sanitize
 from spr.dialects import Dialect
 from spr.errors import ConfigError, DataError, why_no_picture
 from spr.ports import Detector, ImageTextScorer
+from spr.ranges import Range, Share, check_ranges
 from spr.stages.pairing import Unmatched, refine
 from spr.types import (
     Box,
@@ -53,18 +54,19 @@ NEARLY_ALONE = 0.9
 class ScoreConfig:
     """What counts as a reference, and how refinement treats boxes without one."""
 
-    iou_threshold: float = 0.5  # paper, section 3.3
+    iou_threshold: Annotated[float, Range(above=0, most=1)] = 0.5  # paper, section 3.3
     # the paper: annotated boxes are references; ours: false leaves those that the detector finds alone
     annotated: bool = True
     # the paper's two readings conflict; ours
     detector_side: Literal["reference", "prediction", "both", "none"] = "reference"
     g_scope: Literal["region", "candidate"] = "region"  # ours: one G per region keeps candidates comparable
-    detector_threshold: float = 0.35  # ours (Grounding DINO's own default box threshold)
-    detector_nms: float = 0.7  # ours
+    detector_threshold: Share = 0.35  # ours (Grounding DINO's own default box threshold)
+    detector_nms: Share = 0.7  # ours
     unmatched: Unmatched = "unbox"  # paper: "other boxes are not kept"; the phrase stays (ours)
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for values that cannot be together."""
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, "score")
         if self.detector_side == "none" and not self.annotated:
             raise ConfigError(
                 "score: found annotated: false with detector_side 'none', expected a detector that is used"

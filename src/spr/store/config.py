@@ -11,31 +11,60 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import override
 
 from spr.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
 
 
+class _Once(yaml.SafeLoader):
+    """YAML in which a key stands once: of two, the first would be lost without a word."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: list[object] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"found the key {key!r} twice, expected it once", key_node.start_mark
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text. Raises ConfigError with `where` and the place of what is wrong."""
+    try:
+        return yaml.load(text, _Once)  # noqa: S506: a SafeLoader
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}{place}: not valid YAML ({getattr(e, 'problem', None) or e})") from None
+    except (RecursionError, ValueError, OverflowError) as e:  # nested without end, the 31st of February …
+        said = "nested too deeply" if isinstance(e, RecursionError) else e
+        raise ConfigError(f"{where}: not valid YAML ({said})") from None
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError with the place of a syntax error."""
     path = Path(path)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file, expected a YAML configuration") from None
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: cannot be read ({e})") from None
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: not valid YAML ({getattr(e, 'problem', None) or e})") from None
+    value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: found {type(value).__name__}, expected a mapping of sections")
     return value
@@ -60,17 +89,11 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     ConfigError.
     """
     result: Any = data
-    for override in overrides:
-        name, sign, text = override.partition("=")
+    for text in overrides:
+        name, sign, value = text.partition("=")
         if not sign or not name.strip():
-            raise ConfigError(f"--set {override!r}: expected a.b=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise ConfigError(
-                f"--set {override!r}: found no YAML after the sign ({getattr(e, 'problem', None) or e})"
-            ) from None
-        result = _with(result, name.strip().split("."), value)
+            raise ConfigError(f"--set {text!r}: expected a.b=value")
+        result = _with(result, name.strip().split("."), parse_yaml(value, f"--set {text!r}"))
     return dict(result)
 
 

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from spr.errors import DataError
+
 ENDING = ".tmp"  # of a temporary name
 
 
@@ -62,6 +64,15 @@ def clean(folder: str | Path, deep: bool = True) -> None:
     for pattern in (f"*{ENDING}", ".building-*"):
         for path in list(Path(folder).rglob(pattern) if deep else Path(folder).glob(pattern)):
             remove(path)
+
+
+def check_empty(folder: str | Path) -> None:
+    """Raise DataError unless a folder is new or empty."""
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path}: found a file, expected a new or an empty folder")
+    if path.is_dir() and any(path.iterdir()):
+        raise DataError(f"{path}: found files, expected a new or an empty folder")
 
 
 def cache_folder() -> Path:

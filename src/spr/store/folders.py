@@ -25,6 +25,7 @@ FOLDERS: Mapping[str, str] = {  # by the verb of the stage that fills it
     "report": REPORT,
 }
 STAGES = tuple(FOLDERS)
+UNTIL_PAIR = STAGES[: STAGES.index("train")]
 
 ROUNDS: Final = "rounds"  # <adapter>/2 … inside it, each with the folders of a run
 ABLATIONS: Final = "ablations"  # <keys>/<variant> inside it, the same

@@ -63,3 +63,9 @@ def counted(reasons: Mapping[str, int]) -> str:
     kinds = sorted(reasons.items(), key=lambda kind: (-kind[1], kind[0]))
     more = [f"{len(kinds) - SHOWN} more kinds"] if len(kinds) > SHOWN else []
     return ", ".join([*(f"{reason}: {n}" for reason, n in kinds[:SHOWN]), *more])
+
+
+def one_line(text: str) -> str:
+    """The text in one line, each control character as an escape: a terminal would obey it."""
+    joined = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in joined)

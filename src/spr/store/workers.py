@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Self, TypeAlias, TypeVar, cast
 
 from spr.errors import UnfinishedError
+from spr.ranges import Count, check_ranges
 from spr.types import ShardResult
 
 log = logging.getLogger(__name__)
@@ -39,9 +40,13 @@ Work: TypeAlias = Callable[[Sequence[In]], ShardResult[Out]]
 class RuntimeConfig:
     """How the work is spread. None of it changes a row, except `shard_size` under `batching: throughput`."""
 
-    workers: int = 1  # processes per stage
-    threads: int = 1  # threads of the numerical libraries per worker
-    shard_size: int = 256  # items per shard: what a kill can lose (design: ours)
+    workers: Count = 1  # processes per stage
+    threads: Count = 1  # threads of the numerical libraries per worker
+    shard_size: Count = 256  # items per shard: what a kill can lose (design: ours)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that cannot be."""
+        check_ranges(self, "runtime")
 
 
 def set_threads(threads: int) -> None:

@@ -9,6 +9,7 @@ budget changes what is learnt.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import shutil
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from typing_extensions import override
 
-from spr.errors import ConfigError, UserError
+from spr.errors import ConfigError, UserError, unknown_name
 from spr.store.progress import Progress
 from spr.training.answers import gather, measure
 from spr.training.config import TrainConfig
@@ -208,6 +209,19 @@ OWNED = frozenset(
 )
 
 
+def check_arguments(config: TrainConfig) -> None:
+    """Raise ConfigError for a name in `train.trainer` that is none of the user's."""
+    known = [field.name for field in dataclasses.fields(TrainingArguments)]
+    for name in config.trainer:
+        if name in OWNED:
+            raise ConfigError(
+                f"train.trainer.{name}: found a setting that follows from train.batch, epochs and seed, "
+                "expected it there"
+            )
+        if name not in known:
+            raise ConfigError("train.trainer: " + unknown_name("setting", name, known))
+
+
 def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> TrainingArguments:
     """Trainer's arguments: ours, then the user's own (`train.trainer`)."""
     ours: dict[str, Any] = {
@@ -234,11 +248,7 @@ def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> Train
         "disable_tqdm": True,
         "report_to": "none",
     }
-    if owned := OWNED & set(config.trainer):
-        raise ConfigError(
-            f"train.trainer.{min(owned)}: found a setting that follows from train.batch, epochs and seed, "
-            "expected it there"
-        )
+    check_arguments(config)
     try:
         return TrainingArguments(**{**ours, **config.trainer})
     except (TypeError, ValueError) as e:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spr.errors import DataError
 from spr.models.loading import load_mllm, quiet_peft, read_config, save_checkpoint
+from spr.store.files import check_empty, whole
 from spr.types import Checkpoint
 
 
@@ -18,10 +19,11 @@ def merge_adapter(model: str | Checkpoint, adapter_folder: str, out: str) -> Non
     """Write the merged checkpoint to `out`. The sum is made in float32 and rounded once, to the dtype that
     the base is stored in. Changed settings of the image processor are in the merged checkpoint, too.
 
-    Raises DataError when `adapter_folder` holds no adapter.
+    Raises DataError when `adapter_folder` holds no adapter, or `out` is not empty.
     """
     from peft import PeftModel
 
+    check_empty(out)
     if not (Path(adapter_folder) / "adapter_config.json").is_file():
         raise DataError(
             f"{adapter_folder}: found no adapter_config.json, expected a finished PEFT adapter (run `spr "
@@ -34,4 +36,6 @@ def merge_adapter(model: str | Checkpoint, adapter_folder: str, out: str) -> Non
         merged = PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()
     if stored is not None:
         merged = merged.to(stored)
-    save_checkpoint(merged, processor, out)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as folder:
+        save_checkpoint(merged, processor, folder)

@@ -19,6 +19,8 @@ from typing import Any
 
 from PIL import Image
 
+from spr.models.openai_endpoint import CHECK
+
 FAULTS = ("429", "500", "drop", "half", "garbage", "html", "no_choices", "abort", "slow")
 
 
@@ -50,6 +52,7 @@ class Script:
     delivered: Counter[str] = field(default_factory=Counter)
     images: dict[str, list[Image.Image]] = field(default_factory=dict)
     taken: list[float] = field(default_factory=list)
+    checks: int = 0
     at_once: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -88,6 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         content = body["messages"][0]["content"]
         prompt = content[-1]["text"]
+        if prompt == CHECK:  # before a run: no query, and none of what is counted
+            return self._check(script, body)
         with script.lock:
             script.requests.append(body)
             script.authorization.add(self.headers["Authorization"])
@@ -124,6 +129,19 @@ class _Handler(BaseHTTPRequestHandler):
             for text in texts
         ]
         return self._send(200, _completion(choices, script.usage))
+
+    def _check(self, script: Script, body: dict[str, Any]) -> None:
+        """Answer the question of `EndpointDescriber.check`, as well as this server can."""
+        script.checks += 1
+        if script.dies_after and len(script.requests) > script.dies_after:
+            return self._fail("drop")
+        if script.status:
+            return self._send(script.status, script.body.encode(), script.headers)
+        if script.raw:
+            return self._send(200, script.raw, script.headers)
+        if (refusal := script.refuse(body)) is not None:
+            return self._send(refusal[0], refusal[1].encode())
+        return self._send(200, _completion([{"message": {"content": "a picture"}, "finish_reason": "stop"}]))
 
     def _has_room(self, script: Script) -> bool:
         """Whether fewer than `rate` requests were taken in the last second."""

@@ -70,7 +70,7 @@ def test_overrides_are_read_as_yaml() -> None:
     }
     with pytest.raises(ConfigError, match=r"expected a\.b=value"):
         apply_overrides({}, ["a.b"])
-    with pytest.raises(ConfigError, match="found no YAML"):
+    with pytest.raises(ConfigError, match=r"--set .*: not valid YAML"):
         apply_overrides({}, ["a.b=[1"])
 
 

@@ -1,0 +1,201 @@
+"""Before the first stage touches anything: could the stages that are still to do work at all?
+
+In: a configuration, a run, the stages that a command wants. Out: nothing, or the first error, one line. No
+weights are read and no file of the run is written; a server is asked one question. What is finished needs
+nothing any more, and is not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeAlias
+
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
+
+from spr.data.files import open_source
+from spr.errors import EXTRAS, ConfigError, missing_extra
+from spr.evaluation.results import BASE
+from spr.evaluation.stage import look_at
+from spr.models.weights import ADAPTER_FILES
+from spr.run.pairs import need_files
+from spr.run.rounds import round_run, round_runs
+from spr.run.wiring import Config, build_endpoint, dialect_of, image_store, sees_all, trainings
+from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, STAGE_FILE, STAGES
+from spr.store.progress import Progress
+from spr.store.run import Run
+
+Check: TypeAlias = Callable[[Config, Progress], None]
+NEEDS: Mapping[str, tuple[str, ...]] = {  # extras of a stage, or of the doctor
+    **dict.fromkeys(("index", "regions", "pair", "report"), ("cli", "data")),
+    **dict.fromkeys(("describe", "score", "evaluate", "doctor"), ("cli", "data", "models")),
+    "train": ("cli", "data", "models", "train"),
+}
+
+
+def unfinished(config: Config, run: Run, stage: str) -> bool:
+    """Whether a stage has something left to do."""
+    match stage:
+        case "train":
+            last = {name: training.rounds for name, training in trainings(config).items()}
+            return not all(
+                round_run(run, name, number).exists(ADAPTER, name, STAGE_FILE)
+                for name, rounds in last.items()
+                for number in range(1, rounds + 1)
+            )
+        case "evaluate":
+            models = [BASE]
+            for name in trainings(config):
+                models += [name, *round_runs(config, run, name)]
+            return not all(
+                run.exists(EVALUATION, benchmark.name, model, STAGE_FILE)
+                for benchmark in config.evaluate.benchmarks
+                for model in models
+            )
+        case "report" | "doctor":
+            return True
+    return not run.exists(FOLDERS[stage], STAGE_FILE)
+
+
+def preflight(
+    wanted: Iterable[tuple[Config, Run]],
+    stages: Sequence[str],
+    progress: Progress,
+    overwrite: str | None = None,
+) -> None:
+    """Check what is still to do of `stages` in these runs, with `overwrite` and what follows it. What several
+    runs have in common is checked once. Raises UserError, UnfinishedError.
+    """
+    again = STAGES[STAGES.index(overwrite) :] if overwrite is not None else ()
+    found: dict[str, tuple[Check, Config]] = {}
+    for config, run in wanted:
+        check_place(run)
+        for stage in stages:
+            if stage in again or unfinished(config, run, stage):
+                check_extras(stage)
+                for check, sections in CHECKS[stage].items():
+                    key = f"{check.__name__} {[getattr(config, section) for section in sections]}"
+                    found.setdefault(key, (check, config))
+    if found:
+        progress.start("preflight", len(found))
+    for check, config in found.values():
+        check(config, progress)
+        progress.advance(1)
+    progress.end()
+
+
+def check_place(run: Run) -> None:
+    """Raise ConfigError when the run folder cannot be written."""
+    fs, path = run.inner()
+    if not isinstance(fs, LocalFileSystem):
+        return
+    place = Path(path)
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigError(f"run: {place}: found a file, expected a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"run: {place}: this folder cannot be written")
+
+
+def check_extras(stage: str) -> None:
+    """Raise MissingExtraError when a stage's packages are not installed."""
+    for module, extra in EXTRAS.items():
+        if extra in NEEDS[stage] and find_spec(module) is None:
+            raise missing_extra(f"`spr {stage}` ({module})", extra)
+
+
+# --- what the stages need -------------------------------------------------------------------------
+
+
+def _annotations(config: Config, progress: Progress) -> None:
+    need_files(config.data, progress)
+    for name in config.data.sources:
+        open_source(name, config.data.format)
+
+
+def _images(config: Config, progress: Progress) -> None:
+    image_store(config)
+
+
+def _candidates(config: Config, progress: Progress) -> None:
+    templates, samples = len(config.describe.templates), config.describe.samples
+    if templates * samples < 2:
+        raise ConfigError(
+            f"describe: found {templates} template x {samples} sample, expected at least 2 descriptions of a "
+            "region: a pair compares them"
+        )
+
+
+def _examined(config: Config, progress: Progress) -> None:
+    """The model as one that the doctor asks: in process or behind its server."""
+    from spr.models.devices import device_named
+    from spr.models.ready import check_mllm
+
+    if config.model.kind == "endpoint":
+        build_endpoint(config, image_store(config)).check(Image.new("RGB", (64, 64), "grey"))
+    else:
+        device_named(config.model.device, "model.device")
+        check_mllm(config.model.checkpoint)
+
+
+def _answering(config: Config, progress: Progress) -> None:
+    """The model as one whose answers count."""
+    _examined(config, progress)
+    if config.model.kind == "hf":
+        _whole(config)
+
+
+def _whole(config: Config) -> None:
+    """The model sees whole pictures, and the adapter that it starts from is there."""
+    from spr.models.loading import load_processor
+
+    sees_all(config)(load_processor(config.model.checkpoint))
+    if config.model.adapter and not (Path(config.model.adapter) / ADAPTER_FILES[0]).is_file():
+        raise ConfigError(f"model.adapter: {config.model.adapter}: found no {ADAPTER_FILES[0]}")
+
+
+def _scoring(config: Config, progress: Progress) -> None:
+    from spr.models.devices import device_named
+    from spr.models.ready import check_detector, check_scorer
+
+    if config.semantic is not None:
+        device_named(config.semantic.device, "semantic.device")
+        check_scorer(config.semantic.checkpoint)
+    if config.detector is not None and config.score.detector_side != "none":
+        device_named(config.detector.device, "detector.device")
+        check_detector(config.detector.checkpoint)
+
+
+def _training(config: Config, progress: Progress) -> None:
+    from spr.models.ready import check_mllm
+    from spr.training.loop import check_arguments
+
+    for training in trainings(config).values():
+        check_arguments(training)
+    check_mllm(config.model.checkpoint)
+    _whole(config)
+
+
+def _benchmarks(config: Config, progress: Progress) -> None:
+    need_files(config.evaluate, progress)
+    look_at(config.evaluate, dialect_of(config))
+
+
+_DATA: Mapping[Check, Sequence[str]] = {_annotations: ("data",)}
+_PICTURES: Mapping[Check, Sequence[str]] = {_images: ("data",)}
+_MODEL = ("model", "prompts")
+CHECKS: Mapping[str, Mapping[Check, Sequence[str]]] = {  # of a stage, with the sections that each looks at
+    "index": _DATA,
+    "regions": _PICTURES,
+    "describe": {_candidates: ("describe",), **_PICTURES, _answering: _MODEL},
+    "score": {**_PICTURES, _scoring: ("semantic", "detector", "score")},
+    "pair": {},
+    "train": {**_PICTURES, _training: (*_MODEL, "train", "adapters")},
+    "evaluate": {_answering: _MODEL, _benchmarks: (*_MODEL, "evaluate")},
+    "report": {},
+    "doctor": {**_PICTURES, _examined: _MODEL},
+}
