@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from spr.run.wiring import Config
 
 FOUND_WRONG = 3  # exit code of an examination
-FORMATS = ("trl", "llamafactory", "ms-swift")
 
 progress = progress_shown()
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Spatial Preference Rewarding.")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration of the run.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a value of the configuration.")
@@ -65,14 +64,18 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
     return load_config(path, overrides or [])
 
 
-def _stage(name: str, path: Path, overrides: list[str] | None, overwrite: str | None) -> Config:
+def _stage(name: str, config: Config, overwrite: str | None) -> None:
     """Run one stage."""
     from spr.run import pipeline
 
-    config = _load(path, overrides)
     run = pipeline.begin(config, [name], progress, overwrite)
     pipeline.DO[name](config, run, progress)
-    return config
+
+
+def _formats() -> list[str]:
+    from spr.commands.export import WRITERS
+
+    return list(WRITERS)
 
 
 def _check_writable(page: Path | None) -> None:
@@ -119,7 +122,8 @@ def index(
     overwrite: Overwrite = None,
 ) -> None:
     """Read the annotations once into an index."""
-    loaded = _stage("index", config, overrides, overwrite)
+    loaded = _load(config, overrides)
+    _stage("index", loaded, overwrite)
     if check:
         from spr.commands.check import check_run
 
@@ -135,7 +139,8 @@ def regions(
 ) -> None:
     """Draw random region queries (method 2.1)."""
     _check_writable(preview)
-    loaded = _stage("regions", config, overrides, overwrite)
+    loaded = _load(config, overrides)
+    _stage("regions", loaded, overwrite)
     if preview is not None:
         from spr.commands.previews import preview_regions
 
@@ -150,17 +155,18 @@ def describe(
     model receives them.
     """
     _check_writable(preview)
-    if preview is not None:
-        from spr.commands.doctor import preview_prompts
-
-        write_whole(preview, preview_prompts(_load(config, overrides), progress))
+    loaded = _load(config, overrides)
+    if preview is None:
+        _stage("describe", loaded, overwrite)
         return
-    _stage("describe", config, overrides, overwrite)
+    from spr.commands.doctor import preview_prompts
+
+    write_whole(preview, preview_prompts(loaded, progress))
 
 
 def _add_stage(name: str, doc: str) -> None:
     def command(config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None) -> None:
-        _stage(name, config, overrides, overwrite)
+        _stage(name, _load(config, overrides), overwrite)
 
     command.__doc__ = doc
     app.command(name)(command)
@@ -187,10 +193,11 @@ def train(
     from spr.run.wiring import trainings
     from spr.store.run import Run
 
+    loaded = _load(config, overrides)
     if merge is not None:
-        for name in trainings(_load(config, overrides)):
+        for name in trainings(loaded):
             check_empty(merge / name)
-    loaded = _stage("train", config, overrides, overwrite)
+    _stage("train", loaded, overwrite)
     if merge is not None:
         from spr.training.merge import merge_adapter
 
@@ -246,7 +253,7 @@ def ablate(
 @app.command()
 def export(
     config: ConfigPath,
-    format: Annotated[str, typer.Option(help=" | ".join(FORMATS), autocompletion=lambda: list(FORMATS))],
+    format: Annotated[str, typer.Option(help="trl | llamafactory | ms-swift", autocompletion=_formats)],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     overrides: Overrides = None,
 ) -> None:

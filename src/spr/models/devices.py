@@ -23,11 +23,8 @@ def accelerator() -> str | None:
 def devices() -> list[str]:
     """The devices of this machine: cpu, cuda:0, cuda:1 …"""
     kind = accelerator()
-    return (
-        ["cpu"]
-        if kind is None
-        else ["cpu", *(f"{kind}:{n}" for n in range(torch.accelerator.device_count()))]
-    )
+    count = 0 if kind is None else torch.accelerator.device_count()
+    return ["cpu", *(f"{kind}:{number}" for number in range(count))]
 
 
 def device_named(name: str, where: str = "device") -> str:

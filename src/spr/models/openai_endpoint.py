@@ -71,6 +71,14 @@ def _png(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def _content(images: Sequence[Image.Image], prompt: str) -> list[Mapping[str, Any]]:
+    """A user's message: pictures, then the question."""
+    return [
+        *({"type": "image_url", "image_url": {"url": _png(image)}} for image in images),
+        {"type": "text", "text": prompt},
+    ]
+
+
 def seed_of(seed: int, item_id: str, sample: int) -> int:
     """The seed of a request: 31 bits from the run's seed, the item and the first sample that is asked for."""
     return (
@@ -159,16 +167,14 @@ class EndpointDescriber:
         return _in_a_loop(self._answer(queries, sampling))
 
     async def _answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
-        patience, self._one_at_a_time = self.patience, asyncio.Lock()
-        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        timeout = httpx.Timeout(patience.timeout, connect=patience.connect)
+        self._one_at_a_time = asyncio.Lock()
         places = asyncio.Semaphore(self.concurrency)
 
         async def one(query: Query) -> list[Answer]:
             async with places:
                 return await self._samples(client, query, sampling)
 
-        async with httpx.AsyncClient(timeout=timeout, limits=limits) as client:
+        async with self._client() as client:
             tasks = [asyncio.create_task(one(query)) for query in queries]
             try:
                 return await asyncio.gather(*tasks)
@@ -190,14 +196,9 @@ class EndpointDescriber:
 
     async def _check(self, picture: Image.Image) -> None:
         self._one_at_a_time = asyncio.Lock()
-        content = [
-            {"type": "image_url", "image_url": {"url": _png(picture)}},
-            {"type": "text", "text": CHECK},
-        ]
-        fields = self.fields.of(Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=16), 1, 0)
-        body = {"model": self.model, "messages": [{"role": "user", "content": content}], **fields}
-        timeout = httpx.Timeout(self.patience.timeout, connect=self.patience.connect)
-        async with httpx.AsyncClient(timeout=timeout) as client:
+        sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=16)
+        body = self._body(_content([picture], CHECK), self.fields.of(sampling, 1, 0))
+        async with self._client() as client:
             for tries in range(1, CHECKS + 1):
                 try:
                     await self._ask(client, body)
@@ -242,7 +243,7 @@ class EndpointDescriber:
         tries = 0
         while (n := wanted - first - len(found)) > 0:
             fields = self.fields.of(sampling, n, seed_of(sampling.seed, item_id, first + len(found)))
-            body = {"model": self.model, "messages": [{"role": "user", "content": content}], **fields}
+            body = self._body(content, fields)
             try:
                 await self._wait_for_all()
                 new = (await self._ask(client, body))[:n]
@@ -291,10 +292,15 @@ class EndpointDescriber:
     def _content(self, query: Query) -> list[Mapping[str, Any]]:
         image = self.load_image(query.image)
         images = [image] if query.crop is None else [image, crop(image, query.crop)]
-        parts: list[Mapping[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": _png(i)}} for i in images
-        ]
-        return [*parts, {"type": "text", "text": query.prompt}]
+        return _content(images, query.prompt)
+
+    def _body(self, content: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": self.model, "messages": [{"role": "user", "content": content}], **fields}
+
+    def _client(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        timeout = httpx.Timeout(self.patience.timeout, connect=self.patience.connect)
+        return httpx.AsyncClient(timeout=timeout, limits=limits)
 
     # --- waiting ----------------------------------------------------------------------------------
 

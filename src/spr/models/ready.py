@@ -22,8 +22,8 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
-def check_mllm(checkpoint: Checkpoint) -> None:
-    """Raise ConfigError for what is no image-text-to-text model with all its files."""
+def check_mllm(checkpoint: Checkpoint) -> Any:
+    """The processor of a whole image-text-to-text checkpoint. Raises ConfigError for one that is not."""
     dtype_named(checkpoint.dtype)
     config = read_config(checkpoint)
     known = AutoModelForImageTextToText._model_mapping
@@ -33,7 +33,7 @@ def check_mllm(checkpoint: Checkpoint) -> None:
             "a text and writes a text"
         )
     check_files(checkpoint)
-    load_processor(checkpoint)
+    return load_processor(checkpoint)
 
 
 def check_scorer(checkpoint: Checkpoint) -> None:

@@ -27,7 +27,6 @@ from spr.report.ablation import Point, ablation_page
 from spr.run import pipeline
 from spr.run.adapters import do_train
 from spr.run.depends import Folder, folders
-from spr.run.preflight import preflight
 from spr.run.rounds import round_run, round_runs
 from spr.run.wiring import Config, load_config, trainings
 from spr.store.config import parse_yaml
@@ -236,12 +235,7 @@ def ablate(
     base = load_config(path, overrides)
     name = folder_name("+".join(v.key for v in keys))
     variants = plan(base, (ABLATIONS, name), settings_of(path, keys, overrides))
-    if overwrite is not None:
-        pipeline.check_stage(overwrite)
-    preflight([(v.config, v.run) for v in variants], STAGES, progress, overwrite)
-    if overwrite is not None:
-        for v in variants:
-            pipeline.overwrite(Run(v.config.run), overwrite)
+    pipeline.prepare([(v.config, v.run) for v in variants], STAGES, progress, overwrite)
     run_variants(base, variants, progress)
     for v in variants:
         pipeline.do_report(v.config, v.run, Within(progress, v.name))

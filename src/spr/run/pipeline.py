@@ -78,12 +78,23 @@ def begin(
     `overwrite_stage` removed.
     """
     run = open_run(config)
+    prepare([(config, run)], stages, progress, overwrite_stage)
+    return run
+
+
+def prepare(
+    runs: Sequence[tuple[Config, Run]],
+    stages: Sequence[str],
+    progress: Progress,
+    overwrite_stage: str | None = None,
+) -> None:
+    """What `begin` does, for several runs at once. Of a run that shares folders only its own are removed."""
     if overwrite_stage is not None:
         check_stage(overwrite_stage)
-    preflight([(config, run)], stages, progress, overwrite_stage)
+    preflight(runs, stages, progress, overwrite_stage)
     if overwrite_stage is not None:
-        overwrite(run, overwrite_stage)
-    return run
+        for config, _ in runs:
+            overwrite(Run(config.run), overwrite_stage)
 
 
 def open_run(config: Config) -> Run:

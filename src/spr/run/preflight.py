@@ -76,7 +76,7 @@ def preflight(
         for stage in stages:
             if stage in again or unfinished(config, run, stage):
                 check_extras(stage)
-                for check, sections in CHECKS[stage].items():
+                for check, sections in checks_of(config, stage).items():
                     key = f"{check.__name__} {[getattr(config, section) for section in sections]}"
                     found.setdefault(key, (check, config))
     if found:
@@ -130,30 +130,29 @@ def _candidates(config: Config, progress: Progress) -> None:
         )
 
 
-def _examined(config: Config, progress: Progress) -> None:
-    """The model as one that the doctor asks: in process or behind its server."""
+def _reached(config: Config, progress: Progress) -> None:
+    """What answers is there: the device in process, or the server."""
     from spr.models.devices import device_named
-    from spr.models.ready import check_mllm
 
     if config.model.kind == "endpoint":
         build_endpoint(config, image_store(config)).check(Image.new("RGB", (64, 64), "grey"))
     else:
         device_named(config.model.device, "model.device")
+
+
+def _readable(config: Config, progress: Progress) -> None:
+    """The model's checkpoint is one, and whole; the doctor looks at the rest itself."""
+    from spr.models.ready import check_mllm
+
+    if config.model.kind == "hf":
         check_mllm(config.model.checkpoint)
 
 
-def _answering(config: Config, progress: Progress) -> None:
-    """The model as one whose answers count."""
-    _examined(config, progress)
-    if config.model.kind == "hf":
-        _whole(config)
+def _checkpoint(config: Config, progress: Progress) -> None:
+    """The model's checkpoint is one, and whole; it sees whole pictures; its starting adapter is there."""
+    from spr.models.ready import check_mllm
 
-
-def _whole(config: Config) -> None:
-    """The model sees whole pictures, and the adapter that it starts from is there."""
-    from spr.models.loading import load_processor
-
-    sees_all(config)(load_processor(config.model.checkpoint))
+    sees_all(config)(check_mllm(config.model.checkpoint))
     if config.model.adapter and not (Path(config.model.adapter) / ADAPTER_FILES[0]).is_file():
         raise ConfigError(f"model.adapter: {config.model.adapter}: found no {ADAPTER_FILES[0]}")
 
@@ -171,13 +170,10 @@ def _scoring(config: Config, progress: Progress) -> None:
 
 
 def _training(config: Config, progress: Progress) -> None:
-    from spr.models.ready import check_mllm
     from spr.training.loop import check_arguments
 
     for training in trainings(config).values():
         check_arguments(training)
-    check_mllm(config.model.checkpoint)
-    _whole(config)
 
 
 def _benchmarks(config: Config, progress: Progress) -> None:
@@ -185,17 +181,23 @@ def _benchmarks(config: Config, progress: Progress) -> None:
     look_at(config.evaluate, dialect_of(config))
 
 
-_DATA: Mapping[Check, Sequence[str]] = {_annotations: ("data",)}
 _PICTURES: Mapping[Check, Sequence[str]] = {_images: ("data",)}
-_MODEL = ("model", "prompts")
+_REACHED: Mapping[Check, Sequence[str]] = {_reached: ("model",)}
+_CHECKPOINT: Mapping[Check, Sequence[str]] = {_checkpoint: ("model",)}
 CHECKS: Mapping[str, Mapping[Check, Sequence[str]]] = {  # of a stage, with the sections that each looks at
-    "index": _DATA,
+    "index": {_annotations: ("data",)},
     "regions": _PICTURES,
-    "describe": {_candidates: ("describe",), **_PICTURES, _answering: _MODEL},
+    "describe": {_candidates: ("describe",), **_PICTURES, **_REACHED, **_CHECKPOINT},
     "score": {**_PICTURES, _scoring: ("semantic", "detector", "score")},
     "pair": {},
-    "train": {**_PICTURES, _training: (*_MODEL, "train", "adapters")},
-    "evaluate": {_answering: _MODEL, _benchmarks: (*_MODEL, "evaluate")},
+    "train": {**_PICTURES, _training: ("train", "adapters"), **_CHECKPOINT},
+    "evaluate": {**_REACHED, **_CHECKPOINT, _benchmarks: ("model", "evaluate")},
     "report": {},
-    "doctor": {**_PICTURES, _examined: _MODEL},
+    "doctor": {**_PICTURES, **_REACHED, _readable: ("model",)},
 }
+
+
+def checks_of(config: Config, stage: str) -> dict[Check, Sequence[str]]:
+    """The checks of a stage. What a server answers needs no checkpoint here, what is trained does."""
+    served = config.model.kind == "endpoint" and stage != "train"
+    return {check: s for check, s in CHECKS[stage].items() if not (served and check is _checkpoint)}

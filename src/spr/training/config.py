@@ -38,9 +38,8 @@ class TrainConfig:
     lora_alpha: Count = 32  # ours
     # ours: the reference is computed once, without dropout
     lora_dropout: Annotated[float, Range(0, below=1)] = 0.0
-    learning_rate: Positive = (
-        5e-6  # ours, for 7B; a model of a few million parameters needs about 2e-5 … 1e-4
-    )
+    # ours, for 7B; a model of a few million parameters needs about 2e-5 … 1e-4
+    learning_rate: Positive = 5e-6
     weight_decay: Amount = 0.0  # ours
     # ours: share of the steps in which the rate rises; a cosine to 0 follows
     warmup: Annotated[float, Range(0, below=1)] = 0.1
