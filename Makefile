@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test test-all check format bench coverage fuzz clean
+.PHONY: help setup demo results test test-all check format bench coverage fuzz fuzz-files clean
 
 help:                ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -49,7 +49,10 @@ coverage: setup      ## branches of spr.dialects that its tests take: all, or it
 	@$(PY) -m pytest -q tests/unit/dialects tests/properties/test_dialects.py --cov=spr.dialects --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
 
 fuzz: setup          ## mutated strings through every dialect; goes on where it stood (FUZZ="--count 10000000 --seed 0")
-	@$(PY) benchmarks/fuzz_dialects.py $(FUZZ)
+	@$(PY) -m benchmarks.fuzz_dialects $(FUZZ)
+
+fuzz-files: setup    ## mutated files through every reader; goes on where it stood (FUZZ="--count 100000 --seed 1")
+	@$(PY) -m benchmarks.fuzz_files $(FUZZ)
 
 clean:               ## remove the virtual environment and the runs
 	rm -rf $(VENV) runs build dist

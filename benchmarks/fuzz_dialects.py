@@ -2,38 +2,26 @@
 
 Corpus: the texts of tests/golden/dialects.json. A string is a corpus text after 1-6 mutations (delete,
 duplicate, swap, truncate, splice with another text, insert a sign or a tag, change a digit). It is read by
-its own dialect and, every fourth time, by another; one of its boxes is replaced and removed. Strings come in
-numbered blocks, each a function of (seed, block, corpus), and a finished block is a line of
-runs/fuzz/<seed>-<corpus>.jsonl: a run that was stopped goes on where it stood, and a larger --count only adds
-blocks.
+its own dialect and, every fourth time, by another; one of its boxes is replaced and removed.
 
-    python benchmarks/fuzz_dialects.py --count 10000000 --seed 0 --processes 2
+    python -m benchmarks.fuzz_dialects --count 10000000 --seed 0 --processes 2
 """
 
 from __future__ import annotations
 
-import argparse
-import functools
 import hashlib
 import json
 import math
-import multiprocessing
 import random
-import sys
-import time
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
+from benchmarks.fuzz import drive
 from spr.dialects import Dialect, Frame, get_dialect, known_names
 
 CORPUS = Path(__file__).parents[1] / "tests" / "golden" / "dialects.json"
 BLOCK = 5000  # strings
-SHOWN = 5  # failures of a block that are kept
 SIGNS = [*'[]{}()<>,;"\\\n 09-.', "null", "None", "<think>", "</think>", "</s>", "\x00", "é", "漢", "𝟙", "٣"]
 # RecursionError is a RuntimeError
 FINDINGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -103,7 +91,7 @@ def check(d: Dialect, text: str, frame: Frame, rng: random.Random) -> None:
         d.replace_boxes(g, {slot: None}, frame)
 
 
-def block(number: int, seed: int) -> dict[str, Any]:
+def block(number: int, seed: int) -> tuple[Counter[str], list[str]]:
     """The strings of one block: how many each dialect read, and what failed."""
     rng = random.Random(f"{seed}/{number}")
     rows = json.loads(CORPUS.read_text(encoding="utf-8"))
@@ -122,51 +110,12 @@ def block(number: int, seed: int) -> dict[str, Any]:
             failures.append(
                 f"{name} {frame.width:.0e}x{frame.height} {text!r}\n{traceback.format_exc(limit=3)}"
             )
-    return {"block": number, "strings": done, "failed": len(failures), "failures": failures[:SHOWN]}
+    return done, failures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--count", type=int, default=1_000_000, help="strings in all, with those of earlier runs"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
-    args = parser.parse_args()
     corpus = hashlib.blake2b(CORPUS.read_bytes(), digest_size=4).hexdigest()
-    log = args.out / f"{args.seed}-{corpus}.jsonl"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]  # a kill may cut the last one: it is done again
-    log.write_text("".join(whole), encoding="utf-8")
-    found = {row["block"]: row for row in map(json.loads, whole)}
-    blocks = math.ceil(args.count / BLOCK)
-    left = [k for k in range(blocks) if k not in found]
-    begin = time.monotonic()
-    with multiprocessing.Pool(args.processes) as pool, log.open("a", encoding="utf-8") as f:
-        results = pool.imap_unordered(functools.partial(block, seed=args.seed), left)
-        for row in track(
-            results, f"fuzz: blocks of {BLOCK:,}", total=len(left), console=Console(stderr=True)
-        ):
-            found[row["block"]] = row
-            f.write(json.dumps(row) + "\n")
-            f.flush()
-    rows = [found[k] for k in range(blocks)]
-    strings = sum((Counter(row["strings"]) for row in rows), Counter[str]())
-    failed = sum(row["failed"] for row in rows)
-    for name, n in sorted(strings.items()):
-        print(f"{name:18} {n:>10,}")
-    took = time.monotonic() - begin
-    print(
-        f"{'all':18} {strings.total():>10,} strings, {len(left) * BLOCK:,} of them now in {took:.0f} s; "
-        f"seed {args.seed}, corpus {corpus}, {log}"
-    )
-    print(f"{failed} failures")
-    print("\n".join(failure for row in rows for failure in row["failures"]))
-    sys.exit(1 if failed else 0)
+    drive(__doc__ or "", "dialects", corpus, block, BLOCK, 1_000_000)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,13 @@ def test_nothing_imports_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [p for d in ("src", "tests", "benchmarks", "examples") for p in sorted((REPO / d).rglob("*.py"))]
+    "path",
+    [
+        path
+        for folder in ("src", "tests", "benchmarks", "examples")
+        for path in sorted((REPO / folder).rglob("*"))
+        if path.suffix in (".py", ".j2", ".css", ".js")
+    ],
 )
 def test_lines_are_short_enough_to_stand_beside_each_other(path: Path) -> None:
     long = [

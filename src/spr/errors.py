@@ -108,6 +108,27 @@ def missing_extra(feature: str, extra: str) -> MissingExtraError:
 
 
 MANY = 60  # ours: names in a message
+WIDE = 80  # ours: characters of a value in a message
+
+
+def shown(value: object) -> str:
+    """A value as it stands in an error message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of 5,000 digits, a list 1,000 lists deep
+        return f"a {type(value).__name__} without end"
+    return text if len(text) <= WIDE else text[: WIDE - 3] + "..."
+
+
+def is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can write: half of a character (a lone surrogate) cannot be kept."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ import pytest
 from spr.store.run import Run
 from spr.types import Dropped, Region
 from tests.e2e.test_photographs import Page, spr
+from tests.support.pages import refused
 from tests.unit.data.test_images import BAD
 from tests.unit.data.worlds import picture
 
@@ -115,6 +116,7 @@ def test_everything_broken_is_counted_and_nothing_stops(
     assert {r.item_id: r.reason for r in rows} == {name: reason for name, _, _, reason in BAD}
     page = Page((folder / "page.html").read_text(encoding="utf-8"))
     assert "script" not in page.tags  # a category may be called anything
+    assert refused((folder / "page.html").read_text(encoding="utf-8")) == []
     assert NASTY in page.words
     assert set(expected) | set(at_index) <= set(page.words)
 

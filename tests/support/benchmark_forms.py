@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from spr.boxes import to_xywh
 from spr.scenes.files import CATEGORY, image_name
@@ -55,6 +57,29 @@ class World:
             for expression, o in expressions(objects, 5, self.rng(i, 2)):
                 grouped.setdefault(o.box, (o, []))[1].append(expression)
             yield from ((i, o, texts) for o, texts in grouped.values())
+
+
+def plain_world(folder: Path, count: int) -> World:
+    """`count` scenes of random objects; the pictures are plain, because nobody looks at them."""
+    for i in range(count):
+        Image.new("RGB", (SIZE, SIZE), (40 * i % 256, 90, 120)).save(folder / image_name(i))
+    return World(tuple(_scene(np.random.default_rng([5, i])) for i in range(count)), folder)
+
+
+def _scene(rng: np.random.Generator) -> tuple[Thing, ...]:
+    """Five to seven objects on a grid, so that none overlap; some nouns twice."""
+    names = list(NOUNS)
+    cells = rng.permutation(9)[: int(rng.integers(5, 8))].tolist()
+    found: list[Thing] = []
+    for k, cell in enumerate(cells):
+        x, y = 74 * (cell % 3) + int(rng.integers(0, 10)), 74 * (cell // 3) + int(rng.integers(0, 10))
+        noun = found[-1].noun if k == 3 else names[int(rng.integers(len(names)))]
+        found.append(
+            Thing(
+                noun, (float(x), float(y), x + float(rng.integers(20, 60)), y + float(rng.integers(20, 60)))
+            )
+        )
+    return tuple(found)
 
 
 def xywh(box: Box) -> list[float]:

@@ -13,12 +13,11 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from spr.evaluation.config import BenchmarkConfig
-from spr.scenes.files import image_name
+from spr.scenes.files import CATEGORY, image_name
 from spr.scenes.language import Part, description
 from spr.scenes.world import NOUNS
 from spr.types import Box
 from tests.support.benchmark_forms import (
-    CATEGORY,
     SIZE,
     SPLIT,
     Rows,

@@ -1,4 +1,5 @@
-"""The same annotated images in the forms that other tools write: COCO, VOC, YOLO, Open Images.
+"""The same annotated images in the forms that other tools write: COCO, VOC, YOLO, Open Images, Visual Genome,
+rows of Hugging Face data sets.
 
 In: image and annotation records. Out: annotation files beside images that exist already. What a form cannot
 say is lost: VOC has whole pixels (counted from 1), YOLO six decimals of a side, Open Images only images named
@@ -14,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 from xml.etree import ElementTree
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from spr.boxes import to_cxcywh_unit, to_xywh, to_xyxy_unit
 from spr.types import Annotation, Frame, ImageRecord
@@ -121,3 +125,40 @@ def write_open_images(images: Sequence[ImageRecord], annotations: Annotations, f
         csv.writer(f).writerows(
             [["LabelName", "DisplayName"], *([f"/m/{n}", name] for n, name in enumerate(names))]
         )
+
+
+def write_visual_genome(images: Sequence[ImageRecord], annotations: Annotations, file: Path) -> None:
+    """objects.json alone, with the addresses of the images."""
+    rows = []
+    for number, image in enumerate(images, 1):
+        objects = []
+        for k, a in enumerate(annotations[image.image_id]):
+            x, y, w, h = (round(v) for v in to_xywh([a.box])[0].tolist())
+            objects.append(
+                {"object_id": k, "names": [a.category], "synsets": [], "x": x, "y": y, "w": w, "h": h}
+            )
+        rows.append({"image_id": number, "image_url": image.path, "objects": objects})
+    file.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def write_hf(
+    images: Sequence[ImageRecord], annotations: Annotations, pictures: Path, kind: str, folder: Path
+) -> None:
+    """`kind`: metadata.jsonl with the names of the pictures, or a Parquet or Arrow file that holds them."""
+    rows: list[dict[str, object]] = []
+    for image in images:
+        some = annotations[image.image_id]
+        objects = {"bbox": to_xywh([a.box for a in some]).tolist(), "category": [a.category for a in some]}
+        rows.append({"file_name": image.path, "objects": objects})
+    if kind == "jsonl":
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+        return
+    for row, image in zip(rows, images, strict=True):
+        row["image"] = {"bytes": (pictures / image.path).read_bytes(), "path": image.path}
+    table = pa.Table.from_pylist(rows)
+    if kind == "parquet":
+        pq.write_table(table, folder / "train.parquet")
+    else:
+        with pa.ipc.new_stream(folder / "train.arrow", table.schema) as writer:
+            writer.write_table(table)

@@ -32,6 +32,7 @@ from spr.store.bars import LogLines, say
 from spr.store.progress import one_line
 
 DEBUG = "--debug"
+WIDE = 1000  # ours: characters of the one line; an error may quote a whole file
 GO_ON = "the same command goes on"
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 # what the system says when a disk, a quota or a file is full; some libraries pass on its words only
@@ -64,6 +65,11 @@ def run_cli(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def verdict(e: BaseException) -> tuple[int, str]:
     """The exit code of an error, and the one line about it."""
+    code, line = _verdict(e)
+    return code, line if len(line) <= WIDE else f"{line[: WIDE // 2]} ... {line[-WIDE // 2 :]}"
+
+
+def _verdict(e: BaseException) -> tuple[int, str]:
     said = one_line(str(e)) or type(e).__name__
     if isinstance(e, SprError):
         return 2 if isinstance(e, UserError) else 1, said

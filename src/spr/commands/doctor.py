@@ -27,8 +27,9 @@ from spr.doctor.examine import (
     wording,
 )
 from spr.doctor.readings import Finding, Item
-from spr.doctor.show import doctor_page, page, print_table
+from spr.doctor.show import doctor_page, print_table
 from spr.errors import ConfigError, DataError
+from spr.report.page import plain_page
 from spr.run.pairs import do_index, do_regions
 from spr.run.preflight import preflight
 from spr.run.wiring import Config, build_describer, dialect_of, image_store
@@ -184,7 +185,7 @@ def preview_prompts(config: Config, progress: Progress | None = None) -> str:
         ):
             parts.append(Markup("<h2>{}, {}</h2>").format(region.region_id, name))
             parts.append(_prompt_markup(query, processor, model_config, store))
-    return page(f"Prompts of {config.model.folder}", Markup("").join(parts))
+    return plain_page(f"Prompts of {config.model.folder}", Markup("").join(parts))
 
 
 def _prompt_markup(query: Query, processor: Any, model_config: Any, store: ImageStore) -> Markup:

@@ -12,14 +12,14 @@ import heapq
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from spr.data.images import ImageStore
 from spr.data.index import open_index
 from spr.errors import ImageError
+from spr.report.page import render
 from spr.run.wiring import Config, image_store
 from spr.store.folders import INDEX, REGIONS
 from spr.store.run import Run
@@ -69,16 +69,20 @@ def preview_regions(config: Config) -> str:
         SHOWN, run.iter_stage(Region, REGIONS), key=lambda r: hashlib.sha256(r.region_id.encode()).digest()
     )
     store = image_store(config)
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(files("spr.commands").joinpath("previews.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        run=config.run,
+    settings = config.regions
+    return render(
+        Path(__file__).with_name("previews.html.j2"),
+        f"Regions of {config.run}",
         images=config.data.images,
         where=config.data.where,
-        seed=config.seed,
-        settings=config.regions,
         rows=summary.rows,
+        drawn=[
+            ("regions", summary.rows),
+            ("objects in a region, at least", settings.min_objects),
+            ("regions per image, at most", settings.regions_per_image),
+            ("redrawn from IoU", settings.redraw_iou),
+            ("seed", config.seed),
+        ],
         cards=[_card(region, store) for region in chosen],
         dropped=_most_first(summary.dropped),
         rejected=_most_first(open_index(run.path(INDEX)).rejected()),

@@ -22,8 +22,8 @@ from spr.boxes import Boxes, from_xywh
 from spr.data.files import Source
 from spr.data.images import ImageStore
 from spr.data.json_stream import Decoder, JsonBrokenError, JsonStream
-from spr.data.spool import NO_KEY, NOT_A_BOX, Spool
-from spr.errors import ImageError
+from spr.data.spool import NO_KEY, NOT_A_BOX, Spool, four_numbers
+from spr.errors import ImageError, shown
 from spr.types import Box, Dropped
 
 
@@ -86,16 +86,12 @@ def _images(elements: Sequence[Any], typed: bool, spool: Spool, store: ImageStor
     rows = []
     for e in elements:
         if typed:
-            rows.append((e.id, _path(e.file_name, e.coco_url, strip), e.width, e.height))
+            rows.append((spool.id_of(e.id), _path(e.file_name, e.coco_url, strip), e.width, e.height))
         elif isinstance(e, dict):
             path = _path(e.get("file_name"), e.get("coco_url"), strip)
-            rows.append((_key(e.get("id"), spool), path, _size(e.get("width")), _size(e.get("height"))))
+            rows.append((spool.id_of(e.get("id")), path, e.get("width"), e.get("height")))
         else:
-            spool.rejected.append(
-                Dropped(
-                    repr(e)[:80], "not_an_image", "expected an object with id, file_name, width and height"
-                )
-            )
+            spool.reject(shown(e), "not_an_image", "expected an object with id, file_name, width and height")
     unknown = [
         path for _, path, width, height in rows if isinstance(path, str) and (width is None or height is None)
     ]
@@ -111,11 +107,9 @@ def _images(elements: Sequence[Any], typed: bool, spool: Spool, store: ImageStor
 def _categories(elements: Sequence[Any], spool: Spool) -> int:
     for e in elements:
         if isinstance(e, dict) and isinstance(e.get("name"), str):
-            spool.category(_key(e.get("id"), spool), e["name"])
+            spool.category(spool.id_of(e.get("id")), e["name"])
         else:
-            spool.rejected.append(
-                Dropped(repr(e)[:80], "not_a_category", "expected an object with id and name")
-            )
+            spool.reject(shown(e), "not_a_category", "expected an object with id and name")
     return len(elements)
 
 
@@ -127,6 +121,8 @@ def _typed_boxes(elements: list[_Annotation], spool: Spool) -> None:
             for name in ("image_id", "id", "category_id", "iscrowd", "ignore")
         )
     except OverflowError:  # an id beyond 64 bits
+        image = np.array([NO_KEY])
+    if (image == NO_KEY).any():  # beyond, or the one number of 64 bits that says "none"
         _plain_boxes(msgspec.to_builtins(elements), spool)
         return
     xywh = np.fromiter(chain.from_iterable(map(attrgetter("bbox"), elements)), np.float64, 4 * n)
@@ -139,15 +135,10 @@ def _typed_boxes(elements: list[_Annotation], spool: Spool) -> None:
 def _plain_boxes(elements: Sequence[Any], spool: Spool) -> None:
     for e in elements:
         if not isinstance(e, dict):
-            spool.rejected.append(
-                Dropped(
-                    repr(e)[:80],
-                    "not_an_annotation",
-                    "expected an object with image_id, category_id and bbox",
-                )
-            )
+            expected = "expected an object with image_id, category_id and bbox"
+            spool.reject(shown(e), "not_an_annotation", expected)
             continue
-        image, category, source = (_key(e.get(name), spool) for name in ("image_id", "category_id", "id"))
+        image, category, source = (spool.id_of(e.get(name)) for name in ("image_id", "category_id", "id"))
         spool.box(
             image,
             category,
@@ -160,15 +151,10 @@ def _plain_boxes(elements: Sequence[Any], spool: Spool) -> None:
 
 def _xywh(value: object) -> Box:
     """The box, or one of NaN when it is not four finite numbers."""
-    if (
-        not isinstance(value, list)
-        or len(value) != 4
-        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-    ):
+    xywh = four_numbers(value)
+    if xywh is None:
         return NOT_A_BOX
-    if not np.isfinite(value).all():
-        return NOT_A_BOX
-    x1, y1, x2, y2 = _to_xyxy(value)[0].tolist()
+    x1, y1, x2, y2 = _to_xyxy(xywh)[0].tolist()
     return (x1, y1, x2, y2)
 
 
@@ -176,30 +162,3 @@ def _to_xyxy(boxes: ArrayLike) -> Boxes:
     """xyxy; a sum that overflows is infinite, and judged later."""
     with np.errstate(over="ignore"):
         return from_xywh(boxes)
-
-
-def _key(value: object, spool: Spool) -> int:
-    """An id as a number: integers (and 7.0, as Python compares them) as they are, text through the spool."""
-    if isinstance(value, str):
-        return spool.key_of(value)
-    if (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and value == value
-        and abs(value) < 2**62
-        and int(value) == value
-    ):
-        return int(value)
-    return NO_KEY
-
-
-def _size(value: object) -> int | None:
-    if (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and value == value
-        and abs(value) < 2**31
-        and int(value) == value
-    ):
-        return int(value)
-    return None

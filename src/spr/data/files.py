@@ -1,18 +1,22 @@
-"""Annotation files through fsspec: what is below a folder, and the names of categories."""
+"""Annotation files through fsspec: what is below a folder, XML, and the names of categories."""
 
 from __future__ import annotations
 
 import csv
 import io
 import posixpath
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 import fsspec
-import yaml
 
-from spr.errors import DataError
+from spr.data.images import may_pass, one_line, unreachable
+from spr.errors import ConfigError, DataError, is_text
+from spr.store.config import parse_yaml
+
+_ENCODING = re.compile(rb"""<\?xml[^>]*?encoding=["']([\w.-]+)["'][^>]*>""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +46,16 @@ class Source:
         return chosen
 
     def read(self, file: str = "") -> bytes:
-        """The bytes of a file in it ("" = the source itself)."""
-        return bytes(self.fs.cat_file(posixpath.join(self.path, file) if file else self.path))
+        """The bytes of a file in it ("" = the source itself). Raises DataError when it cannot be read,
+        UnfinishedError when it cannot be reached now.
+        """
+        path = posixpath.join(self.path, file) if file else self.path
+        try:
+            return bytes(self.fs.cat_file(path))
+        except Exception as e:
+            if may_pass(e, "://" in self.name):
+                raise unreachable(path, e) from None
+            raise DataError(f"data.annotations: {path}: cannot be read ({one_line(e)})") from None
 
 
 def open_source(name: str, form: str) -> Source:
@@ -54,23 +66,40 @@ def open_source(name: str, form: str) -> Source:
     return Source(name, fs, str(path))
 
 
+def parse_xml(data: bytes) -> ElementTree.Element:
+    """The root of an XML file, in whatever encoding its first line names. Raises DataError."""
+    try:
+        try:
+            return ElementTree.fromstring(data)
+        except (ValueError, LookupError):  # expat itself knows only encodings of one byte
+            said = _ENCODING.match(data)
+            if said is None:
+                raise
+            return ElementTree.fromstring(data[said.end() :].decode(said[1].decode("ascii")))
+    except (ElementTree.ParseError, ValueError, LookupError) as e:
+        raise DataError(f"not valid XML ({e})") from None
+
+
 def category_names(path: str) -> list[str]:
     """Names by number: one per line, or `names:` of a YAML file (a list, or a mapping from 0 on, as YOLO's
     data.yaml has).
     """
     text = _text(path)
     if not path.lower().endswith((".yaml", ".yml")):
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return [line.strip() for line in text.split("\n") if line.strip()]
     try:
-        names = yaml.safe_load(text)["names"]
-    except (yaml.YAMLError, KeyError, TypeError):
+        value = parse_yaml(text, f"data.categories: {path}")
+    except ConfigError as e:
+        raise DataError(str(e)) from None
+    if not isinstance(value, dict) or "names" not in value:
         raise DataError(
             f"data.categories: {path}: found no `names:`, expected a YAML file with the names of the "
             "categories"
-        ) from None
+        )
+    names = value["names"]
     if isinstance(names, dict):
         names = [names.get(n) for n in range(len(names))]
-    if not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list) or not all(is_text(n) for n in names):
         raise DataError(
             f"data.categories: {path}: names: expected a list of names, or a mapping 0, 1, 2, … to names"
         )
@@ -81,7 +110,10 @@ def category_table(path: str) -> dict[str, str]:
     """Names by label: the two columns of a CSV file, with or without a header (Open Images' class
     descriptions).
     """
-    rows = [row for row in csv.reader(io.StringIO(_text(path))) if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(_text(path)), strict=True) if row]
+    except csv.Error as e:
+        raise DataError(f"data.categories: {path}: not CSV ({e})") from None
     bad = next((n for n, row in enumerate(rows, 1) if len(row) < 2), None)
     if bad is not None:
         raise DataError(f"data.categories: {path}:{bad}: found one column, expected two: label, name")
@@ -92,4 +124,7 @@ def _text(path: str) -> str:
     fs, inner = fsspec.core.url_to_fs(path)
     if not fs.isfile(inner):
         raise DataError(f"data.categories: {path}: no such file, expected the names of the categories")
-    return bytes(fs.cat_file(inner)).decode("utf-8-sig")
+    try:
+        return bytes(fs.cat_file(inner)).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise DataError(f"data.categories: {path}: not UTF-8 ({e})") from None

@@ -17,17 +17,18 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from spr.boxes import as_boxes, from_cxcywh_unit, from_xywh, from_xyxy_unit
+from spr.boxes import Boxes, as_boxes, from_cxcywh_unit, from_xywh, from_xyxy_unit
+from spr.data.arrow import BROKEN, open_batches
 from spr.data.config import BoxForm, HFColumns
 from spr.data.files import Source
-from spr.data.images import ImageStore, size_of
+from spr.data.images import ImageStore, may_pass, one_line, size_of, unreachable
 from spr.data.rows import image_bytes, image_column
-from spr.data.spool import NO_KEY, NOT_A_BOX, Spool
+from spr.data.spool import NO_KEY, NOT_A_BOX, Spool, four_numbers
 from spr.errors import DataError, ImageError
-from spr.types import Box, Dropped, Frame
+from spr.types import Box, Frame
 
 Row: TypeAlias = dict[str, Any]
 _AT_ONCE = 64  # rows, with their images
@@ -49,7 +50,7 @@ def read_hf(
         if name.endswith(".jsonl"):
             batches, schema = _json_rows(source, file, spool), None
         else:
-            batches, schema = _arrow_rows(source, file, columns)
+            batches, schema = _arrow_rows(source, file, columns, spool)
         known = _class_names(schema, columns) or names
         first = 0
         for rows in batches:
@@ -66,18 +67,17 @@ def read_hf(
             first += len(rows)
 
 
-def _arrow_rows(source: Source, file: str, columns: HFColumns) -> tuple[Iterator[list[Row]], pa.Schema]:
+def _arrow_rows(
+    source: Source, file: str, columns: HFColumns, spool: Spool
+) -> tuple[Iterator[list[Row]], pa.Schema | None]:
+    """Rows and schema of a Parquet or Arrow file. One that breaks off is noted; what came before stays."""
     path = posixpath.join(source.path, file) if file else source.path
-    opened = source.fs.open(path, "rb")
-    if path.endswith(".arrow"):
-        stream = pa.ipc.open_stream(opened)
-        schema, batches = (
-            stream.schema,
-            (b.slice(i, _AT_ONCE) for b in stream for i in range(0, b.num_rows, _AT_ONCE)),
-        )
-    else:
-        parquet = pq.ParquetFile(opened)
-        schema, batches = parquet.schema_arrow, parquet.iter_batches(_AT_ONCE)
+    kind = "Arrow" if path.endswith(".arrow") else "Parquet"
+    try:
+        schema, batches = open_batches(source.fs.open(path, "rb"), kind == "Arrow", _AT_ONCE)
+    except BROKEN as e:
+        _stop(e, path, kind, spool, spool.images, spool.boxes)
+        return iter(()), None
     wanted = [columns.objects] if columns.objects else [columns.bbox, columns.category]
     image = image_column(schema)
     missing = [name for name in (*wanted, image or "an image column") if name not in schema.names]
@@ -88,29 +88,46 @@ def _arrow_rows(source: Source, file: str, columns: HFColumns) -> tuple[Iterator
         )
 
     def rows() -> Iterator[list[Row]]:
-        for batch in batches:
-            yield [{**entry, "image": entry[image]} for entry in batch.select([*wanted, image]).to_pylist()]
+        images, boxes = spool.images, spool.boxes
+        while True:
+            try:
+                batch = next(batches, None)
+                held = batch.select([*wanted, image]).to_pylist() if batch is not None else []
+            except BROKEN as e:
+                _stop(e, path, kind, spool, images, boxes)
+                return
+            if batch is None:
+                return
+            yield [{**entry, "image": entry[image]} for entry in held]
 
     return rows(), schema
+
+
+def _stop(e: Exception, path: str, kind: str, spool: Spool, images: int, boxes: int) -> None:
+    """Note that a file breaks off. Raises UnfinishedError where it may only be out of reach now."""
+    if isinstance(e, OSError) and may_pass(e, remote=False):
+        raise unreachable(path, e) from None
+    spool.stop(path, "rows_broken", f"not {kind} ({one_line(e)})", images, boxes)
 
 
 def _json_rows(source: Source, file: str, spool: Spool) -> Iterator[list[Row]]:
     """The lines of a metadata file; `file_name` is relative to its folder."""
     rows: list[Row] = []
-    for number, line in enumerate(source.read(file).decode("utf-8", "replace").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            path = posixpath.join(posixpath.dirname(file), entry["file_name"])
-        except (ValueError, KeyError, TypeError) as e:
-            spool.rejected.append(
-                Dropped(
-                    f"{file}:{number}",
-                    "unreadable_annotation",
-                    f"expected a JSON object with file_name ({e})",
-                )
-            )
+    try:
+        data = source.read(file)
+    except DataError as e:
+        spool.reject(file, "unreadable_annotation", e)
+        return
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
             continue
-        rows.append({**entry, "image": {"path": path, "bytes": None}})
+        try:
+            entry = json.loads(line.decode("utf-8"))
+            path = posixpath.join(posixpath.dirname(file), entry["file_name"])
+            rows.append({**entry, "image": {"path": path, "bytes": None}})
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
+            why = f"expected a JSON object with file_name ({one_line(e)})"
+            spool.reject(f"{file}:{number}", "unreadable_annotation", why)
     yield from (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE))
 
 
@@ -126,7 +143,7 @@ def _pour(
     before = spool.boxes
     encoded = [image_bytes(row["image"]) for row in rows]
     paths = [
-        place if data else str((row["image"] or {}).get("path"))
+        place if data else _named(row["image"])
         for row, data, place in zip(rows, encoded, places, strict=True)
     ]
     outside = iter(store.sizes([path for path, data in zip(paths, encoded, strict=True) if not data]))
@@ -138,35 +155,53 @@ def _pour(
         else:
             spool.image(key, path, *size)
         frame = Frame(1, 1) if isinstance(size, ImageError) else Frame(*size)
-        for box, category in _objects(row, columns):
+        objects = _objects(row, columns)
+        if objects is None:
+            expected = "expected a list of objects, or an object with the lists of their columns"
+            spool.reject(place, "not_an_annotation", expected)
+        for box, category in objects or ():
             spool.box(key, _category(category, names), _xyxy(box, columns.boxes, frame))
     return spool.boxes - before
 
 
-def _objects(row: Row, columns: HFColumns) -> list[tuple[Any, Any]]:
-    """(bbox, category) of each object: from a struct of lists or a list of structs. Lists of unequal length
-    are padded with nothing.
+def _named(image: object) -> str:
+    """The path in a cell of an image column, "" when it has none."""
+    path = image.get("path") if isinstance(image, dict) else None
+    return path if isinstance(path, str) else ""
+
+
+def _objects(row: Row, columns: HFColumns) -> list[tuple[Any, Any]] | None:
+    """(bbox, category) of each object: from a struct of lists or a list of structs; None for anything else.
+    Lists of unequal length are padded with nothing, and so is what is no struct.
     """
     held = row.get(columns.objects) if columns.objects else row
     if isinstance(held, list):
-        return [(o.get(columns.bbox), o.get(columns.category)) for o in held if isinstance(o, dict)]
-    lists = [(held or {}).get(name) or [] for name in (columns.bbox, columns.category)]
-    return list(zip_longest(*lists))
+        structs = [o if isinstance(o, dict) else {} for o in held]
+        return [(o.get(columns.bbox), o.get(columns.category)) for o in structs]
+    if held is not None and not isinstance(held, dict):
+        return None
+    lists = [(held or {}).get(name) for name in (columns.bbox, columns.category)]
+    if not all(some is None or isinstance(some, list) for some in lists):
+        return None
+    return list(zip_longest(*(some or [] for some in lists)))
 
 
 def _category(value: object, names: Sequence[str]) -> int | str:
-    if isinstance(value, int) and 0 <= value < len(names):
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):
         return names[value]
     return value if isinstance(value, str) and value else NO_KEY
 
 
 def _xyxy(value: object, form: BoxForm, frame: Frame) -> Box:
-    try:
-        box = as_boxes(value)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+    numbers = four_numbers(value)
+    if numbers is None:
         return NOT_A_BOX
-    if box.shape != (1, 4):
-        return NOT_A_BOX
+    box = as_boxes(numbers)
+    with np.errstate(over="ignore"):
+        return _plain(box, form, frame)
+
+
+def _plain(box: Boxes, form: BoxForm, frame: Frame) -> Box:
     match form:
         case "xywh":
             box = from_xywh(box)
@@ -183,9 +218,12 @@ def _class_names(schema: pa.Schema | None, columns: HFColumns) -> list[str]:
     stored = (schema.metadata or {}).get(b"huggingface") if schema is not None else None
     if stored is None:
         return []
-    feature: Any = (
-        json.loads(stored).get("info", {}).get("features", {}).get(columns.objects or columns.category)
-    )
+    try:
+        feature: Any = json.loads(stored)
+        for key in ("info", "features", columns.objects or columns.category):
+            feature = feature.get(key, {})
+    except (ValueError, AttributeError, RecursionError):  # somebody else's metadata
+        return []
     return _names_in(feature, None if not columns.objects else columns.category)
 
 

@@ -29,7 +29,7 @@ from typing import Any, Literal, TypeAlias
 
 import fsspec
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from spr.data.rows import ROWS, RowFiles
 from spr.errors import DataError, ImageError, SprError, StaleRunError, UnfinishedError
@@ -163,10 +163,10 @@ class ImageStore:
             except SprError:
                 raise
             except Exception as e:
-                if not _may_pass(e, _remote(self.root)):
-                    raise ImageError(path, "unreadable_image", _one_line(e)) from None
+                if not may_pass(e, _remote(self.root)):
+                    raise ImageError(path, "unreadable_image", one_line(e)) from None
                 if not pauses:
-                    raise _unreachable(f"{self.root}: {path}", e) from None
+                    raise unreachable(f"{self.root}: {path}", e) from None
                 time.sleep(pauses.pop(0))
 
     def paths(self) -> list[str]:
@@ -257,14 +257,15 @@ def open_store(root: str) -> ImageStore:
     return ImageStore(root)
 
 
-def _unreachable(what: str, e: Exception) -> UnfinishedError:
+def unreachable(what: str, e: Exception) -> UnfinishedError:
     """The one line about something that could not be reached now."""
     return UnfinishedError(
-        f"{what}: cannot be reached ({_one_line(e)}); what has come is kept; the same command goes on"
+        f"{what}: cannot be reached ({one_line(e)}); what has come is kept; the same command goes on"
     )
 
 
-def _one_line(e: Exception) -> str:
+def one_line(e: Exception) -> str:
+    """What an error says, short."""
     said = " ".join(str(e).split())[:200]
     return said if isinstance(e, OSError) and said else f"{type(e).__name__}: {said}".rstrip(": ")
 
@@ -274,7 +275,7 @@ def _remote(root: str) -> bool:
     return "://" in root and not root.startswith((ROWS, "file://"))
 
 
-def _may_pass(e: Exception, remote: bool) -> bool:
+def may_pass(e: Exception, remote: bool) -> bool:
     """Whether an error says nothing about the file: the next try may find it well."""
     status = getattr(e, "status", None)  # of HTTP, in aiohttp's errors and their kin
     if isinstance(status, int):
@@ -304,9 +305,9 @@ def _file_system(root: str) -> tuple[Any, str]:
         )
         found = fs.exists(base)
     except Exception as e:
-        if _may_pass(e, _remote(root)):
-            raise _unreachable(f"data.images: {root}", e) from None
-        raise DataError(f"data.images: {root}: cannot be opened ({_one_line(e)})") from None
+        if may_pass(e, _remote(root)):
+            raise unreachable(f"data.images: {root}", e) from None
+        raise DataError(f"data.images: {root}: cannot be opened ({one_line(e)})") from None
     if not found:
         raise DataError(
             f"data.images: {root}: no such folder or archive, expected the images of the data set"
@@ -325,7 +326,9 @@ def _open(path: str, data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise ImageError(path, "decompression_bomb", str(e)) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as e:
+    except MemoryError:
+        raise
+    except Exception as e:  # a broken picture may raise anything
         reason = "empty file" if not data else str(e).replace("\n", " ")
         raise ImageError(
             path, "unreadable_image", reason if len(reason) < 200 else type(e).__name__
@@ -346,8 +349,10 @@ def _header(path: str, image: Image.Image) -> ImageHeader:
         orientation = 1 if late else image.getexif().get(_EXIF_ORIENTATION, 1)
         # MPO: a camera's JPEG with a thumbnail behind it
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    except (OSError, SyntaxError, ValueError, TypeError) as e:
-        raise ImageError(path, "unreadable_image", f"broken header ({e})") from None
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise ImageError(path, "unreadable_image", f"broken header ({one_line(e)})") from None
     return ImageHeader(
         image.width, image.height, image.mode, orientation if isinstance(orientation, int) else 1, int(frames)
     )
@@ -364,13 +369,15 @@ def _decoded(path: str, image: Image.Image) -> Image.Image:
         )
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError) as e:
+    except MemoryError:
+        raise
+    except Exception as e:
         reason = (
             "truncated_image"
             if "truncated" in str(e).lower() or isinstance(e, EOFError)
             else "unreadable_image"
         )
-        raise ImageError(path, reason, str(e)) from None
+        raise ImageError(path, reason, one_line(e)) from None
     return image
 
 

@@ -21,9 +21,10 @@ from fsspec.implementations.local import LocalFileSystem
 from spr.data.config import DataConfig
 from spr.data.finish import Counts, finish
 from spr.data.images import open_store
-from spr.data.query import POINTER, TABLES, Index, open_index, place_of
+from spr.data.query import POINTER, Index, open_index, place_of
 from spr.data.read import read_all
 from spr.data.spool import Spool
+from spr.data.where import TABLES
 from spr.errors import DataError
 from spr.store.digests import file_digest
 from spr.store.files import move_whole

@@ -147,7 +147,7 @@ class JsonStream:
                 tries += 1
                 try:
                     found = decoder.decode(b"[" + self._buffer[self._at : end + 1] + b"]")
-                except (msgspec.MsgspecError, UnicodeDecodeError):
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                     continue
                 self._at = end + 1
                 return found
@@ -194,6 +194,10 @@ class JsonStream:
                     raise self._broken(
                         len(self._buffer) if whole and _open_ended(text, e) else self._at + at, _what(text, e)
                     ) from None
+            except RecursionError:
+                raise self._broken(self._at, "nested too deeply") from None
+            except ValueError as e:  # a number of more than 4,300 digits
+                raise self._broken(self._at, str(e)) from None
             size *= 4
 
     def _peek(self) -> bytes:

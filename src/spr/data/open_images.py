@@ -19,7 +19,7 @@ from spr.boxes import from_xyxy_unit
 from spr.data.files import Source
 from spr.data.images import ImageStore
 from spr.data.spool import NOT_A_BOX, Spool
-from spr.errors import DataError, ImageError
+from spr.errors import DataError, ImageError, is_text
 from spr.types import Box, Frame
 
 _AT_ONCE = 512  # images whose headers are read together
@@ -40,7 +40,7 @@ def read_open_images(
     for label, name in (names or {}).items():
         spool.category(spool.key_of(label), name)
     frames: dict[str, Frame] = {}
-    for rows in _batches(source):
+    for rows in _batches(source, spool):
         new = list(dict.fromkeys(row["ImageID"] for row in rows if row["ImageID"] not in frames))
         for image_id, size in zip(new, store.sizes([f"{i}.jpg" for i in new]), strict=True):
             if isinstance(size, ImageError):
@@ -59,28 +59,48 @@ def read_open_images(
         progress(len(rows))
 
 
-def _batches(source: Source) -> Iterator[list[Row]]:
-    """The rows of the file, about as many at a time as `_AT_ONCE` images have."""
+def _batches(source: Source, spool: Spool) -> Iterator[list[Row]]:
+    """The rows of the file, about as many at a time as `_AT_ONCE` images have. A row that is not whole is set
+    aside; a file that breaks off (a quote that nobody closes) is noted with its line.
+    """
     with (
         source.fs.open(source.path, "rb") as binary,
-        io.TextIOWrapper(binary, "utf-8-sig", newline="") as text,
+        io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
-        reader = csv.DictReader(text)
-        missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+        reader = csv.DictReader(text, strict=True)
+        try:
+            columns = reader.fieldnames or ()
+        except csv.Error as e:
+            raise DataError(f"{source.name}: not CSV ({e})") from None
+        missing = [name for name in _NEEDED if name not in columns]
         if missing:
             raise DataError(
-                f"{source.name}: found columns {', '.join(reader.fieldnames or ()) or 'none'}, expected "
-                f"also {', '.join(missing)}"
+                f"{source.name}: found columns {', '.join(columns) or 'none'}, expected also "
+                f"{', '.join(missing)}"
             )
         rows: list[Row] = []
         images: set[str] = set()
-        for row in reader:
+        for row in _whole_rows(reader, source.name, spool):
             if row["ImageID"] not in images and len(images) == _AT_ONCE:
                 yield rows
                 rows, images = [], set()
             images.add(row["ImageID"])
             rows.append(row)
         yield rows
+
+
+def _whole_rows(reader: csv.DictReader[str], name: str, spool: Spool) -> Iterator[Row]:
+    images, boxes = spool.images, spool.boxes
+    try:
+        for row in reader:
+            held = [row[name] for name in _NEEDED]
+            if None in held or not is_text("".join(held)):
+                found = "found fewer columns than in the first line" if None in held else "not UTF-8"
+                spool.reject(f"{name}:{reader.line_num}", "unreadable_annotation", found)
+            else:
+                yield row
+    except csv.Error as e:
+        spool.stop(name, "csv_broken", f"breaks at line {reader.line_num} ({e})", images, boxes)
 
 
 def _box(row: Row, frame: Frame) -> Box:

@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from spr.data.spool import numbers_of, text_column
-from spr.errors import ConfigError, DataError
+from spr.data.where import SECONDS, TABLES, check_where, limited, lock, wrong
+from spr.errors import DataError
 from spr.store.run import Run
 from spr.types import Annotation, ImageRecord
 
 if TYPE_CHECKING:
     import duckdb
 
-TABLES = ("images", "annotations", "categories", "rejected")
 _TEXTS = ("annotation_id", "image_id", "category")
 POINTER = "location.json"  # stands in a run's index folder when the index itself is in a shared cache
 
@@ -59,7 +59,9 @@ class Index:
         self._low, self._high = [s.min for s in bounds], [s.max for s in bounds]
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """A DuckDB connection with the views images, annotations, categories and rejected."""
+        """A DuckDB connection with the views images, annotations, categories and rejected. It reads their
+        files and nothing else.
+        """
         import duckdb  # here: the reading of annotations does without
 
         con = duckdb.connect()
@@ -67,25 +69,30 @@ class Index:
             con.register_filesystem(self._fs)
         for name in TABLES:
             con.read_parquet(f"{self.path}/{name}.parquet").create_view(name)
+        plain = self._fs.unstrip_protocol(self._fs._strip_protocol(self.path)).removeprefix("file://")
+        lock(con, [f"{place}/{name}.parquet" for place in {self.path, plain} for name in TABLES])
         return con
 
     def images(self, where: str = "") -> list[ImageRecord]:
-        """The images for which `where` holds, in order of image id. Raises ConfigError when DuckDB does not
-        understand it.
+        """The images for which `where` holds, in order of image id. Raises ConfigError for what is no
+        expression over the tables (`spr.data.where`), or takes too long.
         """
         import duckdb
 
-        with self.connect() as con:
-            condition = f"WHERE ({where}\n)" if where.strip() else ""
+        condition = ""
+        if where.strip():
+            check_where(where)
+            condition = f"WHERE ({where}\n)"
+        with self.connect() as con, limited(con):
+            known = ", ".join(con.sql("FROM images LIMIT 0").columns)
             try:
                 table = con.sql(
                     f"SELECT image_id, width, height FROM images {condition} ORDER BY image_id"
                 ).to_arrow_table()
+            except duckdb.InterruptException:
+                raise wrong(where, f"takes longer than {SECONDS:g} seconds") from None
             except duckdb.Error as e:
-                known = ", ".join(con.sql("FROM images LIMIT 0").columns)
-                raise ConfigError(
-                    f"data.where: {where!r}: {str(e).splitlines()[0]}; columns: {known}"
-                ) from None
+                raise wrong(where, f"{str(e).splitlines()[0]}; columns: {known}") from None
         columns = (table[name].to_pylist() for name in table.column_names)
         return [
             ImageRecord(image_id, image_id, width, height)

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spr.data.arrow import open_batches
+
 ROWS = "rows://"  # an image root of this kind: rows://<folder>
 
 
@@ -52,11 +54,14 @@ class RowFiles:
         path = f"{self._folder}/{file}"
         if not row.isdecimal() or not self._fs.isfile(path):
             raise FileNotFoundError(name)
-        if file not in self._tables:
-            self._tables[file] = (
-                _ArrowRows(path) if file.endswith(".arrow") else _ParquetRows(self._fs.open(path, "rb"))
-            )
-        data = self._tables[file].image(int(row))
+        try:
+            if file not in self._tables:
+                self._tables[file] = (
+                    _ArrowRows(path) if file.endswith(".arrow") else _ParquetRows(self._fs.open(path, "rb"))
+                )
+            data = self._tables[file].image(int(row))
+        except pa.ArrowException as e:
+            raise ValueError(f"{path}: not readable ({e})") from None
         if data is None:
             raise FileNotFoundError(name)
         return data
@@ -65,8 +70,9 @@ class RowFiles:
 class _ArrowRows:
     def __init__(self, path: str) -> None:
         with pa.memory_map(path) as source:
-            table = pa.ipc.open_stream(source).read_all()
-        column = image_column(table.schema)
+            schema, batches = open_batches(source, True, 1 << 20)
+            table = pa.Table.from_batches(batches, schema)
+        column = image_column(schema)
         self._column = table[column] if column is not None else None
 
     def image(self, row: int) -> bytes | None:

@@ -7,6 +7,7 @@ one annotation file: COCO's own ids, or numbers that the spool gives to names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -16,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from spr.data.images import safe_path
-from spr.errors import ImageError
+from spr.errors import ImageError, is_text, shown
 from spr.types import Box, Dropped
 
 NO_KEY = -(1 << 63)  # "there is no such id"
@@ -64,19 +65,30 @@ class Spool:
         """
         return self._names.setdefault((self.file, name), -1 - len(self._names))
 
-    def image(self, key: int, path: object, width: int | None, height: int | None) -> None:
+    def id_of(self, value: object) -> int:
+        """A source's own id as a number, NO_KEY for what is none: whole numbers (and 7.0, as Python compares
+        them) as they are; text, and what is beyond 64 bits, through `key_of`.
+        """
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value if NO_KEY < value < -NO_KEY else self.key_of(shown(value))
+        return self.key_of(value) if isinstance(value, str) else NO_KEY
+
+    def image(self, key: int, path: object, width: object, height: object) -> None:
         """One image. With an unusable path or size it is set aside, and so are its boxes."""
         plain = safe_path(path) if isinstance(path, str) else None
-        if plain is None:
+        sides = _pixels(width), _pixels(height)
+        if not isinstance(path, str) or plain is None or not is_text(plain):
+            name = path if is_text(path) else shown(path)
             self.bad_image(
-                key, ImageError(str(path), "path_outside_root", "expected a path below the image root")
+                key, ImageError(str(name), "path_outside_root", "expected a path below the image root")
             )
-        elif width is None or height is None or width < 1 or height < 1:
-            self.bad_image(
-                key, ImageError(plain, "image_without_size", f"found {width} x {height}, expected pixels")
-            )
+        elif sides[0] is None or sides[1] is None:
+            found = f"found {shown(width)} x {shown(height)}, expected pixels"
+            self.bad_image(key, ImageError(plain, "image_without_size", found))
         else:
-            self._image(key, plain, width, height)
+            self._image(key, plain, *sides)
 
     def bad_image(self, key: int, why: ImageError) -> None:
         """An image that is set aside; its boxes will follow it."""
@@ -91,7 +103,19 @@ class Spool:
 
     def category(self, key: int, name: str) -> None:
         """The name of a category."""
-        self.categories[(self.file, key)] = name
+        if is_text(name):
+            self.categories[(self.file, key)] = name
+        else:
+            self.reject(shown(name), "not_a_category", "expected a name that UTF-8 can write")
+
+    def reject(self, what: str, reason: str, detail: object) -> None:
+        """Something that is no image, category or box, and is set aside."""
+        self.rejected.append(Dropped(what, reason, str(detail)))
+
+    def stop(self, name: str, reason: str, why: object, images: int, boxes: int) -> None:
+        """A file breaks off; `images` and `boxes`: how many there were before it."""
+        read = f"read until then: {self.images - images} images, {self.boxes - boxes} boxes"
+        self.broken.append(Dropped(name, reason, f"{why}; {read}"))
 
     def box(
         self,
@@ -161,6 +185,24 @@ class Spool:
         if self._box_rows:
             write_rows(np.array(self._box_rows, BOX), self._box_file)
             self._box_rows = []
+
+
+def _pixels(value: object) -> int | None:
+    """A side in pixels, None for what is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < 2**31:
+        return None
+    return int(value) if int(value) == value else None
+
+
+def four_numbers(values: object) -> list[float] | None:
+    """A list of four finite numbers as floats, None for anything else."""
+    if not isinstance(values, list | tuple) or len(values) != 4:
+        return None
+    try:
+        found = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    except OverflowError:
+        return None
+    return found if len(found) == 4 and all(map(math.isfinite, found)) else None
 
 
 def write_rows(rows: NDArray[Any], file: BinaryIO) -> None:

@@ -17,9 +17,9 @@ from spr.boxes import from_xywh
 from spr.data.files import Source
 from spr.data.images import ImageStore
 from spr.data.json_stream import JsonBrokenError, JsonStream
-from spr.data.spool import NO_KEY, NOT_A_BOX, Spool
-from spr.errors import ImageError
-from spr.types import Box, Dropped
+from spr.data.spool import NO_KEY, NOT_A_BOX, Spool, four_numbers
+from spr.errors import ImageError, shown
+from spr.types import Box
 
 _DECODERS = {"": msgspec.json.Decoder(list[dict[str, Any]])}
 
@@ -39,18 +39,15 @@ def read_visual_genome(
                     _entries(batch.elements, len(sources) == 1, spool, store)
                     progress(spool.boxes - before)
         except JsonBrokenError as e:
-            read = f"read until then: {spool.images - images} images, {spool.boxes - boxes} boxes"
-            spool.broken.append(Dropped(source.name, "json_broken", f"{e}; {read}"))
+            spool.stop(source.name, "json_broken", e, images, boxes)
 
 
 def _entries(entries: Sequence[Any], alone: bool, spool: Spool, store: ImageStore) -> None:
     unsized: list[tuple[int, str]] = []
     for entry in entries:
-        image = entry.get("image_id", entry.get("id")) if isinstance(entry, dict) else None
-        if not isinstance(image, int):
-            spool.rejected.append(
-                Dropped(repr(entry)[:80], "not_an_image", "expected an object with image_id")
-            )
+        image = spool.id_of(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else NO_KEY
+        if image == NO_KEY:
+            spool.reject(shown(entry), "not_an_image", "expected an object with image_id")
             continue
         path = "/".join(str(entry.get("image_url", entry.get("url", ""))).split("/")[-2:])
         if "objects" not in entry:
@@ -58,8 +55,12 @@ def _entries(entries: Sequence[Any], alone: bool, spool: Spool, store: ImageStor
             continue
         if alone:
             unsized.append((image, path))
-        for element in entry["objects"]:
-            _object(image, element, spool)
+        objects = entry["objects"]
+        for element in objects if isinstance(objects, list) else [objects]:
+            if isinstance(element, dict):
+                _object(image, element, spool)
+            else:
+                spool.reject(shown(element), "not_an_annotation", f"{path}: expected a list of objects")
     for (image, path), size in zip(unsized, store.sizes([path for _, path in unsized]), strict=True):
         if isinstance(size, ImageError):
             spool.bad_image(image, size)
@@ -69,13 +70,14 @@ def _entries(entries: Sequence[Any], alone: bool, spool: Spool, store: ImageStor
 
 def _object(image: int, element: Mapping[str, Any], spool: Spool) -> None:
     names = element.get("names") or [element.get("name")]
-    category = names[0] if isinstance(names[0], str) and names[0] else NO_KEY
-    spool.box(image, category, _box(element))
+    first = names[0] if isinstance(names, list) else None
+    spool.box(image, first if isinstance(first, str) and first else NO_KEY, _box(element))
 
 
 def _box(element: Mapping[str, Any]) -> Box:
-    values = [v for v in (element.get(name) for name in "xywh") if isinstance(v, int | float)]
-    if len(values) != 4 or not np.isfinite(values).all():
+    xywh = four_numbers([element.get(name) for name in "xywh"])
+    if xywh is None:
         return NOT_A_BOX
-    x1, y1, x2, y2 = from_xywh([values])[0].tolist()
+    with np.errstate(over="ignore"):
+        x1, y1, x2, y2 = from_xywh([xywh])[0].tolist()
     return (x1, y1, x2, y2)

@@ -12,9 +12,10 @@ import posixpath
 from collections.abc import Callable
 from xml.etree import ElementTree
 
-from spr.data.files import Source
+from spr.data.files import Source, parse_xml
 from spr.data.spool import NOT_A_BOX, Spool
-from spr.types import Box, Dropped
+from spr.errors import DataError
+from spr.types import Box
 
 
 def read_voc(source: Source, spool: Spool, progress: Callable[[int], object]) -> None:
@@ -22,17 +23,14 @@ def read_voc(source: Source, spool: Spool, progress: Callable[[int], object]) ->
     for file in source.files(".xml"):
         name = file or posixpath.basename(source.path)
         try:
-            root = ElementTree.fromstring(source.read(file))
-        except ElementTree.ParseError as e:
-            spool.rejected.append(Dropped(name, "unreadable_annotation", f"not XML ({e})"))
+            root = parse_xml(source.read(file))
+        except DataError as e:
+            spool.reject(name, "unreadable_annotation", e)
             continue
         image = spool.key_of(name)
-        width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
         filename = (root.findtext("filename") or "").strip()
         path = posixpath.join(posixpath.dirname(file), filename) if filename else None
-        spool.image(
-            image, path, None if width is None else int(width), None if height is None else int(height)
-        )
+        spool.image(image, path, *(_number(root.findtext(f"size/{side}")) for side in ("width", "height")))
         objects = root.findall("object")
         for element in objects:
             category = (element.findtext("name") or "").strip() or spool.key_of("")

@@ -17,7 +17,7 @@ from spr.boxes import from_cxcywh_unit
 from spr.data.files import Source
 from spr.data.images import ImageStore
 from spr.data.spool import NO_KEY, NOT_A_BOX, Spool
-from spr.errors import ImageError
+from spr.errors import DataError, ImageError
 from spr.types import Box, Frame
 
 _AT_ONCE = 512  # images whose headers are read together
@@ -37,11 +37,20 @@ def read_yolo(
     for begin in range(0, len(paths), _AT_ONCE):
         some = paths[begin : begin + _AT_ONCE]
         for path, size in zip(some, store.sizes(some), strict=True):
-            text = source.read(f"{_stem(path)}.txt") if _stem(path) in labels else b""
+            text = _label(f"{_stem(path)}.txt", source, spool) if _stem(path) in labels else b""
             progress(_pour(path, text, size, spool))
     for stem in alone:
         missing = ImageError(f"{stem}.txt", "missing_image", f"no image of this name below {store.root}")
-        progress(_pour(f"{stem}.txt", source.read(f"{stem}.txt"), missing, spool))
+        progress(_pour(f"{stem}.txt", _label(f"{stem}.txt", source, spool), missing, spool))
+
+
+def _label(file: str, source: Source, spool: Spool) -> bytes:
+    """The content of a label file; one that cannot be read is set aside."""
+    try:
+        return source.read(file)
+    except DataError as e:
+        spool.reject(file, "unreadable_annotation", e)
+        return b""
 
 
 def _pour(path: str, text: bytes, size: tuple[int, int] | ImageError, spool: Spool) -> int:
@@ -68,7 +77,8 @@ def _lines(text: str, frame: Frame) -> Iterator[tuple[int, Box]]:
     for line in text.splitlines():
         parts = line.split()
         if parts:
-            yield int(parts[0]) if parts[0].isdecimal() else NO_KEY, _box(parts[1:], frame)
+            known = parts[0].isdecimal() and len(parts[0]) < 10
+            yield int(parts[0]) if known else NO_KEY, _box(parts[1:], frame)
 
 
 def _box(numbers: Sequence[str], frame: Frame) -> Box:

@@ -8,6 +8,7 @@ In: a file of one of these forms. Out: the same metrics as `spr evaluate`, as a 
               answer, dialect, width, height [, dialect_options]     the answer is read in that dialect
               box (or boxes: […]) [, width, height]            pixels of the original image; null = not read
             and the truth: gt (one box) | gt_boxes | truth (words) | phrases [{"phrase", "boxes", "type"}].
+            phrase_grounding wants `box_phrases`, the phrase of each box.
             Optional: item_id, image (the unit of the bootstrap), split, group, expression, region,
             box_phrases.
             A line {"defaults": {…}} gives values for the lines after it, e.g. {"defaults": {"protocol":
@@ -17,23 +18,26 @@ In: a file of one of these forms. Out: the same metrics as `spr evaluate`, as a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spr.data.arrow import BROKEN
+from spr.data.images import one_line
+from spr.data.spool import four_numbers
 from spr.dialects import Dialect, get_dialect
-from spr.errors import DataError, DialectError
+from spr.errors import DataError, DialectError, shown
 from spr.evaluation.items import Item, PhraseTruth
 from spr.evaluation.protocols import protocol_named
-from spr.evaluation.protocols.base import frame_of, overlap
+from spr.evaluation.protocols.base import Protocol, frame_of, overlap
 from spr.evaluation.readers.base import (
     Entry,
     four,
     lines,
-    shown,
     take_int,
     take_list,
     take_text,
@@ -44,7 +48,7 @@ from spr.evaluation.results import measure
 from spr.evaluation.rows import judged, row_type
 from spr.evaluation.tables import metrics_table
 from spr.store.config import load
-from spr.store.tables import from_table, schema_of
+from spr.store.tables import schema_of
 from spr.types import Answer, Box, Prediction
 
 _KEYS = {
@@ -53,7 +57,6 @@ _KEYS = {
     "box", "boxes", "box_phrases",
 }  # fmt: skip
 BOOTSTRAP = 2000
-T = TypeVar("T")
 
 
 def score_file(path: str | Path) -> str:
@@ -72,6 +75,8 @@ def score_file(path: str | Path) -> str:
         raise DataError(f"{path}: found {path.suffix or 'no ending'}, expected .jsonl or .parquet")
     if not rows:
         raise DataError(f"{path}: found no row, expected at least one")
+    for row in rows:
+        _check(row, protocol_named(row.protocol), f"{path}: {row.item_id}")
     parts = []
     for name in dict.fromkeys(r.protocol for r in rows):
         protocol = protocol_named(name)
@@ -91,9 +96,9 @@ def read_parquet(path: Path) -> list[Prediction]:
     """The rows of a Parquet file; columns after `problems` may be missing."""
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as e:
-        raise DataError(f"{path}: cannot be read as Parquet ({e})") from None
-    kind = row_type(table.column_names)
+        kind = row_type(table.column_names)
+    except BROKEN as e:
+        raise DataError(f"{path}: cannot be read as Parquet ({one_line(e)})") from None
     if kind is not None:
         return [judged(r) for r in _rows(path, table, kind)]
     schema = schema_of(Prediction)
@@ -107,11 +112,33 @@ def read_parquet(path: Path) -> list[Prediction]:
     return [dataclasses.replace(r, boxes=(r.box,)) if r.box is not None and not r.boxes else r for r in rows]
 
 
-def _rows(path: Path, table: pa.Table, cls: type[T]) -> list[T]:
+def _rows(path: Path, table: pa.Table, cls: Any) -> list[Any]:
+    """The rows as records of that class, every value of the right type. Raises DataError."""
+    columns = schema_of(cls).names
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path}: found columns {table.column_names}, expected also {', '.join(missing)}")
     try:
-        return from_table(table, cls)
-    except DataError as e:
+        return msgspec.convert(table.select(columns).to_pylist(), list[cls])
+    except (msgspec.ValidationError, *BROKEN) as e:
         raise DataError(f"{path}: {e}") from None
+
+
+def _check(row: Prediction, protocol: Protocol, where: str) -> None:
+    """Raise DataError for a row that its protocol cannot weigh."""
+    boxes = (row.gt, row.box, row.region, *row.gt_boxes, *row.boxes)
+    odd = next((box for box in boxes if box is not None and four_numbers(box) is None), None)
+    if odd is not None:
+        raise wrong(where, f"the box {shown(odd)}", "four numbers")
+    if not protocol.phrased:
+        return
+    counts = {"phrases": len(row.boxes), "truth": len(row.gt_boxes), "gt_phrases": len(row.gt_boxes)}
+    for name, count in counts.items():
+        found = len(getattr(row, name))
+        if found != count and (found or name == "phrases" or name in protocol.needs):
+            raise wrong(where, f"{found} {name} for {count} boxes", "one for every box")
+    if not row.gt_boxes:
+        raise wrong(where, "no true box", "at least one")
 
 
 def read_lines(path: Path) -> tuple[list[Prediction], dict[str, Mapping[str, Any]]]:
@@ -140,7 +167,7 @@ def read_lines(path: Path) -> tuple[list[Prediction], dict[str, Mapping[str, Any
         if "answer" in full:
             rows += protocol.judge(item, _answer(full, where), protocol.name, _dialect(full, where))
         else:
-            rows.append(_boxes_row(item, full, where, protocol.name))
+            rows += protocol.spread(item, _boxes_row(item, full, where, protocol))
     return rows, options
 
 
@@ -179,11 +206,13 @@ def _texts(entry: Entry, key: str, where: str) -> tuple[str, ...]:
 def _phrases(entry: Entry, where: str) -> tuple[PhraseTruth, ...]:
     if "phrases" not in entry:
         return ()
-    found = take_list(entry, "phrases", where)
-    return tuple(
-        PhraseTruth(take_text(p, "phrase", at), _box_list(p, "boxes", at), str(p.get("type", "")))
-        for at, p in found
-    )
+    found = []
+    for at, value in take_list(entry, "phrases", where):
+        phrase, boxes = take_text(value, "phrase", at), _box_list(value, "boxes", at)
+        if not boxes:
+            raise wrong(at, f"the phrase {shown(phrase)} without a box", "at least one")
+        found.append(PhraseTruth(phrase, boxes, str(value.get("type", ""))))
+    return tuple(found)
 
 
 def _item(entry: Entry, where: str, number: int) -> Item:
@@ -205,16 +234,21 @@ def _item(entry: Entry, where: str, number: int) -> Item:
     )
 
 
-def _boxes_row(item: Item, entry: Entry, where: str, protocol: str) -> Prediction:
+def _boxes_row(item: Item, entry: Entry, where: str, protocol: Protocol) -> Prediction:
     """A row from boxes that somebody else has read. Written boxes may be reversed; metrics sort them."""
     if "boxes" not in entry and "box" not in entry:
         raise wrong(where, f"keys {sorted(entry)}", "answer with dialect, or box, or boxes")
-    value = entry["boxes"] if "boxes" in entry else [entry["box"]]
-    listed: Sequence[object] = value if isinstance(value, list) else []
+    listed = entry["boxes"] if "boxes" in entry else [entry["box"]]
+    if not isinstance(listed, list):
+        raise wrong(f"{where}.boxes", shown(listed), "a list of boxes")
     boxes = tuple(four(v, f"{where}.box") for v in listed if v is not None)
+    phrases = _texts(entry, "box_phrases", where)
+    if (phrases or protocol.phrased) and len(phrases) != len(listed):
+        raise wrong(f"{where}.box_phrases", f"{len(phrases)} for {len(listed)} boxes", "one for every box")
+    phrases = tuple(p for p, v in zip(phrases, listed, strict=False) if v is not None)
     row = Prediction(
         item_id=f"{item.split}/{item.item_id}" if item.split else item.item_id,
-        protocol=protocol,
+        protocol=protocol.name,
         split=item.split,
         image=item.image,
         expression=item.expression,
@@ -231,6 +265,6 @@ def _boxes_row(item: Item, entry: Entry, where: str, protocol: str) -> Predictio
         truth=item.truth,
         gt_phrases=item.gt_phrases,
         boxes=boxes,
-        phrases=_texts(entry, "box_phrases", where),
+        phrases=phrases,
     )
     return dataclasses.replace(row, iou=overlap(row.gt, row.box, frame_of(row)))

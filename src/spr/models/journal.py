@@ -16,11 +16,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from spr.store.digests import digest
 from spr.types import Answer
 
 log = logging.getLogger(__name__)
 _DIGITS = 16  # of the digest
+_REPLY = msgspec.json.Decoder(tuple[str, list[tuple[str, bool, str | None, str | None]]])
 
 
 class Journal:
@@ -46,7 +49,11 @@ class Journal:
             if sum_ != digest(data)[:_DIGITS].encode():
                 damaged += 1
                 continue
-            key, answers = json.loads(data)
+            try:
+                key, answers = _REPLY.decode(data)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # of another version
+                damaged += 1
+                continue
             self._found.setdefault(key, []).extend(
                 Answer(text, stopped, failed, cause=cause) for text, stopped, failed, cause in answers
             )

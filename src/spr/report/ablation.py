@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from spr.report.build import render
+from spr.report.page import render
 from spr.report.pictures import Series, line_plot
 from spr.report.results import Measured, shown, view
 
@@ -51,8 +52,8 @@ def ablation_page(title: str, points: Mapping[str, Sequence[Point]], note: str) 
         for m in measured
     }
     return render(
-        "ablation.html.j2",
-        title=f"Ablation: {title}",
+        Path(__file__).with_name("ablation.html.j2"),
+        f"Ablation: {title}",
         note=note,
         benchmarks=[(view(m), plots[m.name]) for m in measured],
     )

@@ -12,19 +12,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from spr.dialects import Dialect
 from spr.report.gallery import gallery
 from spr.report.loop import answer_figures, stage_rows, trainings
-from spr.report.pictures import STYLE
+from spr.report.page import render
 from spr.report.results import benchmark_views, headline
 from spr.store.run import Run
 
 LoadImage = Callable[[str], Image.Image]
-SCRIPT = Markup(Path(__file__).with_name("gallery.js").read_text(encoding="utf-8"))
+SCRIPT = Path(__file__).with_name("gallery.js").read_text(encoding="utf-8")
 LEAD = (
     "Spatial preference rewarding: a model describes image regions, its descriptions are scored for "
     "meaning and for the fit of their boxes, "
@@ -32,19 +30,6 @@ LEAD = (
     "Base and trained model answer the same questions."
 )
 ART = "Pictures of the embedded world are composed of OpenMoji emojis (openmoji.org), CC BY-SA 4.0."
-
-
-def render(template: str, **values: object) -> str:
-    """A page from a template beside this file; what is not markup is escaped."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(style=STYLE, **values)
 
 
 def build_report(
@@ -55,8 +40,9 @@ def build_report(
     """
     known = run.read_json("environment.json") or {}
     return render(
-        "template.html.j2",
-        title=f"SPR report: {run.root.rstrip('/').rsplit('/', 1)[-1]}",
+        Path(__file__).with_name("report.html.j2"),
+        f"SPR report: {run.root.rstrip('/').rsplit('/', 1)[-1]}",
+        SCRIPT,
         label=label,
         lead=LEAD,
         benchmarks=benchmark_views(run),
@@ -65,7 +51,6 @@ def build_report(
         trainings=trainings(run),
         headline=headline(run),
         gallery=gallery(run, dialect, load_image, load_any),
-        script=SCRIPT,
         footer=[
             f"{dialect.contract}",
             json.dumps(known),

@@ -1,4 +1,5 @@
-// Filters of the gallery and keys to move through it. The state stands in the address (#outcome=became%20wrong&objects=1), so that a view can be shared.
+// Filters of the gallery and keys to move through it. The state stands in the address
+// (#outcome=became%20wrong&objects=1), so that a view can be shared.
 "use strict";
 (() => {
   const cards = [...document.querySelectorAll(".gallery .card")];
@@ -11,8 +12,10 @@
 
   function apply() {
     const wanted = state();
-    for (const card of cards) card.hidden = [...wanted].some(([name, value]) => name in card.dataset && card.dataset[name] !== value);
-    for (const b of buttons) b.setAttribute("aria-pressed", String((wanted.get(b.dataset.filter) ?? "") === b.dataset.value));
+    for (const card of cards)
+      card.hidden = [...wanted].some(([name, value]) => name in card.dataset && card.dataset[name] !== value);
+    for (const b of buttons)
+      b.setAttribute("aria-pressed", String((wanted.get(b.dataset.filter) ?? "") === b.dataset.value));
     form.querySelector("output").textContent = `${shown().length} of ${cards.length} shown.`;
   }
 
@@ -50,7 +53,11 @@
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("form")) return;
     const inGallery = dialog.open || cards.includes(document.activeElement);
-    const steps = { j: 1, k: -1, ...(inGallery ? { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 } : {}) };
+    const steps = {
+      j: 1,
+      k: -1,
+      ...(inGallery ? { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 } : {}),
+    };
     if (event.key in steps) {
       event.preventDefault();
       move(steps[event.key]);

@@ -12,15 +12,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup, escape
 from PIL import Image
 
+from spr.report.page import STYLE
 from spr.types import Box
 
 WIDTH, HEIGHT = 460.0, 280.0  # of a plot
-STYLE = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
 WIDEST = 640  # pixels of an embedded picture: enough for a report, small enough to mail
 
 
@@ -166,8 +165,7 @@ def plot_file(
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" '
         'font-family="sans-serif"><style>{}</style>'
-        '<rect class="sheet" width="100%" height="100%"/><text class="tick" x="48" y="16" '
-        'style="font-size:14px">{}</text>'
+        '<rect class="sheet" width="100%" height="100%"/><text class="tick heading" x="48" y="16">{}</text>'
         '<g transform="translate(0 20)">{}</g>{}</svg>\n'
     ).format(WIDTH, height, int(WIDTH * 1.4), STYLE, title, drawn, Markup("").join(lines))
 
@@ -234,13 +232,19 @@ def _drawn(
     return Markup("").join(parts)
 
 
+_BAR = (
+    '<span class="bar {}" title="{}"><svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">'
+    '<rect width="{:.3f}" height="1"/></svg>{}</span>'
+)
+
+
 def bars(rows: Sequence[tuple[str, float | None, float | None]], names: tuple[str, str]) -> Markup:
     """Pairs of horizontal bars (label, first, second) on a scale from 0 to 1; None is written as a dash."""
     parts = []
     for label, *values in rows:
         cells = Markup("").join(
-            Markup('<span class="bar {}" style="--v:{:.3f}" title="{}">{}</span>').format(
-                kind, max(0.0, min(1.0, v or 0.0)), f"{name} {label}", "–" if v is None else f"{v:.3f}"
+            Markup(_BAR).format(
+                kind, f"{name} {label}", max(0.0, min(1.0, v or 0.0)), "–" if v is None else f"{v:.3f}"
             )
             for name, kind, v in zip(names, names, values, strict=True)
         )

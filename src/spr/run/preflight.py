@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from spr.data.files import open_source
+from spr.data.where import check_where
 from spr.errors import EXTRAS, ConfigError, missing_extra
 from spr.evaluation.results import BASE
 from spr.evaluation.stage import look_at
@@ -119,6 +120,8 @@ def _annotations(config: Config, progress: Progress) -> None:
 
 def _images(config: Config, progress: Progress) -> None:
     image_store(config)
+    if config.data.where.strip():
+        check_where(config.data.where)
 
 
 def _candidates(config: Config, progress: Progress) -> None:

@@ -42,6 +42,7 @@ from spr.stages.regions import RegionsConfig
 from spr.store.progress import Progress
 from spr.types import Annotation, Answer, Box, Frame, ImageRecord, Query, Sampling
 from tests.contract.checkpoints import build
+from tests.support.pages import refused
 from tests.unit.models.conftest import noise
 
 SIZES = [(200, 120), (120, 220), (160, 160), (240, 100)]
@@ -272,7 +273,8 @@ def test_the_whole_command_on_a_right_configuration(world: Path, tmp_path: Path)
         "boxes in prompts",
     }
     page = (tmp_path / "run" / "doctor.html").read_text()
-    assert page.count('class="o truth"') == page.count('class="o base"') == 8
+    assert refused(page) == []
+    assert page.count('class="o truth"') == page.count('class="o m0"') == 8
     assert "data:image/jpeg;base64," in page
 
 
@@ -468,6 +470,7 @@ def test_the_preview_shows_what_the_model_receives(world: Path, tmp_path: Path) 
     to a token.
     """
     page = preview_prompts(config(world, tmp_path / "run", "qwen3_vl"))
+    assert refused(page) == []
     assert (
         "&lt;|im_start|&gt;user\n&lt;|vision_start|&gt;&lt;|image_pad|&gt;&lt;|vision_end|&gt;Describe the "
         "objects in the region" in page

@@ -212,3 +212,65 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         run_cli(["evaluate", "--predictions", str(jsonl(tmp_path, {"gt": GT, "box": GT}))])
     assert done.value.code == 0
     assert cell(capsys.readouterr().out, "acc@0.9") == "100.00"
+
+
+PHRASES = [{"phrase": "A dog", "boxes": [GT]}, {"phrase": "two cats", "boxes": [GT, [200, 200, 300, 300]]}]
+
+
+def test_phrases_given_as_boxes(tmp_path: Path) -> None:
+    """A row per phrase, as an answer would give: the boxes that are said to be its own."""
+    row = {"protocol": "phrase_grounding", "phrases": PHRASES, "expression": "a dog, two cats"}
+    given = {**row, "boxes": [[0, 0, 300, 300], GT], "box_phrases": ["two cats", "a dog"]}
+    rows, _ = read_lines(jsonl(tmp_path, given, {**row, "boxes": [], "box_phrases": []}))
+    assert [r.expression for r in rows] == ["A dog", "two cats"] * 2
+    assert [r.boxes for r in rows] == [((0, 0, 100, 100),), ((0, 0, 300, 300),), (), ()]
+    table = score_file(jsonl(tmp_path, given))
+    assert (cell(table, "r1_merged@0.9"), cell(table, "r1_any@0.9")) == ("100.00", "50.00")
+
+
+@pytest.mark.parametrize("protocol", ["phrase_grounding", "region_description"])
+@pytest.mark.parametrize(("boxes", "phrases"), [([GT], []), ([GT, GT], ["a dog"]), ([], ["a dog"])])
+def test_every_box_has_its_phrase(
+    tmp_path: Path, protocol: str, boxes: list[Any], phrases: list[str]
+) -> None:
+    row = {
+        "protocol": protocol, "phrases": PHRASES, "region": GT, "gt_boxes": [GT], "truth": ["dog"],
+        "boxes": boxes, "box_phrases": phrases, "expression": "x",
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"box_phrases: found \d for \d boxes"):
+        score_file(jsonl(tmp_path, row))
+
+
+def test_every_true_box_has_its_name(tmp_path: Path) -> None:
+    row = {
+        "protocol": "region_description",
+        "region": GT,
+        "gt_boxes": [GT, GT],
+        "truth": ["dog"],
+        "boxes": [],
+    }
+    with pytest.raises(DataError, match="found 1 truth for 2 boxes"):
+        score_file(jsonl(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("protocol", None), ("box", [1.0]), ("box", "x"), ("gt", [0.0, 0.0, 1.0, float("nan")]), 
+     ("problems", None), ("problems", 5), ("answer", 5), ("item_id", None)],
+)  # fmt: skip
+def test_columns_of_another_type_are_one_line(tmp_path: Path, column: str, value: object) -> None:
+    row = {
+        "item_id": "1", "protocol": "rec", "split": "val", "image": "a", "expression": "x",
+        "gt": [0.0, 0.0, 9.0, 9.0], "answer": "x", "box": [0.0, 0.0, 9.0, 9.0], "iou": 0.9, "problems": ["x"],
+    }  # fmt: skip
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([{**row, column: value}]), file)
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        score_file(file)
+
+
+def test_a_latin_1_line_is_named(tmp_path: Path) -> None:
+    file = jsonl(tmp_path, {"gt": GT, "box": GT})
+    file.write_bytes(file.read_bytes() + '{"item_id": "é"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"answers\.jsonl:2: not UTF-8"):
+        score_file(file)

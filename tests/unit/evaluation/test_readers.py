@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from spr.evaluation.readers.flickr30k import read_boxes, read_phrases
 from spr.evaluation.readers.hf import NOT_PUBLISHED, size_bucket
 from spr.evaluation.readers.refer import load_plain_pickle
 from spr.evaluation.stage import size_of
+from spr.scenes.files import image_name
 from tests.support.benchmark_forms import python2_pickle
 
 
@@ -613,3 +615,112 @@ def test_limits_and_ids(tmp_path: Path, forms: Path) -> None:
         read("mdetr", path, limit=0)
     with pytest.raises(ConfigError, match="found both path and paths"):
         read("mdetr", path, paths={"a": "b"})
+
+
+# --- names of images ------------------------------------------------------------------------------
+
+NAMES = [
+    "/etc/passwd", "../x.png", "a/../../x.png", "a\\..\\x.png", "C:\\x.png", "\\\\host\\x.png",
+    "file:///x.png", "http://127.0.0.1:9/x.png", "s3://bucket/x.png", "zip://x.png::a.zip", "x.png::http",
+    "a\0.png", "\ud800.png",
+]  # fmt: skip
+
+
+def renamed(value: Any, old: str, new: str) -> Any:
+    """A tree with another text at every place of one."""
+    if isinstance(value, dict):
+        return {key: renamed(inner, old, new) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [renamed(inner, old, new) for inner in value]
+    if isinstance(value, str) and value.startswith("{"):
+        return json.dumps(renamed(json.loads(value), old, new))
+    return new if value == old else value
+
+
+def rename_in(file: Path, old: str, new: str) -> None:
+    """The same in a file of JSON, JSON lines, or Parquet."""
+    if file.suffix == ".parquet":
+        rows = renamed(pq.read_table(file).to_pylist(), old, new)
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif file.suffix in (".json", ".jsonl"):
+        file.write_text(file.read_text().replace(json.dumps(old), json.dumps(new)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_form_opens_an_image_outside_its_folder(
+    benchmarks: Mapping[str, BenchmarkConfig], forms: Path, name: str
+) -> None:
+    """A benchmark comes from a stranger: a name in it must not show a picture of the user's disk, or ask a
+    server. The data reader refuses the same names.
+    """
+    base = Path(benchmarks["mdetr"].path).parent
+    tried = 0
+    for section in benchmarks.values():
+        if section.format in ("flickr30k", "visual_genome"):
+            continue  # names of their own: a number, or a line of the listing
+        files = [forms / Path(p).relative_to(base) for p in (section.path, *section.paths.values()) if p]
+        folders = [file if file.is_dir() else file.parent for file in files]
+        inside = [f for folder in folders for f in folder.iterdir() if f.is_file()] if folders else []
+        if name == "\ud800.png" and any(file.suffix == ".parquet" for file in files):
+            continue  # Parquet cannot hold it
+        for file in inside:
+            rename_in(file, image_name(0), name)
+        changed = dataclasses.replace(
+            section,
+            path=str(files[0]) if section.path else "",
+            paths={split: str(file) for split, file in zip(section.paths, files, strict=False)},
+            check_images=False,
+        )
+        with pytest.raises(DataError, match=r"image name|file_name|a text|expected UTF-8"):
+            read_benchmark(changed, lambda path: (224, 224))
+        tried += 1
+    assert tried >= 10
+
+
+def test_a_listing_names_no_file_outside_its_folder(tmp_path: Path) -> None:
+    flickr(tmp_path)
+    (tmp_path / "val.txt").write_text("../../secret\n")
+    with pytest.raises(DataError, match="image name"):
+        read("flickr30k", tmp_path, "phrase_grounding")
+
+
+# --- values of another type -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [
+        ("coco", {"images": [], "categories": [], "annotations": ["x"]}),
+        ("coco", {"images": [], "categories": [{"id": 1, "name": "a", "synonyms": 5}], "annotations": []}),
+        ("coco", {"images": [{"id": [], "file_name": "a", "width": 1, "height": 1}], "categories": [],
+                  "annotations": []}),
+        ("mdetr", {"images": [], "annotations": [{"image_id": {}}]}),
+        ("visual_genome", [{"id": 10**30, "regions": [1]}]),
+        ("regions_json", [{"image": "a", "width": 10**30, "height": 1, "box": [0, 0, 1, 1], "objects": []}]),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_are_one_line(tmp_path: Path, form: str, value: object) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(value))
+    with pytest.raises(DataError, match=r"a\.json.*(expected|found)"):
+        read(form, file, "region_caption")
+
+
+@pytest.mark.parametrize("ids", [[[1]], "x", {"a": 1}, [None], [1.5]])
+def test_grefcoco_ids_are_numbers(forms: Path, ids: object) -> None:
+    def change(refs: list[dict[str, Any]]) -> None:
+        for ref in refs:
+            ref["ann_id"] = ids
+
+    edit(forms / "grefcoco" / "grefs(unc).json", change)
+    with pytest.raises(DataError, match="ann_id"):
+        read("grefcoco", forms / "grefcoco", "many_boxes")
+
+
+@pytest.mark.parametrize("data", [b"caf\xe9", b"\xff\xfe{\x00}\x00", b"[" * 100_000, b"9" * 5000])
+@pytest.mark.parametrize("form", ["qwen_jsonl", "mdetr", "coco"])
+def test_another_encoding_or_no_end_is_one_line(tmp_path: Path, form: str, data: bytes) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.json.*(not UTF-8|not valid JSON)"):
+        read(form, file)

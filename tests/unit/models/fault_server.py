@@ -45,7 +45,7 @@ class Script:
     raw: bytes = b""  # answer everything with these bytes
     status: int = 0  # answer everything with this status
     body: str = "{}"
-    slow: float = 1.0
+    slow: float = 3.0
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorization: set[str | None] = field(default_factory=set)
     seen: Counter[str] = field(default_factory=Counter)

@@ -36,7 +36,9 @@ from spr.types import Answer, Query, Sampling
 from tests.unit.models.conftest import load_noise
 from tests.unit.models.fault_server import FAULTS, Script, serve
 
-QUICK = Patience(timeout=0.5, connect=2.0, tries=4, pause=0.01, longest=0.1)
+# pauses are short; an answer may still take its time where a machine is busy, or it would be asked for twice
+QUICK = Patience(timeout=20.0, connect=20.0, tries=4, pause=0.01, longest=0.1)
+IMPATIENT = replace(QUICK, timeout=1.5)  # where a server is slow on purpose
 DRAWN = Sampling(n=3, temperature=1.0, top_p=0.9, max_new_tokens=7, seed=5)
 GREEDY = Sampling(n=1, temperature=0)
 
@@ -72,7 +74,8 @@ def test_a_fault_is_asked_again_and_only_that(fault: str) -> None:
     """Two faults in a row for one prompt, none for its neighbours: each sample is delivered exactly once."""
     script = Script(faults={"b": (fault, fault)})
     with serve(script) as url:
-        found = endpoint(url).answer([query(p) for p in "abc"], DRAWN)
+        patience = IMPATIENT if fault == "slow" else QUICK
+        found = endpoint(url, patience=patience).answer([query(p) for p in "abc"], DRAWN)
     assert found == [[Answer(f"{p} #{k}") for k in range(3)] for p in "abc"]
     assert dict(script.seen) == {"a": 1, "b": 3, "c": 1}
     assert dict(script.delivered) == {"a": 3, "b": 3, "c": 3}
@@ -246,7 +249,7 @@ def test_what_cannot_be_had_is_asked_again_by_the_next_run(tmp_path: Path) -> No
     faults = {"b": ("500",) * 9, "c": ("slow",) * 9, "d": ("ok", *("500",) * 9)}
     script = Script(faults=faults, at_most=2)
     with serve(script) as url:
-        found = journalled(url, tmp_path).answer([query(p) for p in "abcd"], DRAWN)
+        found = journalled(url, tmp_path, patience=IMPATIENT).answer([query(p) for p in "abcd"], DRAWN)
         assert found[0] == [Answer(f"a #{k}") for k in range(3)]
         assert found[1] == [unanswered("status 500 (4 tries)")] * 3
         assert found[2] == [unanswered("timeout (4 tries)")] * 3

@@ -25,6 +25,7 @@ from spr.store.executor import Stage, finish
 from spr.store.identity import Origin
 from spr.store.run import Run
 from spr.types import Frame, Prediction, Score, TrainingPair
+from tests.support.pages import refused
 
 EVIL = "</script><script>alert(1)</script>"
 DIALECT = get_dialect("florence2")
@@ -109,6 +110,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_text_of_models_and_data_is_text(page: str) -> None:
     assert EVIL not in page
+    assert refused(page) == []
     assert page.count("<script") == page.count("</script") == 1
     assert "&lt;/script&gt;" in page
 

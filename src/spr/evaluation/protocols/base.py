@@ -40,6 +40,9 @@ class Protocol:
     needs: tuple[str, ...]  # fields of Item that must be given
     is_read: Callable[[Prediction], bool]  # False = unparsed
     judge: Callable[[Item, Answer, str, Dialect], list[Prediction]]
+    phrased: bool = False  # every box has a phrase, every true box a name
+    # the rows of boxes that somebody else has read, and that stand in one row
+    spread: Callable[[Item, Prediction], list[Prediction]] = lambda item, row: [row]
     row: FileRow = None  # the form of its predictions.parquet; None: Prediction itself
     # columns of an item depend on the other items (CIDEr), so a split has a table of its own
     weighs_the_set: bool = False

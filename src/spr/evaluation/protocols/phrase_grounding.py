@@ -13,7 +13,7 @@ No match = a miss, counted as `unmatched`; an answer without a readable box is u
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,13 @@ def assign(g: GroundedText, queries: Sequence[str]) -> list[tuple[Box, ...]]:
         fitting = [q for q in wanted if _fits(said, guessed, q)]
         if mention.boxes and fitting:
             owned.setdefault(max(fitting, key=len), []).append(mention.boxes)
+    return _shared(wanted, owned)
+
+
+def _shared(
+    wanted: Sequence[tuple[str, ...]], owned: Mapping[tuple[str, ...], Sequence[tuple[Box, ...]]]
+) -> list[tuple[Box, ...]]:
+    """The boxes of each query; queries of the same words take the written phrases in order."""
     found: list[tuple[Box, ...]] = []
     for k, query in enumerate(wanted):
         mine = owned.get(query, [])
@@ -84,6 +91,18 @@ def judge_phrases(item: Item, answer: Answer, protocol: str, dialect: Dialect) -
     """A row per phrase of the sentence."""
     whole = judge(item, answer, protocol, dialect)[0]
     boxes_of = assign(dialect.parse(answer.text, item.frame), [p.phrase for p in item.phrases])
+    return _rows(item, whole, boxes_of)
+
+
+def spread_boxes(item: Item, whole: Prediction) -> list[Prediction]:
+    """A row per phrase of the sentence, from boxes and the phrase of each (`whole.phrases`)."""
+    owned: dict[tuple[str, ...], list[tuple[Box, ...]]] = {}
+    for phrase, box in zip(whole.phrases, whole.boxes, strict=True):
+        owned.setdefault(plain_words(phrase), []).append((box,))
+    return _rows(item, whole, _shared([plain_words(p.phrase) for p in item.phrases], owned))
+
+
+def _rows(item: Item, whole: Prediction, boxes_of: Sequence[tuple[Box, ...]]) -> list[Prediction]:
     rows = []
     for k, (truth, boxes) in enumerate(zip(item.phrases, boxes_of, strict=True)):
         merged = enclosing(truth.boxes)
@@ -116,12 +135,16 @@ def _overlaps(row: Prediction, truth: Sequence[Box], every: bool) -> float | Non
     )
 
 
+def _merged(row: Prediction) -> Box:
+    return row.gt if row.gt is not None else enclosing(row.gt_boxes)
+
+
 def tabulate(rows: Sequence[Prediction], options: PhraseOptions) -> Table:
     """Columns and metrics of phrase grounding."""
     kinds = {
-        "r1_merged": [_overlaps(r, [r.gt] if r.gt is not None else [], False) for r in rows],
+        "r1_merged": [_overlaps(r, [_merged(r)], False) for r in rows],
         "r1_any": [_overlaps(r, r.gt_boxes, False) for r in rows],
-        "upper_bound_merged": [_overlaps(r, [r.gt] if r.gt is not None else [], True) for r in rows],
+        "upper_bound_merged": [_overlaps(r, [_merged(r)], True) for r in rows],
     }
     columns = {**length_columns(rows), "matched": column([bool(r.boxes) for r in rows])}
     metrics: dict[str, Metric] = {}
@@ -151,4 +174,6 @@ PHRASE_GROUNDING = Protocol(
     needs=("expression", "phrases"),
     is_read=is_read,
     judge=judge_phrases,
+    phrased=True,
+    spread=spread_boxes,
 )

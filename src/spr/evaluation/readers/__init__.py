@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import TypeAlias
 
-from spr.errors import ConfigError, DataError, unknown_name
+from spr.errors import ConfigError, DataError, is_text, shown, unknown_name
 from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.items import Item
 from spr.evaluation.readers import (
@@ -71,8 +71,18 @@ def read_benchmark(
             f"{', '.join(config.paths.values()) or config.path}: found no item for {config.protocol!r}, "
             "expected at least one"
         )
+    _check_texts(items, where)
     _check_ids(items, where)
     return items, notes
+
+
+def _check_texts(items: list[Item], where: str) -> None:
+    """Raise DataError for a text that cannot be written down again."""
+    for item in items:
+        texts = (item.item_id, item.split, item.image, item.expression, item.group, *item.truth)
+        odd = next((text for text in (*texts, *item.gt_phrases) if not is_text(text)), None)
+        if odd is not None:
+            raise DataError(f"{where}: item {shown(item.item_id)}: found the text {odd!a}, expected UTF-8")
 
 
 def _check_ids(items: list[Item], where: str) -> None:

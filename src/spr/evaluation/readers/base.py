@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import math
+import os.path
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spr.errors import ConfigError, DataError, ImageError, unknown_name
+from spr.data.images import safe_path
+from spr.data.spool import four_numbers
+from spr.errors import ConfigError, DataError, ImageError, is_text, shown, unknown_name
 from spr.types import Box
 
 Entry = Mapping[str, Any]
@@ -58,13 +61,12 @@ class Source:
                 )
 
     def image(self, name: str, where: str) -> str:
-        """Path or URL of an image. Raises DataError when it is a local file that is not there."""
-        path = (
-            name
-            if "://" in name or name.startswith("/") or not self.images
-            else f"{self.images.rstrip('/')}/{name}"
-        )
-        if self.check_images and "://" not in path and "::" not in path and not Path(path).exists():
+        """Path or URL of an image. Raises DataError for a name outside `images`, and for a local file that is
+        not there.
+        """
+        plain = inside(name, where)
+        path = f"{self.images.rstrip('/')}/{plain}" if self.images else plain
+        if self.check_images and "://" not in path and "::" not in path and not os.path.exists(path):
             raise DataError(
                 f"{where}: found no image {path}, expected it under `images` ({self.images or 'not set'})"
             )
@@ -94,20 +96,43 @@ def wrong(where: str, found: str, expected: str) -> DataError:
     return DataError(f"{where}: found {found}, expected {expected}")
 
 
-def shown(value: object) -> str:
-    """A value as it stands in an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def inside(name: str, where: str) -> str:
+    """The plain form of an image's name. It obeys the rules of the data (`spr.data.images.safe_path`): a
+    benchmark from elsewhere must not open any other file, or a URL ("::" would chain one). Raises DataError.
+    """
+    plain = safe_path(name)
+    if plain is None or "::" in name:
+        raise wrong(where, f"the image name {shown(name)}", 'a path inside `images`: relative, no ".."')
+    return plain
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file. Raises DataError when it cannot be read, or is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: not UTF-8 (byte {e.start})") from None
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path}: cannot be read ({e})") from None
+
+
+def parse_json(text: str, where: str, whole: bool = False) -> Any:
+    """The value of a JSON text: of one line, or of a `whole` file. Raises DataError."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        if whole:
+            raise DataError(f"{where}:{e.lineno}:{e.colno}: not valid JSON ({e.msg})") from None
+        raise DataError(f"{where}: not valid JSON ({e.msg} at column {e.colno})") from None
+    except RecursionError:
+        raise DataError(f"{where}: not valid JSON (nested too deeply)") from None
+    except ValueError as e:  # a number of more than 4,300 digits
+        raise DataError(f"{where}: not valid JSON ({e})") from None
 
 
 def load_json(path: str) -> Any:
     """The JSON of a file. Raises DataError with line and column."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: cannot be read ({e})") from None
-    except json.JSONDecodeError as e:
-        raise DataError(f"{path}:{e.lineno}:{e.colno}: not valid JSON ({e.msg})") from None
+    return parse_json(read_text(path), path, whole=True)
 
 
 def check_keys(entry: object, known: Collection[str], where: str) -> Entry:
@@ -132,20 +157,22 @@ def records(path: str, known: Collection[str]) -> Iterator[tuple[str, Entry]]:
 
 def lines(path: str, known: Collection[str]) -> Iterator[tuple[str, Entry]]:
     """(where, object) of a JSON-lines file; blank lines are not rows."""
-    with Path(path).open(encoding="utf-8") as f:
+    with Path(path).open("rb") as f:
         for number, line in enumerate(f, start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as e:
-                raise DataError(f"{where}: not valid JSON ({e.msg} at column {e.colno})") from None
-            yield where, check_keys(entry, known, where)
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as e:
+                raise DataError(f"{where}: not UTF-8 (byte {e.start} of the line)") from None
+            yield where, check_keys(parse_json(text, where), known, where)
 
 
 def take(entry: Entry, key: str, where: str) -> Any:
     """A value that must be there."""
+    if not isinstance(entry, Mapping):
+        raise wrong(where, shown(entry), "an object")
     if key not in entry:
         raise wrong(where, f"keys {sorted(map(str, entry))}", f"{key!r} among them")
     return entry[key]
@@ -154,9 +181,15 @@ def take(entry: Entry, key: str, where: str) -> Any:
 def take_text(entry: Entry, key: str, where: str) -> str:
     """A string that is not empty."""
     value = take(entry, key, where)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not is_text(value):
         raise wrong(f"{where}.{key}", shown(value), "a text")
     return value
+
+
+def take_id(entry: Entry, key: str, where: str) -> int | str:
+    """An id: a whole number or a text."""
+    value = take(entry, key, where)
+    return take_text(entry, key, where) if isinstance(value, str) else take_int(entry, key, where)
 
 
 def take_whole(entry: Entry, key: str, where: str) -> int:
@@ -164,25 +197,29 @@ def take_whole(entry: Entry, key: str, where: str) -> int:
     value = take(entry, key, where)
     return (
         int(value)
-        if isinstance(value, str) and value.isascii() and value.isdigit()
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19
         else take_int(entry, key, where)
     )
 
 
 def take_int(entry: Entry, key: str, where: str) -> int:
-    """A whole number."""
+    """A whole number of 64 bits."""
     value = take(entry, key, where)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise wrong(f"{where}.{key}", shown(value), "a whole number")
     return value
 
 
 def take_size(entry: Entry, where: str) -> tuple[int, int]:
-    """(width, height), both positive."""
-    size = take_int(entry, "width", where), take_int(entry, "height", where)
-    if min(size) < 1:
-        raise wrong(where, f"a size of {size[0]}x{size[1]}", "a positive width and height")
-    return size
+    """(width, height) in pixels."""
+    return checked_size(take_int(entry, "width", where), take_int(entry, "height", where), where)
+
+
+def checked_size(width: int, height: int, where: str) -> tuple[int, int]:
+    """(width, height), both of them pixels that a picture may have."""
+    if not (1 <= width < 2**31 and 1 <= height < 2**31):
+        raise wrong(where, f"a size of {width}x{height}", "a positive width and height")
+    return width, height
 
 
 def take_list(entry: Entry, key: str, where: str) -> list[tuple[str, Any]]:
@@ -205,12 +242,10 @@ def to_box(value: object, where: str) -> Box:
 
 def four(value: object, where: str) -> tuple[float, float, float, float]:
     """Four finite numbers."""
-    numbers = list(value) if isinstance(value, list | tuple) else []
-    if len(numbers) != 4 or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in numbers
-    ):
+    numbers = four_numbers(value)
+    if numbers is None:
         raise wrong(where, shown(value), "four numbers")
-    a, b, c, d = (float(v) for v in numbers)
+    a, b, c, d = numbers
     return (a, b, c, d)
 
 
@@ -226,6 +261,6 @@ def take_xywh(entry: Entry, key: str, where: str) -> Box:
     negative.
     """
     x, y, w, h = four(take(entry, key, where), f"{where}.{key}")
-    if w < 0 or h < 0:
+    if w < 0 or h < 0 or not math.isfinite(x + w) or not math.isfinite(y + h):
         raise wrong(f"{where}.{key}", shown(entry[key]), "[x, y, width, height] with width and height >= 0")
     return (x, y, x + w, y + h)

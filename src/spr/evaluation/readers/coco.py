@@ -15,13 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spr.errors import ConfigError
+from spr.errors import ConfigError, shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
     load_json,
-    shown,
-    take,
+    take_id,
     take_int,
     take_list,
     take_size,
@@ -60,8 +59,10 @@ def plain_name(name: str) -> str:
 def _category_names(data: Mapping[str, Any], path: str) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
     for where, value in take_list(data, "categories", path):
-        name = take_text(value, "name", where)
-        spoken = [plain_name(n) for n in (name, *value.get("synonyms", ()))]
+        spoken_name = take_text(value, "name", where)
+        others = take_list(value, "synonyms", where) if "synonyms" in value else []
+        names = [take_text({"name": n}, "name", at) for at, n in others]
+        spoken = [plain_name(n) for n in (spoken_name, *names)]
         found[take_int(value, "id", where)] = tuple(dict.fromkeys(spoken))
     return found
 
@@ -80,21 +81,21 @@ def images_of(path: str) -> Iterator[tuple[str, CocoImage]]:
     categories = _category_names(data, path)
     objects: dict[Any, list[CocoObject]] = {}
     for where, value in take_list(data, "annotations", path):
-        if value.get("iscrowd"):
+        if isinstance(value, Mapping) and value.get("iscrowd"):
             continue
         category = take_int(value, "category_id", where)
         if category not in categories:
             raise wrong(f"{where}.category_id", shown(category), "the id of a category of the file")
         box = take_xywh(value, "bbox", where)
-        objects.setdefault(take(value, "image_id", where), []).append(
-            CocoObject(str(take(value, "id", where)), box, categories[category])
+        objects.setdefault(take_id(value, "image_id", where), []).append(
+            CocoObject(str(take_id(value, "id", where)), box, categories[category])
         )
     for where, value in take_list(data, "images", path):
         width, height = take_size(value, where)
         yield (
             where,
             CocoImage(
-                _file_name(value, where), width, height, tuple(objects.pop(take(value, "id", where), []))
+                _file_name(value, where), width, height, tuple(objects.pop(take_id(value, "id", where), []))
             ),
         )
     if objects:

@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from spr.errors import DataError
+from spr.data.files import parse_xml
+from spr.errors import DataError, shown
 from spr.evaluation.items import Item, PhraseTruth
 from spr.evaluation.readers.base import (
     Source,
     check_keys,
+    checked_size,
     load_json,
-    shown,
-    take,
+    read_text,
+    take_id,
     take_list,
     take_text,
     take_whole,
@@ -60,7 +62,7 @@ def _asked(phrases: list[PhraseTruth]) -> str:
 def _number(element: ElementTree.Element | None, name: str, where: str) -> int:
     found = element.find(name) if element is not None else None
     text = (found.text or "").strip() if found is not None else ""
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise wrong(f"{where}: {name}", shown(text), "a whole number")
     return int(text)
 
@@ -69,14 +71,14 @@ def read_boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
     """((width, height), chain -> boxes) of an annotation file."""
     try:
         data = path.read_bytes()
-    except OSError as e:
+    except (OSError, ValueError) as e:
         raise DataError(f"{path}: cannot be read ({e})") from None
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise DataError(f"{path}: found a DOCTYPE, expected plain XML (entities are not expanded)")
     try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as e:
-        raise DataError(f"{path}: not valid XML ({e})") from None
+        root = parse_xml(data)
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
     size = root.find("size")
     chains: dict[str, list[Box]] = {}
     for number, element in enumerate(root.findall("object")):
@@ -87,7 +89,8 @@ def read_boxes(path: Path) -> tuple[tuple[int, int], dict[str, list[Box]]]:
         box = to_box([_number(corners, name, where) for name in ("xmin", "ymin", "xmax", "ymax")], where)
         for name in element.findall("name"):
             chains.setdefault((name.text or "").strip(), []).append(box)
-    return (_number(size, "width", str(path)), _number(size, "height", str(path))), chains
+    sides = _number(size, "width", str(path)), _number(size, "height", str(path))
+    return checked_size(*sides, str(path)), chains
 
 
 def read_phrases(line: str, where: str) -> list[tuple[str, str, str]]:
@@ -106,13 +109,13 @@ def read_entities(source: Source) -> Iterator[Item]:
     listing = root / f"{split}.txt"
     if not listing.is_file():
         raise DataError(f"{listing}: no such file, expected the ids of the split, one a line")
-    for name in listing.read_text(encoding="utf-8").split():
+    for name in read_text(listing).split():
+        image = source.image(f"{name}.jpg", str(listing))
         (width, height), chains = read_boxes(root / "Annotations" / f"{name}.xml")
         sentences = root / "Sentences" / f"{name}.txt"
         if not sentences.is_file():
             raise DataError(f"{sentences}: no such file, expected the sentences of image {name}")
-        image = source.image(f"{name}.jpg", str(listing))
-        for number, line in enumerate(sentences.read_text(encoding="utf-8").splitlines()):
+        for number, line in enumerate(read_text(sentences).splitlines()):
             found = read_phrases(line, f"{sentences}:{number + 1}")
             phrases = [
                 PhraseTruth(words, tuple(chains[chain]), types)
@@ -172,11 +175,12 @@ def read_mdetr(source: Source) -> Iterator[Item]:
         source.notes.append(f"{Path(path).name}: every phrase has one merged box, so r1_any equals r1_merged")
     for where, value in take_list(data, "images", path):
         entry = check_keys(value, IMAGE_KEYS, where)
-        number = take(entry, "id", where)
+        number = take_id(entry, "id", where)
         phrases = _truths(entry, boxes.get(number, []), where)
         if phrases:
             image = source.image(take_text(entry, "file_name", where), where)
-            width, height = take_whole(entry, "width", where), take_whole(entry, "height", where)
+            sides = take_whole(entry, "width", where), take_whole(entry, "height", where)
+            width, height = checked_size(*sides, where)
             yield Item(
                 str(number),
                 source.split,

@@ -19,23 +19,25 @@ Pictures inside the files are written once, byte for byte, into the folder `imag
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from spr.errors import ConfigError, DataError
+from spr.data.arrow import BROKEN, open_batches
+from spr.data.images import one_line
+from spr.errors import ConfigError, DataError, shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
     four,
-    shown,
+    inside,
+    parse_json,
     take,
+    take_id,
     take_int,
     take_list,
     take_size,
@@ -64,8 +66,8 @@ NOT_PUBLISHED: Mapping[int, str] = {
 }
 
 
-def _tables(path: Path) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """(file, batch) of a Parquet or Arrow file, or of all in a folder, in order of name."""
+def _tables(path: Path) -> Iterator[tuple[str, list[str], list[dict[str, Any]]]]:
+    """(file, columns, rows) of a Parquet or Arrow file, or of all in a folder, in order of name."""
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix in (".parquet", ".arrow"))
         if not files:
@@ -74,41 +76,32 @@ def _tables(path: Path) -> Iterator[tuple[str, pa.RecordBatch]]:
             yield from _tables(file)
         return
     try:
-        if path.suffix == ".arrow":
-            with pa.memory_map(str(path)) as source:
-                try:
-                    reader = pa.ipc.open_stream(source)
-                    batches = list(reader)
-                except pa.ArrowInvalid:
-                    file_reader = pa.ipc.open_file(source)
-                    batches = [file_reader.get_batch(k) for k in range(file_reader.num_record_batches)]
-                yield from ((str(path), batch) for batch in batches)
-        else:
-            yield from ((str(path), batch) for batch in pq.ParquetFile(path).iter_batches(256))
-    except (OSError, pa.ArrowException) as e:
-        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({e})") from None
+        file = pa.memory_map(str(path))
+        batches = open_batches(file, path.suffix == ".arrow", 256)[1]
+        while (batch := next(batches, None)) is not None:
+            held = batch.schema.names, batch.to_pylist()
+            yield str(path), *held
+    except BROKEN as e:
+        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({one_line(e)})") from None
 
 
 def _rows(source: Source, known: set[str], needed: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
-    for file, batch in _tables(Path(source.path)):
-        names = set(batch.schema.names)
+    for file, columns, rows in _tables(Path(source.path)):
+        names = set(columns)
         if names - known or needed - names:
             odd = sorted(names - known) or sorted(needed - names)
             raise DataError(
                 f"{file}: found columns {sorted(names)}, expected {sorted(needed)} "
                 f"({'unknown' if names - known else 'missing'}: {odd})"
             )
-        for row in batch.to_pylist():
+        for row in rows:
             yield f"{file}[{number}]", row
             number += 1
 
 
 def _json_text(row: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(take_text(row, key, where))
-    except json.JSONDecodeError as e:
-        raise DataError(f"{where}.{key}: not valid JSON ({e.msg})") from None
+    value = parse_json(take_text(row, key, where), f"{where}.{key}")
     if not isinstance(value, Mapping):
         raise wrong(f"{where}.{key}", shown(value), "an object")
     return value
@@ -173,9 +166,11 @@ def _unpacked(source: Source, value: object, name: str, where: str) -> tuple[str
     try:
         with Image.open(io.BytesIO(data)) as picture:
             size = picture.size
-    except (UnidentifiedImageError, OSError) as e:
-        raise DataError(f"{where}.image: no readable picture ({e})") from None
-    target = Path(source.images) / Path(name).name
+    except MemoryError:
+        raise
+    except Exception as e:  # a broken picture may raise anything
+        raise DataError(f"{where}.image: no readable picture ({one_line(e)})") from None
+    target = Path(source.images) / Path(inside(name, where)).name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, data)
@@ -208,7 +203,7 @@ def read_ref_l4(source: Source) -> Iterator[Item]:
         box = take_xywh(row, "bbox", where)
         width, height = take_size(row, where)
         yield Item(
-            str(row["id"]),
+            str(take_id(row, "id", where)),
             source.split or str(row.get("split") or ""),
             source.image(take_text(row, "file_name", where), where),
             width,
@@ -237,4 +232,4 @@ def read_refcoco_m(source: Source) -> Iterator[Item]:
                 take_text({"sentence": s}, "sentence", place).strip()
                 for place, s in take_list(sample, "sentences", at)
             ]
-            yield from _items(source, str(take(sample, "id", at)), image, size, texts, box)
+            yield from _items(source, str(take_id(sample, "id", at)), image, size, texts, box)

@@ -14,14 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from spr.errors import shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
     check_keys,
     lines,
     load_json,
-    shown,
     take,
+    take_id,
     take_list,
     take_size,
     take_text,
@@ -69,7 +70,7 @@ def read_humanref(source: Source) -> Iterator[Item]:
         kinds = dict.fromkeys(k.replace("/", " ") for k in (domain, inner) if k)
         text = take_text(entry, "referring", where).strip()
         yield Item(
-            str(take(entry, "id", where)),
+            str(take_id(entry, "id", where)),
             source.split,
             image,
             width,
@@ -97,19 +98,21 @@ def read_grefcoco(source: Source) -> Iterator[Item]:
             continue
         ids = take(ref, "ann_id", where)
         ids = ids if isinstance(ids, list) else [ids]
+        if not all(isinstance(i, int) for i in ids):
+            raise wrong(f"{where}.ann_id", shown(ids), "annotation ids")
         if -1 in ids and ids != [-1]:
             raise wrong(f"{where}.ann_id", shown(ids), "[-1] alone, or annotation ids")
         found = [] if ids == [-1] else [referred(annotations, i, where, "ann_id") for i in ids]
         if not _wanted(source, len(found)):
             continue
-        image_where, image = referred(images, take(ref, "image_id", where), where, "image_id")
+        image_where, image = referred(images, take_id(ref, "image_id", where), where, "image_id")
         width, height = take_size(image, image_where)
         path_of_image = source.image(take_text(image, "file_name", image_where), where)
         boxes = tuple(take_xywh(a, "bbox", at) for at, a in found)
         group = "absent" if not boxes else "one" if len(boxes) == 1 else "several"
         for k, (at, sentence) in enumerate(take_list(ref, "sentences", where)):
             text = take_text(sentence, "sent", at).strip()
-            name = f"{take(ref, 'ref_id', where)}/{k}"
+            name = f"{take_id(ref, 'ref_id', where)}/{k}"
             yield Item(
                 name, source.split, path_of_image, width, height, expression=text, gt_boxes=boxes, group=group
             )

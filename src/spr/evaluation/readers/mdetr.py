@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from spr.errors import shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
     check_keys,
     load_json,
-    shown,
-    take,
+    take_id,
     take_list,
     take_size,
     take_text,
@@ -48,7 +48,7 @@ def by_image_id(
     found: dict[Any, list[tuple[str, Mapping[str, Any]]]] = {}
     for where, value in take_list(data, "annotations", path):
         entry = check_keys(value, known, where)
-        found.setdefault(take(entry, "image_id", where), []).append((where, entry))
+        found.setdefault(take_id(entry, "image_id", where), []).append((where, entry))
     return found
 
 
@@ -72,7 +72,7 @@ def _expressions(source: Source) -> Iterator[Item]:
     annotations = by_image_id(data, path, _ANNOTATION)
     for where, value in take_list(data, "images", path):
         entry = check_keys(value, IMAGE_KEYS, where)
-        number = take(entry, "id", where)
+        number = take_id(entry, "id", where)
         boxes = annotations.get(number, [])
         if len(boxes) != 1:
             raise wrong(

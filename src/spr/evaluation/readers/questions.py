@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spr.boxes import from_xyxy_unit
+from spr.errors import shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
     lines,
-    shown,
     take,
+    take_id,
     take_list,
     take_size,
     take_text,
@@ -48,7 +49,7 @@ def read_pope(source: Source) -> Iterator[Item]:
             sizes[image] = source.size(image, where)
         width, height = sizes[image]
         yield Item(
-            str(take(entry, "question_id", where)),
+            str(take_id(entry, "question_id", where)),
             source.split,
             image,
             width,

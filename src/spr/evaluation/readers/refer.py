@@ -20,14 +20,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spr.errors import DataError
+from spr.data.images import one_line
+from spr.errors import DataError, shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
     check_keys,
     load_json,
-    shown,
     take,
+    take_id,
     take_int,
     take_list,
     take_size,
@@ -75,12 +76,12 @@ def load_plain_pickle(path: Path) -> Any:
         except UnicodeDecodeError:
             continue
         except Exception as e:  # a broken pickle may raise anything
-            raise DataError(f"{path}: refused as a pickle of plain containers ({e})") from None
+            raise DataError(f"{path}: refused as a pickle of plain containers ({one_line(e)})") from None
     raise DataError(f"{path}: refused as a pickle of plain containers (its texts cannot be decoded)")
 
 
 def _by_id(data: Mapping[str, Any], key: str, path: str) -> dict[Any, tuple[str, Mapping[str, Any]]]:
-    return {take(value, "id", where): (where, value) for where, value in take_list(data, key, path)}
+    return {take_id(value, "id", where): (where, value) for where, value in take_list(data, key, path)}
 
 
 def instances(
@@ -95,7 +96,7 @@ def instances(
 
 
 def referred(
-    table: Mapping[Any, tuple[str, Mapping[str, Any]]], number: object, where: str, what: str
+    table: Mapping[Any, tuple[str, Mapping[str, Any]]], number: int | str, where: str, what: str
 ) -> tuple[str, Mapping[str, Any]]:
     """An entry of instances.json by its id. Raises DataError when it is not there."""
     if number not in table:
@@ -131,8 +132,8 @@ def read(source: Source) -> Iterator[Item]:
     images, annotations = instances(folder)
     refs = expressions = 0
     for where, ref in _refs(source, folder):
-        image_where, image = referred(images, take(ref, "image_id", where), where, "image_id")
-        box_where, annotation = referred(annotations, take(ref, "ann_id", where), where, "ann_id")
+        image_where, image = referred(images, take_id(ref, "image_id", where), where, "image_id")
+        box_where, annotation = referred(annotations, take_id(ref, "ann_id", where), where, "ann_id")
         width, height = take_size(image, image_where)
         box = take_xywh(annotation, "bbox", box_where)
         path = source.image(take_text(image, "file_name", image_where), where)
