@@ -103,9 +103,8 @@ def _bytes_changed(data: bytes, rng: random.Random) -> bytes:
         case 4:
             return data[j:] + data[:i]
         case 5:
-            with warnings.catch_warnings():
-                text = data.decode("utf-8", "replace")
-                return text.replace("a", "ä").encode(rng.choice(ENCODINGS), "replace")
+            text = data.decode("utf-8", "replace").replace("a", "ä")
+            return text.encode(rng.choice(ENCODINGS), "replace")
         case 6:
             return (
                 data[:i] + str(rng.choice(VALUES)).encode("utf-8", "replace") + data[i + rng.randint(0, 3) :]
@@ -198,11 +197,16 @@ class Form:
         }
 
 
-def outcome(form: Form, files: Mapping[str, bytes], folder: Path) -> str | None:
-    """What is wrong with how a form's reader takes these files; None when all is well."""
+def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write files below a folder."""
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
+
+
+def outcome(form: Form, files: Mapping[str, bytes], folder: Path) -> str | None:
+    """What is wrong with how a form's reader takes these files; None when all is well."""
+    lay_out(files, folder)
     try:
         form.read(folder)
     except Exception as e:
@@ -230,7 +234,9 @@ def forms(folder: Path) -> list[Form]:
         *_annotation_forms(folder / "data", pictures, records, boxes),
         *_picture_forms(folder / "roots", pictures),
         *_benchmark_forms(folder / "benchmarks", world),
-        *_other_forms(folder / "others", records, boxes),
+        *_prediction_forms(folder / "predictions", records, boxes),
+        *_configuration_forms(),
+        _journal_form(folder / "journal"),
     ]
 
 
@@ -354,10 +360,9 @@ def _benchmark_forms(base: Path, world: World) -> Iterator[Form]:
         yield Form(f"benchmark_{section.name}", files, functools.partial(read, section))
 
 
-def _other_forms(
+def _prediction_forms(
     base: Path, records: Sequence[ImageRecord], boxes: Mapping[str, Sequence[Annotation]]
 ) -> Iterator[Form]:
-    """Predictions, configurations, journals."""
     base.mkdir(parents=True)
     truth = [(a, record) for record in records for a in boxes[record.image_id]]
     plain: list[dict[str, Any]] = [
@@ -409,13 +414,19 @@ def _other_forms(
             {"a.parquet": parquet_bytes(read_lines(base / f"{name}.jsonl")[0], Prediction)},
             lambda folder: score_file(folder / "a.parquet"),
         )
+
+
+def _configuration_forms() -> Iterator[Form]:
     for path in sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")):
         yield Form(
             f"config_{path.stem}",
             {"a.yaml": path.read_bytes()},
             lambda folder: load_config(folder / "a.yaml"),
         )
-    journal = Journal(base / "journal")
+
+
+def _journal_form(base: Path) -> Form:
+    journal = Journal(base)
     for k in range(4):
         journal.add(f"key {k}", [Answer("a cat", cause="ü"), Answer("", failed="timeout")])
 
@@ -426,8 +437,8 @@ def _other_forms(
             path.write_bytes(b"".join(signed))
         Journal(folder).answers("key 1")
 
-    (data,) = _held(base / "journal").values()
-    yield Form("journal", {"1-1.jsonl": data}, read_journal)
+    (data,) = _held(base).values()
+    return Form("journal", {"1-1.jsonl": data}, read_journal)
 
 
 # --- blocks ---------------------------------------------------------------------------------------

@@ -120,6 +120,12 @@ def shown(value: object) -> str:
     return text if len(text) <= WIDE else text[: WIDE - 3] + "..."
 
 
+def said_by(e: Exception) -> str:
+    """What an error of a library says, in a line. An OSError speaks for itself; others say what they are."""
+    said = " ".join(str(e).split())[:200]
+    return said if isinstance(e, OSError) and said else f"{type(e).__name__}: {said}".rstrip(": ")
+
+
 def is_text(value: object) -> bool:
     """Whether it is a string that UTF-8 can write: half of a character (a lone surrogate) cannot be kept."""
     if not isinstance(value, str):

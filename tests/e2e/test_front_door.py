@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from spr import __version__
-from spr.cli.main import verdict
+from spr.cli.main import _signals, verdict
 from spr.doctor.readings import Finding
 from spr.errors import (
     BusyError,
@@ -190,6 +190,22 @@ def test_version_configuration_and_completion(world: dict[str, SplitFiles], tmp_
 # --- stopped --------------------------------------------------------------------------------------
 
 
+def heard() -> None:
+    """A child of a shell that runs in the background is born deaf to Ctrl-C, and so are the tests there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_what_is_ignored_from_the_start_stays_ignored() -> None:
+    """`nohup spr run …` lives on when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _signals([]):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_stop_says_how_to_go_on(
     world: dict[str, SplitFiles],
@@ -201,7 +217,7 @@ def test_a_stop_says_how_to_go_on(
     path = config_of(world, tmp_path / "run")
     more = ["--until", "pair", "--set", f"runtime.workers={workers}", "--set", "runtime.shard_size=1"]
     words, env = command("run", str(path), *more)
-    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     end = time.monotonic() + 60
     while not list((tmp_path / "run").glob("candidates/part-*")) and time.monotonic() < end:
         time.sleep(0.05)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks.fuzz_files import Form, cases, outcome
+from benchmarks.fuzz_files import Form, cases, lay_out, outcome
 from benchmarks.fuzz_files import forms as all_forms
 
 PARTS = 8
@@ -23,11 +23,8 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Form, ...]:
 def test_every_form_is_read_as_it_is_published(forms: tuple[Form, ...], tmp_path: Path) -> None:
     """Otherwise a change of its files would try nothing."""
     for form in forms:
-        folder = tmp_path / form.name
-        for path, data in form.files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
-        form.read(folder)
+        lay_out(form.files, tmp_path / form.name)
+        form.read(tmp_path / form.name)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -24,7 +24,7 @@ from spr.data.images import ImageStore
 from spr.data.json_stream import Decoder, JsonBrokenError, JsonStream
 from spr.data.spool import NO_KEY, NOT_A_BOX, Spool, four_numbers
 from spr.errors import ImageError, shown
-from spr.types import Box, Dropped
+from spr.types import Box
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -57,23 +57,19 @@ def read_coco(
     """Pour one COCO file into the spool. A file that breaks off is noted with its byte offset; what came
     before stays.
     """
-    images, boxes, categories = spool.images, spool.boxes, 0
+    before = spool.counts()
     try:
         with source.fs.open(source.path, "rb") as file:
             for batch in JsonStream(file, _DECODERS).batches():
                 if batch.key == "images":
                     _images(batch.elements, batch.typed, spool, store, strip_folders)
                 elif batch.key == "categories":
-                    categories += _categories(batch.elements, spool)
+                    _categories(batch.elements, spool)
                 else:
                     (_typed_boxes if batch.typed else _plain_boxes)(batch.elements, spool)
                     progress(len(batch.elements))
     except JsonBrokenError as e:
-        read = (
-            f"read until then: {spool.images - images} images, {spool.boxes - boxes} annotations, "
-            f"{categories} categories"
-        )
-        spool.broken.append(Dropped(source.name, "json_broken", f"{e}; {read}"))
+        spool.stop(source.name, "json_broken", e, before)
 
 
 def _path(file_name: object, coco_url: object, strip: int) -> object:
@@ -104,13 +100,12 @@ def _images(elements: Sequence[Any], typed: bool, spool: Spool, store: ImageStor
             spool.image(key, path, *(size or (width, height)))
 
 
-def _categories(elements: Sequence[Any], spool: Spool) -> int:
+def _categories(elements: Sequence[Any], spool: Spool) -> None:
     for e in elements:
         if isinstance(e, dict) and isinstance(e.get("name"), str):
             spool.category(spool.id_of(e.get("id")), e["name"])
         else:
             spool.reject(shown(e), "not_a_category", "expected an object with id and name")
-    return len(elements)
 
 
 def _typed_boxes(elements: list[_Annotation], spool: Spool) -> None:

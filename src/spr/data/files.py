@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import fsspec
 
-from spr.data.images import may_pass, one_line, unreachable
-from spr.errors import ConfigError, DataError, is_text
+from spr.data.images import may_pass, unreachable
+from spr.errors import ConfigError, DataError, is_text, said_by
 from spr.store.config import parse_yaml
 
 _ENCODING = re.compile(rb"""<\?xml[^>]*?encoding=["']([\w.-]+)["'][^>]*>""")
@@ -55,7 +55,7 @@ class Source:
         except Exception as e:
             if may_pass(e, "://" in self.name):
                 raise unreachable(path, e) from None
-            raise DataError(f"data.annotations: {path}: cannot be read ({one_line(e)})") from None
+            raise DataError(f"data.annotations: {path}: cannot be read ({said_by(e)})") from None
 
 
 def open_source(name: str, form: str) -> Source:

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from spr.boxes import Boxes, as_boxes, from_cxcywh_unit, from_xywh, from_xyxy_unit
+from spr.boxes import as_boxes, from_cxcywh_unit, from_xywh, from_xyxy_unit
 from spr.data.arrow import BROKEN, open_batches
 from spr.data.config import BoxForm, HFColumns
 from spr.data.files import Source
-from spr.data.images import ImageStore, may_pass, one_line, size_of, unreachable
+from spr.data.images import ImageStore, may_pass, size_of, unreachable
 from spr.data.rows import image_bytes, image_column
 from spr.data.spool import NO_KEY, NOT_A_BOX, Spool, four_numbers
-from spr.errors import DataError, ImageError
+from spr.errors import DataError, ImageError, said_by
 from spr.types import Box, Frame
 
 Row: TypeAlias = dict[str, Any]
@@ -72,11 +72,12 @@ def _arrow_rows(
 ) -> tuple[Iterator[list[Row]], pa.Schema | None]:
     """Rows and schema of a Parquet or Arrow file. One that breaks off is noted; what came before stays."""
     path = posixpath.join(source.path, file) if file else source.path
+    before = spool.counts()
     kind = "Arrow" if path.endswith(".arrow") else "Parquet"
     try:
         schema, batches = open_batches(source.fs.open(path, "rb"), kind == "Arrow", _AT_ONCE)
     except BROKEN as e:
-        _stop(e, path, kind, spool, spool.images, spool.boxes)
+        _stop(e, path, kind, spool, before)
         return iter(()), None
     wanted = [columns.objects] if columns.objects else [columns.bbox, columns.category]
     image = image_column(schema)
@@ -88,13 +89,12 @@ def _arrow_rows(
         )
 
     def rows() -> Iterator[list[Row]]:
-        images, boxes = spool.images, spool.boxes
         while True:
             try:
                 batch = next(batches, None)
                 held = batch.select([*wanted, image]).to_pylist() if batch is not None else []
             except BROKEN as e:
-                _stop(e, path, kind, spool, images, boxes)
+                _stop(e, path, kind, spool, before)
                 return
             if batch is None:
                 return
@@ -103,11 +103,11 @@ def _arrow_rows(
     return rows(), schema
 
 
-def _stop(e: Exception, path: str, kind: str, spool: Spool, images: int, boxes: int) -> None:
+def _stop(e: Exception, path: str, kind: str, spool: Spool, before: Mapping[str, int]) -> None:
     """Note that a file breaks off. Raises UnfinishedError where it may only be out of reach now."""
     if isinstance(e, OSError) and may_pass(e, remote=False):
         raise unreachable(path, e) from None
-    spool.stop(path, "rows_broken", f"not {kind} ({one_line(e)})", images, boxes)
+    spool.stop(path, "rows_broken", f"not {kind} ({said_by(e)})", before)
 
 
 def _json_rows(source: Source, file: str, spool: Spool) -> Iterator[list[Row]]:
@@ -126,7 +126,7 @@ def _json_rows(source: Source, file: str, spool: Spool) -> Iterator[list[Row]]:
             path = posixpath.join(posixpath.dirname(file), entry["file_name"])
             rows.append({**entry, "image": {"path": path, "bytes": None}})
         except (ValueError, KeyError, TypeError, RecursionError) as e:
-            why = f"expected a JSON object with file_name ({one_line(e)})"
+            why = f"expected a JSON object with file_name ({said_by(e)})"
             spool.reject(f"{file}:{number}", "unreadable_annotation", why)
     yield from (rows[i : i + _AT_ONCE] for i in range(0, len(rows), _AT_ONCE))
 
@@ -197,18 +197,14 @@ def _xyxy(value: object, form: BoxForm, frame: Frame) -> Box:
     if numbers is None:
         return NOT_A_BOX
     box = as_boxes(numbers)
-    with np.errstate(over="ignore"):
-        return _plain(box, form, frame)
-
-
-def _plain(box: Boxes, form: BoxForm, frame: Frame) -> Box:
-    match form:
-        case "xywh":
-            box = from_xywh(box)
-        case "xyxy_unit":
-            box = from_xyxy_unit(box, frame)
-        case "cxcywh_unit":
-            box = from_cxcywh_unit(box, frame)
+    with np.errstate(over="ignore"):  # a sum that overflows is infinite, and judged later
+        match form:
+            case "xywh":
+                box = from_xywh(box)
+            case "xyxy_unit":
+                box = from_xyxy_unit(box, frame)
+            case "cxcywh_unit":
+                box = from_cxcywh_unit(box, frame)
     x1, y1, x2, y2 = box[0].tolist()
     return (x1, y1, x2, y2)
 

@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from spr.data.rows import ROWS, RowFiles
-from spr.errors import DataError, ImageError, SprError, StaleRunError, UnfinishedError
+from spr.errors import DataError, ImageError, SprError, StaleRunError, UnfinishedError, said_by
 from spr.store.digests import digest
 from spr.types import SeenImage
 
@@ -164,7 +164,7 @@ class ImageStore:
                 raise
             except Exception as e:
                 if not may_pass(e, _remote(self.root)):
-                    raise ImageError(path, "unreadable_image", one_line(e)) from None
+                    raise ImageError(path, "unreadable_image", said_by(e)) from None
                 if not pauses:
                     raise unreachable(f"{self.root}: {path}", e) from None
                 time.sleep(pauses.pop(0))
@@ -260,14 +260,8 @@ def open_store(root: str) -> ImageStore:
 def unreachable(what: str, e: Exception) -> UnfinishedError:
     """The one line about something that could not be reached now."""
     return UnfinishedError(
-        f"{what}: cannot be reached ({one_line(e)}); what has come is kept; the same command goes on"
+        f"{what}: cannot be reached ({said_by(e)}); what has come is kept; the same command goes on"
     )
-
-
-def one_line(e: Exception) -> str:
-    """What an error says, short."""
-    said = " ".join(str(e).split())[:200]
-    return said if isinstance(e, OSError) and said else f"{type(e).__name__}: {said}".rstrip(": ")
 
 
 def _remote(root: str) -> bool:
@@ -307,7 +301,7 @@ def _file_system(root: str) -> tuple[Any, str]:
     except Exception as e:
         if may_pass(e, _remote(root)):
             raise unreachable(f"data.images: {root}", e) from None
-        raise DataError(f"data.images: {root}: cannot be opened ({one_line(e)})") from None
+        raise DataError(f"data.images: {root}: cannot be opened ({said_by(e)})") from None
     if not found:
         raise DataError(
             f"data.images: {root}: no such folder or archive, expected the images of the data set"
@@ -352,7 +346,7 @@ def _header(path: str, image: Image.Image) -> ImageHeader:
     except MemoryError:
         raise
     except Exception as e:
-        raise ImageError(path, "unreadable_image", f"broken header ({one_line(e)})") from None
+        raise ImageError(path, "unreadable_image", f"broken header ({said_by(e)})") from None
     return ImageHeader(
         image.width, image.height, image.mode, orientation if isinstance(orientation, int) else 1, int(frames)
     )
@@ -377,7 +371,7 @@ def _decoded(path: str, image: Image.Image) -> Image.Image:
             if "truncated" in str(e).lower() or isinstance(e, EOFError)
             else "unreadable_image"
         )
-        raise ImageError(path, reason, one_line(e)) from None
+        raise ImageError(path, reason, said_by(e)) from None
     return image
 
 

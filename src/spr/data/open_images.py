@@ -90,7 +90,7 @@ def _batches(source: Source, spool: Spool) -> Iterator[list[Row]]:
 
 
 def _whole_rows(reader: csv.DictReader[str], name: str, spool: Spool) -> Iterator[Row]:
-    images, boxes = spool.images, spool.boxes
+    before = spool.counts()
     try:
         for row in reader:
             held = [row[name] for name in _NEEDED]
@@ -100,7 +100,7 @@ def _whole_rows(reader: csv.DictReader[str], name: str, spool: Spool) -> Iterato
             else:
                 yield row
     except csv.Error as e:
-        spool.stop(name, "csv_broken", f"breaks at line {reader.line_num} ({e})", images, boxes)
+        spool.stop(name, "csv_broken", f"breaks at line {reader.line_num} ({e})", before)
 
 
 def _box(row: Row, frame: Frame) -> Box:

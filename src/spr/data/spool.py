@@ -112,10 +112,14 @@ class Spool:
         """Something that is no image, category or box, and is set aside."""
         self.rejected.append(Dropped(what, reason, str(detail)))
 
-    def stop(self, name: str, reason: str, why: object, images: int, boxes: int) -> None:
-        """A file breaks off; `images` and `boxes`: how many there were before it."""
-        read = f"read until then: {self.images - images} images, {self.boxes - boxes} boxes"
-        self.broken.append(Dropped(name, reason, f"{why}; {read}"))
+    def counts(self) -> dict[str, int]:
+        """How much there is so far, by kind."""
+        return {"images": self.images, "annotations": self.boxes, "categories": len(self.categories)}
+
+    def stop(self, name: str, reason: str, why: object, before: Mapping[str, int]) -> None:
+        """A file breaks off; `before`: the counts when it began."""
+        read = ", ".join(f"{n - before[kind]} {kind}" for kind, n in self.counts().items())
+        self.broken.append(Dropped(name, reason, f"{why}; read until then: {read}"))
 
     def box(
         self,

@@ -31,15 +31,15 @@ def read_visual_genome(
     images.
     """
     for source in sources:
-        images, boxes = spool.images, spool.boxes
+        before = spool.counts()
         try:
             with source.fs.open(source.path, "rb") as file:
                 for batch in JsonStream(file, _DECODERS).batches():
-                    before = spool.boxes
+                    boxes = spool.boxes
                     _entries(batch.elements, len(sources) == 1, spool, store)
-                    progress(spool.boxes - before)
+                    progress(spool.boxes - boxes)
         except JsonBrokenError as e:
-            spool.stop(source.name, "json_broken", e, images, boxes)
+            spool.stop(source.name, "json_broken", e, before)
 
 
 def _entries(entries: Sequence[Any], alone: bool, spool: Spool, store: ImageStore) -> None:

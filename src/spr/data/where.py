@@ -137,12 +137,12 @@ def lock(con: duckdb.DuckDBPyConnection, files: Collection[str]) -> None:
 
 
 @contextmanager
-def limited(con: duckdb.DuckDBPyConnection, seconds: float | None = None) -> Iterator[None]:
+def limited(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """A query that takes longer than SECONDS is stopped: `duckdb.InterruptException`."""
-    limit, over = SECONDS if seconds is None else seconds, threading.Event()
+    over = threading.Event()
 
     def watch() -> None:
-        wait = limit
+        wait = SECONDS
         while not over.wait(wait):  # again and again: one that comes while a query is planned is not heard
             con.interrupt()
             wait = 0.2

@@ -27,10 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from spr.data.arrow import BROKEN
-from spr.data.images import one_line
 from spr.data.spool import four_numbers
 from spr.dialects import Dialect, get_dialect
-from spr.errors import DataError, DialectError, shown
+from spr.errors import DataError, DialectError, said_by, shown
 from spr.evaluation.items import Item, PhraseTruth
 from spr.evaluation.protocols import protocol_named
 from spr.evaluation.protocols.base import Protocol, frame_of, overlap
@@ -98,7 +97,7 @@ def read_parquet(path: Path) -> list[Prediction]:
         table = pq.read_table(path)
         kind = row_type(table.column_names)
     except BROKEN as e:
-        raise DataError(f"{path}: cannot be read as Parquet ({one_line(e)})") from None
+        raise DataError(f"{path}: cannot be read as Parquet ({said_by(e)})") from None
     if kind is not None:
         return [judged(r) for r in _rows(path, table, kind)]
     schema = schema_of(Prediction)

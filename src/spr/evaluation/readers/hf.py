@@ -28,8 +28,7 @@ import pyarrow as pa
 from PIL import Image
 
 from spr.data.arrow import BROKEN, open_batches
-from spr.data.images import one_line
-from spr.errors import ConfigError, DataError, shown
+from spr.errors import ConfigError, DataError, said_by, shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
@@ -76,13 +75,11 @@ def _tables(path: Path) -> Iterator[tuple[str, list[str], list[dict[str, Any]]]]
             yield from _tables(file)
         return
     try:
-        file = pa.memory_map(str(path))
-        batches = open_batches(file, path.suffix == ".arrow", 256)[1]
-        while (batch := next(batches, None)) is not None:
-            held = batch.schema.names, batch.to_pylist()
-            yield str(path), *held
+        with pa.memory_map(str(path)) as file:
+            for batch in open_batches(file, path.suffix == ".arrow", 256)[1]:
+                yield str(path), batch.schema.names, batch.to_pylist()
     except BROKEN as e:
-        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({one_line(e)})") from None
+        raise DataError(f"{path}: cannot be read as Parquet or Arrow ({said_by(e)})") from None
 
 
 def _rows(source: Source, known: set[str], needed: set[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -169,7 +166,7 @@ def _unpacked(source: Source, value: object, name: str, where: str) -> tuple[str
     except MemoryError:
         raise
     except Exception as e:  # a broken picture may raise anything
-        raise DataError(f"{where}.image: no readable picture ({one_line(e)})") from None
+        raise DataError(f"{where}.image: no readable picture ({said_by(e)})") from None
     target = Path(source.images) / Path(inside(name, where)).name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spr.data.images import one_line
-from spr.errors import DataError, shown
+from spr.errors import DataError, said_by, shown
 from spr.evaluation.items import Item
 from spr.evaluation.readers.base import (
     Source,
@@ -76,7 +75,7 @@ def load_plain_pickle(path: Path) -> Any:
         except UnicodeDecodeError:
             continue
         except Exception as e:  # a broken pickle may raise anything
-            raise DataError(f"{path}: refused as a pickle of plain containers ({one_line(e)})") from None
+            raise DataError(f"{path}: refused as a pickle of plain containers ({said_by(e)})") from None
     raise DataError(f"{path}: refused as a pickle of plain containers (its texts cannot be decoded)")
 
 
