@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test test-all check format bench coverage fuzz fuzz-files clean
+.PHONY: help setup demo results test test-all check format bench coverage fuzz fuzz-files kill-test clean
 
 help:                ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -53,6 +53,9 @@ fuzz: setup          ## mutated strings through every dialect; goes on where it 
 
 fuzz-files: setup    ## mutated files through every reader; goes on where it stood (FUZZ="--count 100000 --seed 1")
 	@$(PY) -m benchmarks.fuzz_files $(FUZZ)
+
+kill-test: setup     ## SIGKILL at random moments; every file as in an undisturbed run; goes on where it stood (KILL="--kills 100 --seed 1")
+	@$(PY) -m benchmarks.kill $(KILL)
 
 clean:               ## remove the virtual environment and the runs
 	rm -rf $(VENV) runs build dist

@@ -6,7 +6,6 @@ that was stopped goes on where it stood, and a larger --count only adds blocks.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import multiprocessing
@@ -21,7 +20,7 @@ from typing import Any, TypeAlias
 from rich.console import Console
 from rich.progress import track
 
-import spr
+from benchmarks.resume import code_digest, read_log
 
 SHOWN = 5  # failures of a block that are kept
 Block: TypeAlias = Callable[[int, int], tuple[Mapping[str, int], list[str]]]
@@ -37,12 +36,8 @@ def drive(about: str, name: str, corpus: str, block: Block, size: int, count: in
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
     args = parser.parse_args()
-    log = args.out / f"{name}-{args.seed}-{corpus}-{_code()}.jsonl"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]  # a kill may cut the last one: it is done again
-    log.write_text("".join(whole), encoding="utf-8")
-    found = {row["block"]: row for row in map(json.loads, whole)}
+    log = args.out / f"{name}-{args.seed}-{corpus}-{code_digest('fuzz*.py')}.jsonl"
+    found = {row["block"]: row for row in read_log(log)}
     blocks = math.ceil(args.count / size)
     left = [k for k in range(blocks) if k not in found]
     begin = time.monotonic()
@@ -69,13 +64,6 @@ def drive(about: str, name: str, corpus: str, block: Block, size: int, count: in
     print(f"{failed} failures")
     print("\n".join(failure for row in rows for failure in row["failures"]))
     sys.exit(1 if failed else 0)
-
-
-def _code() -> str:
-    """A digest of the package and of these commands: what another version did says nothing."""
-    here = Path(__file__).parent
-    files = sorted([*here.glob("fuzz*.py"), *Path(spr.__file__).parent.rglob("*.py")])
-    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=4).hexdigest()
 
 
 def _row(block: Block, seed: int, number: int) -> dict[str, Any]:

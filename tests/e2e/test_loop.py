@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -141,34 +138,6 @@ def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_p
     (copy / "candidates" / "part-00000.parquet.1234.tmp").write_bytes(b"half a file")
     spr("run", str(config), "--until", "pair", "--set", f"run={copy}")
     assert shards_of(Run(str(copy))) == shards_of(run)
-
-
-def test_a_run_killed_with_sigkill_ends_in_the_same_tables(
-    finished: tuple[Run, Path], tmp_path: Path
-) -> None:
-    """A real process, really killed, while it describes and while it trains. Then it is simply run again."""
-    run, config = finished
-    other = tmp_path / "killed"
-    for moment in ("candidates/part-00000.parquet", "adapter/spr/state/checkpoint-2"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "spr", "run", str(config), "--set", f"run={other}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not (other / moment).exists():
-            assert process.poll() is None, f"the run ended before {moment} was there"
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
-        assert not (other / "evaluation" / "tables.md").exists()
-    spr("run", str(config), "--set", f"run={other}")
-    assert shards_of(Run(str(other))) == shards_of(run)
-    for name in (
-        "adapter/spr_paper/adapter_model.safetensors",
-        "adapter/spr/adapter_model.safetensors",
-        "evaluation/tables.md",
-    ):
-        assert (other / name).read_bytes() == (Path(run.root) / name).read_bytes(), name
 
 
 def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: Path) -> None:

@@ -58,7 +58,6 @@ def code_of(*arguments: str) -> int:
         run_cli(list(arguments))
     except SystemExit as e:
         return int(e.code or 0)
-    return 0
 
 
 def spr(*arguments: str) -> None:

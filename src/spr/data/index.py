@@ -27,7 +27,7 @@ from spr.data.spool import Spool
 from spr.data.where import TABLES
 from spr.errors import DataError
 from spr.store.digests import file_digest
-from spr.store.files import move_whole
+from spr.store.files import BUILDING, move_whole
 from spr.store.lease import sole_writer
 from spr.store.run import Run
 from spr.types import StageFile
@@ -72,7 +72,7 @@ def _build(config: DataConfig, out_path: str, progress: Callable[[int], object])
     fs, base = fsspec.core.url_to_fs(out_path)
     fs.makedirs(base, exist_ok=True)
     local = isinstance(fs, LocalFileSystem)
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=base if local else None) as work:
+    with tempfile.TemporaryDirectory(prefix=BUILDING, dir=base if local else None) as work:
         spool = Spool(Path(work) / "spool")
         try:
             read_all(config, store, spool, progress)

@@ -251,7 +251,7 @@ def evaluate_all(
                 done = run_stage(run, stage, asked, runtime, Named(progress, name), crew)
                 if done.figures.get(FAILED) == 1:
                     raise run.nothing_left("answer", "; ".join(done.warnings), *stage.folder)
-    with sole_writer(run, folder, patience=BRIEFLY, deep=False):
+    with sole_writer(run, folder, patience=BRIEFLY):
         return _tables(run, folder, config, dialect, makers, ready)
 
 

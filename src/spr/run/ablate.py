@@ -43,6 +43,7 @@ from spr.store.folders import (
     UNTIL_PAIR,
 )
 from spr.store.identity import digest_of
+from spr.store.lease import BRIEFLY, sole_writer
 from spr.store.progress import Named, Progress, Within
 from spr.store.run import Run, SharingRun
 from spr.store.workers import Workers
@@ -154,8 +155,9 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
             )
     groups = [list(group.values()) for group in wanted.values()]
     missing = [group for group in groups if not all(t.finished for t in group)]
-    # one accelerator has no room for several
-    if base.runtime.workers > 1 and len(missing) > 1 and _on_cpu(base):
+    # One accelerator has no room for several. All groups decide, not the missing ones: a killed ablation
+    # goes on with as many threads per adapter, because another count rounds differently.
+    if base.runtime.workers > 1 and len(groups) > 1 and missing and _on_cpu(base):
         progress.start("train", len(groups), len(groups) - len(missing))
         with Workers(base.runtime) as workers:
             workers.work(
@@ -259,12 +261,14 @@ def ablate(
         ]
         for b, ps in points.items()
     }
-    for file, content in {
+    files = {
         "table.md": text,
         "table.json": json.dumps(raw, indent=2, sort_keys=True) + "\n",
         "ablation.html": ablation_page(title, points, pairs_line(variants)),
-    }.items():
-        run.keep_bytes(content.encode(), ABLATIONS, name, file)
+    }
+    with sole_writer(run, ABLATIONS, name, patience=BRIEFLY):
+        for file, content in files.items():
+            run.keep_bytes(content.encode(), ABLATIONS, name, file)
     return f"{text}\n{run.path(ABLATIONS, name, 'ablation.html')}"
 
 

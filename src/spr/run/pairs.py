@@ -78,8 +78,8 @@ def do_index(config: Config, run: Run, progress: Progress) -> None:
         hold_origin(run, (INDEX,), origin)
         run.begin()
         summary = summary_of(origin, index_files(run.path(INDEX)), counts.images, counts.rejected)
-        run.write_summary(summary, asdict(counts), INDEX)
         write_times(run, begin, INDEX)
+        run.write_summary(summary, asdict(counts), INDEX)
         lost = sum(counts.rejected.values())
         progress.end(f"{counts.images} images, {counts.annotations} boxes, {lost} set aside")
         if lost:

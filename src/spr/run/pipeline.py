@@ -179,7 +179,7 @@ def do_report(config: Config, run: Run, progress: Progress) -> None:
         )
     progress.start("report", 1)
     page = build_report(run, dialect_of(config), image_store(config).load, FullPaths().load, config.label)
-    with sole_writer(run, patience=BRIEFLY, deep=False):
+    with sole_writer(run, patience=BRIEFLY):
         run.begin()
         run.keep_bytes(page.encode(), REPORT)
     progress.end(run.path(REPORT))

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from spr.run.wiring import Config, trainings
 from spr.store.folders import ADAPTER, INDEX, REGIONS, ROUNDS
-from spr.store.progress import Progress
+from spr.store.progress import Progress, Within
 from spr.store.run import Run, SharingRun
 
 SHARED = (INDEX, REGIONS)
@@ -43,7 +43,7 @@ def later_rounds(
                 config, run=later.root, model=model, adapters={name: {**config.adapters[name], "rounds": 1}}
             )
             for stage in stages:
-                stage(inner, later, progress)
+                stage(inner, later, Within(progress, f"{name} round {number}"))
 
 
 def round_runs(config: Config, run: Run, name: str) -> Mapping[str, Run]:

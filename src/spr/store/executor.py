@@ -183,6 +183,5 @@ def _do_missing(
             "command asks them again, model.unanswered=drop goes on without them"
         )
     hold()
-    summary = finish(run, stage, len(shards))
     write_times(run, begin, *stage.folder)
-    return summary
+    return finish(run, stage, len(shards))

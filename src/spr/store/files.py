@@ -14,6 +14,7 @@ from pathlib import Path
 from spr.errors import DataError
 
 ENDING = ".tmp"  # of a temporary name
+BUILDING = ".building-"  # begins the name of a temporary folder
 
 
 @contextlib.contextmanager
@@ -55,15 +56,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def clean(folder: str | Path, deep: bool = True) -> None:
-    """Delete what killed writers left in a folder (`deep`: and in the folders inside it). Only for who is the
-    folder's only writer.
-    """
-    for pattern in (f"*{ENDING}", ".building-*"):
-        for path in list(Path(folder).rglob(pattern) if deep else Path(folder).glob(pattern)):
-            remove(path)
 
 
 def check_empty(folder: str | Path) -> None:

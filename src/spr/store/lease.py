@@ -23,7 +23,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from spr.errors import BusyError
-from spr.store.files import clean
+from spr.store.files import BUILDING, ENDING, remove
 from spr.store.run import Run
 
 if sys.platform != "win32":
@@ -42,8 +42,9 @@ def first_rank() -> bool:
 
 
 @contextlib.contextmanager
-def sole_writer(run: Run, *folder: str, patience: float = 0.0, deep: bool = True) -> Iterator[None]:
-    """Nobody else writes into the folder while the block runs. What a killed writer left there is cleaned.
+def sole_writer(run: Run, *folder: str, patience: float = 0.0) -> Iterator[None]:
+    """Nobody else writes into the folder while the block runs. What killed writers left there, and in the
+    folders inside it in which nobody is at work, is cleaned.
 
     Raises BusyError when somebody else is there, after waiting `patience` seconds.
     """
@@ -53,7 +54,7 @@ def sole_writer(run: Run, *folder: str, patience: float = 0.0, deep: bool = True
     fs, path = run.inner(*folder)
     if isinstance(fs, LocalFileSystem) and sys.platform != "win32":
         with _made(Path(path)), _lock(Path(path), patience):
-            clean(path, deep)
+            _clean(path)
             yield
     else:
         fs.makedirs(path, exist_ok=True)
@@ -67,8 +68,24 @@ def check_idle(run: Run, *folder: str) -> None:
     for found in fs.find(path) if fs.exists(path) else []:
         inner, _, name = str(found).rpartition("/")
         if name in (LOCK, LEASE):
-            with sole_writer(Run(fs.unstrip_protocol(inner)), deep=False):
+            with sole_writer(Run(fs.unstrip_protocol(inner))):
                 pass
+
+
+def _clean(folder: str) -> None:
+    """Delete temporary files, and locks that nobody holds. Where somebody is at work nothing is touched."""
+    for place, inside, files in os.walk(folder):
+        with contextlib.ExitStack() as stack:
+            if LOCK in files and place != folder:
+                try:
+                    stack.enter_context(_lock(Path(place), 0.0))
+                except BusyError:
+                    inside.clear()  # nothing below it either
+                    continue
+            for name in [
+                name for name in (*inside, *files) if name.endswith(ENDING) or name.startswith(BUILDING)
+            ]:
+                remove(Path(place, name))
 
 
 @contextlib.contextmanager

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from spr.errors import ConfigError
+from spr.run import ablate
 from spr.run.ablate import Varied, folder_name, plan, settings_of, varied
 from spr.run.depends import folders
 from spr.run.wiring import Config, load_config
+from spr.store.progress import Progress
 from spr.store.run import Run, SharingRun
 
 STAGES = ["index", "regions", "candidates", "scores", "pairs"]
@@ -123,6 +127,32 @@ def test_values_on_which_nothing_depends_are_a_mistake(path: Path) -> None:
     settings = settings_of(path, [varied("runtime.workers=1,2")], [])
     with pytest.raises(ConfigError, match="2: found the same as 1"):
         plan(load_config(path), ("ablations",), settings)
+
+
+@pytest.mark.parametrize(
+    "finished", [(), ("0.5 spr",), ("0.5 spr", "0.5 paper"), ("0.5 spr", "0.5 paper", "0.8 spr")]
+)
+def test_a_killed_ablation_goes_on_with_as_many_threads(
+    path: Path, monkeypatch: pytest.MonkeyPatch, finished: tuple[str, ...]
+) -> None:
+    """The last adapter that was missing was trained by the command itself, with the threads of all workers:
+    other roundings than in a run that nobody killed.
+    """
+    trained = []
+
+    class Crew(ablate.Workers):
+        def work(self, make_work: object, shards: Mapping[int, Any], *rest: object) -> None:
+            trained.extend(t.label for group in shards.values() for t in group)
+
+    monkeypatch.setattr(ablate, "Workers", Crew)
+    monkeypatch.setattr(ablate, "do_train", lambda *rest: None)
+    monkeypatch.setattr(ablate.Training, "finished", property(lambda t: t.label in finished))
+    overrides = ["runtime.workers=2", "train.device=cpu"]
+    base = load_config(path, overrides)
+    settings = settings_of(path, [varied("pairing.lambda=0.5,0.8")], overrides)
+    ablate._train_all(base, plan(base, ("ablations",), settings), Progress())
+    both = [f"{value} {name}" for value in ("0.5", "0.8") for name in ("spr", "paper")]
+    assert sorted(trained) == sorted(set(both) - set(finished))
 
 
 def test_two_values_never_share_a_folder(path: Path) -> None:
