@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 from rich.progress import Progress
-from tests.e2e.tools import config_of, files_of
+from tests.e2e.tools import config_of, differences, files_of
 
 from benchmarks.resume import code_digest, read_log
 from spr.scenes.files import write_split
@@ -89,11 +89,9 @@ class Command:
         return code
 
     def _files(self, folder: str) -> set[str]:
-        """All files that lie in a folder of this name, at any depth."""
-        places = os.walk(self._run) if folder else ()
-        return {
-            f"{place}/{name}" for place, _, names in places if folder in Path(place).parts for name in names
-        }
+        """All files of this name, and those that lie in a folder of this name, at any depth."""
+        found = (Path(place, name) for place, _, names in os.walk(self._run) for name in names)
+        return {str(file) for file in found if folder in file.parts} if folder else set()
 
     def kill(self) -> None:
         """SIGKILL for the command. Its workers have to notice."""
@@ -134,12 +132,6 @@ def finish(
             return
         if isinstance(stage, int) and not command.lines()[-1].startswith("spr: shard"):  # killed three times
             raise SystemExit("\n".join([*command.lines(), f"`spr {name}` ended with exit code {stage}"]))
-
-
-def differences(run: Path, undisturbed: Path) -> list[str]:
-    """The files of two runs that are not equal, or are in one of them only."""
-    ours, theirs = files_of(run), files_of(undisturbed)
-    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
 
 
 def main() -> None:

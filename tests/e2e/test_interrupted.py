@@ -19,16 +19,8 @@ import pytest
 
 from spr.store.folders import FOLDERS, STAGES
 from spr.store.run import Run
-from tests.e2e.tools import code_of, files_of
+from tests.e2e.tools import code_of, differences
 from tests.support.children import in_child
-
-
-def equal_files(run: Path, whole: Path) -> None:
-    """Both runs have the same files; which do not is said before what differs in them."""
-    ours, theirs = files_of(run), files_of(whole)
-    assert sorted(ours) == sorted(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
-
 
 # --- killed ---------------------------------------------------------------------------------------
 
@@ -68,7 +60,7 @@ def test_a_kill_at_any_write_of_any_stage_changes_nothing(finished: tuple[Run, P
             assert code == -signal.SIGKILL
             number = 6 * number + 2
         assert number > 0, f"{stage} writes nothing"
-    equal_files(other, Path(run.root))
+    assert differences(other, Path(run.root)) == []
 
 
 # --- no room --------------------------------------------------------------------------------------
@@ -101,7 +93,7 @@ def test_a_limit_of_files_in_any_stage_is_one_line(finished: tuple[Run, Path], t
         assert full[0], stage
         code, said = in_child(code_of, *words)
         assert code == 0, said
-    equal_files(other, Path(run.root))
+    assert differences(other, Path(run.root)) == []
 
 
 PRIVATE, REMOUNT = 0x44000, 0x20  # MS_REC | MS_PRIVATE, MS_REMOUNT of mount(2)
@@ -117,11 +109,11 @@ def mount(kind: str, folder: Path | str, flags: int, options: str) -> bool:
 
 def small_disk(folder: Path) -> bool:
     """Put a disk of its own at a folder, which nobody else sees. False where the system forbids it."""
-    user = f"0 {os.getuid()} 1"
-    if ctypes.CDLL(None).unshare(NEW_MOUNTS) != 0:
-        if ctypes.CDLL(None).unshare(NEW_MOUNTS | NEW_USER) != 0:
+    user, unshare = os.getuid(), ctypes.CDLL(None).unshare
+    if unshare(NEW_MOUNTS) != 0:  # as root; else as the root of a name space of its own
+        if unshare(NEW_MOUNTS | NEW_USER) != 0:
             return False
-        Path("/proc/self/uid_map").write_text(user)
+        Path("/proc/self/uid_map").write_text(f"0 {user} 1")
     return mount("none", "/", PRIVATE, "") and mount("tmpfs", folder, 0, "size=1g")
 
 
@@ -147,7 +139,7 @@ def on_a_small_disk(config: str, whole: Path, folder: Path) -> int:
         assert full[0], stage
         leave_room(folder, 1 << 30)
         assert code_of(*words) == 0
-    equal_files(folder / whole.name, whole)
+    assert differences(folder / whole.name, whole) == []
     return 0
 
 

@@ -86,6 +86,12 @@ def shards_of(run: Run, folders: Sequence[str] = STEPS) -> dict[str, bytes]:
     }
 
 
+def differences(run: Path, whole: Path) -> list[str]:
+    """The files of two runs that are not equal, or are in one of them only."""
+    ours, theirs = files_of(run), files_of(whole)
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+
 def files_of(root: Path) -> dict[str, bytes]:
     """The bytes of all files of a run that two equal runs have in common: times apart, and config.yaml, which
     names the folder.

@@ -27,7 +27,7 @@ from spr.report.ablation import Point, ablation_page
 from spr.run import pipeline
 from spr.run.adapters import do_train
 from spr.run.depends import Folder, folders
-from spr.run.rounds import round_run, round_runs
+from spr.run.rounds import models_of, round_run
 from spr.run.wiring import Config, load_config, trainings
 from spr.store.config import parse_yaml
 from spr.store.folders import (
@@ -61,11 +61,7 @@ class Variant:
     @property
     def models(self) -> list[str]:
         """What it evaluates beside the base model."""
-        return [
-            model
-            for name in trainings(self.config)
-            for model in (name, *round_runs(self.config, self.run, name))
-        ]
+        return models_of(self.config, self.run)
 
 
 @dataclass(frozen=True, slots=True)

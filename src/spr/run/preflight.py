@@ -23,7 +23,7 @@ from spr.evaluation.results import BASE
 from spr.evaluation.stage import look_at
 from spr.models.weights import ADAPTER_FILES
 from spr.run.pairs import need_files
-from spr.run.rounds import round_run, round_runs
+from spr.run.rounds import models_of, round_run
 from spr.run.wiring import Config, build_endpoint, dialect_of, image_store, sees_all, trainings
 from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, STAGE_FILE, STAGES
 from spr.store.progress import Progress
@@ -48,13 +48,10 @@ def unfinished(config: Config, run: Run, stage: str) -> bool:
                 for number in range(1, rounds + 1)
             )
         case "evaluate":
-            models = [BASE]
-            for name in trainings(config):
-                models += [name, *round_runs(config, run, name)]
             return not all(
                 run.exists(EVALUATION, benchmark.name, model, STAGE_FILE)
                 for benchmark in config.evaluate.benchmarks
-                for model in models
+                for model in (BASE, *models_of(config, run))
             )
         case "report" | "doctor":
             return True

@@ -46,6 +46,11 @@ def later_rounds(
                 stage(inner, later, Within(progress, f"{name} round {number}"))
 
 
+def models_of(config: Config, run: Run) -> list[str]:
+    """The models that a run evaluates beside the base: its adapters, each with its later rounds."""
+    return [model for name in trainings(config) for model in (name, *round_runs(config, run, name))]
+
+
 def round_runs(config: Config, run: Run, name: str) -> Mapping[str, Run]:
     """Model names of the later rounds of a model for the evaluation, with their folders: spr-round-2 … Empty
     for the base model.

@@ -75,17 +75,14 @@ def check_idle(run: Run, *folder: str) -> None:
 def _clean(folder: str) -> None:
     """Delete temporary files, and locks that nobody holds. Where somebody is at work nothing is touched."""
     for place, inside, files in os.walk(folder):
-        with contextlib.ExitStack() as stack:
-            if LOCK in files and place != folder:
-                try:
-                    stack.enter_context(_lock(Path(place), 0.0))
-                except BusyError:
-                    inside.clear()  # nothing below it either
-                    continue
-            for name in [
-                name for name in (*inside, *files) if name.endswith(ENDING) or name.startswith(BUILDING)
-            ]:
-                remove(Path(place, name))
+        held = LOCK in files and place != folder  # perhaps by nobody any more
+        try:
+            with _lock(Path(place), patience=0.0) if held else contextlib.nullcontext():
+                for name in (*inside, *files):
+                    if name.endswith(ENDING) or name.startswith(BUILDING):
+                        remove(Path(place, name))
+        except BusyError:
+            inside.clear()  # nothing below it either
 
 
 @contextlib.contextmanager

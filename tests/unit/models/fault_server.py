@@ -107,12 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail("drop")
         if script.rate and not self._has_room(script):
             return self._send(429, b"{}", {"Retry-After": script.retry_after} if script.retry_after else {})
-        if script.status:
-            return self._send(script.status, script.body.encode(), script.headers)
-        if script.raw:
-            return self._send(200, script.raw, script.headers)
-        if (refusal := script.refuse(body)) is not None:
-            return self._send(refusal[0], refusal[1].encode())
+        if self._refused(script, body):
+            return None
         faults = script.faults.get(prompt, ())
         if k < len(faults) and faults[k] != "ok":
             return self._fail(faults[k])
@@ -130,17 +126,25 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         return self._send(200, _completion(choices, script.usage))
 
+    def _refused(self, script: Script, body: dict[str, Any]) -> bool:
+        """Whether this server has something else to say than an answer. It has said it then."""
+        if script.status:
+            self._send(script.status, script.body.encode(), script.headers)
+        elif script.raw:
+            self._send(200, script.raw, script.headers)
+        elif (refusal := script.refuse(body)) is not None:
+            self._send(refusal[0], refusal[1].encode())
+        else:
+            return False
+        return True
+
     def _check(self, script: Script, body: dict[str, Any]) -> None:
         """Answer the question of `EndpointDescriber.check`, as well as this server can."""
         script.checks += 1
         if script.dies_after and len(script.requests) > script.dies_after:
             return self._fail("drop")
-        if script.status:
-            return self._send(script.status, script.body.encode(), script.headers)
-        if script.raw:
-            return self._send(200, script.raw, script.headers)
-        if (refusal := script.refuse(body)) is not None:
-            return self._send(refusal[0], refusal[1].encode())
+        if self._refused(script, body):
+            return None
         return self._send(200, _completion([{"message": {"content": "a picture"}, "finish_reason": "stop"}]))
 
     def _has_room(self, script: Script) -> bool:
