@@ -59,6 +59,7 @@ def sole_writer(run: Run, *folder: str, patience: float = 0.0) -> Iterator[None]
     else:
         fs.makedirs(path, exist_ok=True)
         with _lease(fs, path, patience):
+            _clean_url(fs, path)
             yield
 
 
@@ -83,6 +84,18 @@ def _clean(folder: str) -> None:
                         remove(Path(place, name))
         except BusyError:
             inside.clear()  # nothing below it either
+
+
+def _clean_url(fs: Any, folder: str) -> None:
+    """The same on a URL: temporary files, and leases that nobody holds."""
+    files = [str(file).rpartition("/")[::2] for file in fs.find(folder)]
+    leases = [place for place, name in files if name == LEASE and place != folder]
+    busy = [place for place in leases if _taken(_read(fs, f"{place}/{LEASE}"))]
+    for place, name in files:
+        left = name.endswith(ENDING) or (name == LEASE and place in leases)
+        if left and not any(f"{place}/".startswith(f"{other}/") for other in busy):
+            with contextlib.suppress(FileNotFoundError):  # it has its final name by now
+                fs.rm_file(f"{place}/{name}")
 
 
 @contextlib.contextmanager
@@ -144,18 +157,12 @@ def _lease(fs: Any, folder: str, patience: float) -> Iterator[None]:
     def write() -> None:
         fs.pipe_file(path, json.dumps({**_who(), "token": token, "until": time.time() + EXPIRES}).encode())
 
-    def read() -> dict[str, Any]:
-        try:
-            return _read_json(fs.cat_file(path))
-        except FileNotFoundError:
-            return {}
-
     while True:
-        found = read()
+        found = _read(fs, path)
         if not _taken(found):
             write()
             time.sleep(SETTLE)
-            found = read()
+            found = _read(fs, path)
             if found.get("token") == token:
                 break
         if time.monotonic() >= end:
@@ -174,8 +181,16 @@ def _lease(fs: Any, folder: str, patience: float) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        if read().get("token") == token:
+        if _read(fs, path).get("token") == token:
             fs.rm_file(path)
+
+
+def _read(fs: Any, path: str) -> dict[str, Any]:
+    """A lease; an empty one where there is none."""
+    try:
+        return _read_json(fs.cat_file(path))
+    except FileNotFoundError:
+        return {}
 
 
 def _taken(lease: dict[str, Any]) -> bool:

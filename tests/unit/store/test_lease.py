@@ -82,12 +82,15 @@ def test_what_a_killed_writer_left_is_cleaned(tmp_path: Path) -> None:
     assert found == [".lock", "part-00000.parquet"]
 
 
-def test_what_is_left_inside_is_cleaned_where_nobody_is_at_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "lock"), [("local", lease.LOCK), ("url", lease.LEASE)])
+def test_what_is_left_inside_is_cleaned_where_nobody_is_at_work(
+    roots: dict[str, Run], kind: str, lock: str
+) -> None:
     """A writer that was killed after it had finished its folder is followed by nobody there: its lock and its
     temporary files stayed for good.
     """
-    run = Run(str(tmp_path))
-    left = {"evaluation/gone/.lock", "evaluation/gone/metrics.json.1234.tmp"}
+    run = roots[kind]
+    left = {f"evaluation/gone/{lock}", "evaluation/gone/metrics.json.1234.tmp"}
     kept = {"evaluation/busy/metrics.json.77.tmp", "evaluation/busy/dropped/part-00000.parquet.1.tmp"}
     for name in left | kept:
         run.write_bytes(b"x", *name.split("/"))
@@ -95,8 +98,9 @@ def test_what_is_left_inside_is_cleaned_where_nobody_is_at_work(tmp_path: Path) 
         for name in kept:  # written while it is at work
             run.write_bytes(b"x", *name.split("/"))
         with sole_writer(run):
-            found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    assert found == {".lock", "evaluation/busy/.lock", *kept}
+            fs, root = run.inner()
+            found = {str(file).removeprefix(f"{root}/") for file in fs.find(root)}
+    assert found == {lock, f"evaluation/busy/{lock}", *kept}
 
 
 def test_a_killed_writer_is_in_nobodys_way(tmp_path: Path) -> None:
