@@ -46,7 +46,7 @@ bench: setup         ## speed ratios against peers -> benchmarks/results.json
 	@$(PY) -m benchmarks
 
 coverage: setup      ## branches of spr.dialects that its tests take: all, or it fails
-	@$(PY) -m pytest -q tests/unit/dialects tests/properties/test_dialects.py --cov=spr.dialects --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+	@$(PY) -m pytest -q tests/unit/dialects tests/properties/test_dialects.py tests/properties/test_json_answers.py --cov=spr.dialects --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
 
 fuzz: setup          ## mutated strings through every dialect; goes on where it stood (FUZZ="--count 10000000 --seed 0")
 	@$(PY) -m benchmarks.fuzz_dialects $(FUZZ)

@@ -26,6 +26,7 @@ ProblemKind: TypeAlias = Literal[
     "tags_stripped",  # special tokens were removed by the decoder; read all the same
     "absent_marker",  # the model said explicitly that there is no such object
     "non_box_payload",  # a point, a polygon or a mask where a box belongs
+    "foreign_key",  # a box under another key than the notation's, or in a list with its label; read
     "draft_box",  # a box inside <think>: reported, not part of the answer
     "phrase_guessed",  # the notation does not bind phrases; this one is the text before the box
     "frame_error",  # this image size cannot be shown to the model

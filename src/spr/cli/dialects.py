@@ -5,6 +5,7 @@ colour.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spr.dialects import Dialect, Frame, GroundedText, get_dialect, known_names
+from spr.dialects.explain import explain
 from spr.errors import DataError, UserError
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -105,6 +107,12 @@ def reading(d: Dialect, g: GroundedText) -> Table:
     return table
 
 
+def problem_counts(g: GroundedText) -> str:
+    """How often each problem stands in a text, in words; empty without any."""
+    found = Counter(explain(g, problem) for problem in g.problems)
+    return "\n".join(f"{n} x {words}" for words, n in found.most_common())
+
+
 def dialects(name: str | None, parse: Path | None, size: str | None, console: Console | None = None) -> None:
     """Behind `spr dialects [NAME --parse FILE --size WxH]`."""
     console = console or Console()
@@ -124,4 +132,6 @@ def dialects(name: str | None, parse: Path | None, size: str | None, console: Co
     g = d.parse(text, parse_size(size))
     console.print(coloured(g))
     console.print(reading(d, g))
+    if g.problems:
+        console.print(Text(problem_counts(g), "red"))
     console.print(Text(f"plain: {g.plain}"))

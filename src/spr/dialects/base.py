@@ -17,7 +17,8 @@ from typing import Any, Protocol, TypeAlias
 
 from spr.dialects.codec import Codec
 from spr.dialects.contract import Contract, Prompt
-from spr.dialects.layout import Layout, RawBox, RawMention, Written, blanked
+from spr.dialects.foreign import has_other_tags, report_shapes, without_foreign
+from spr.dialects.layout import Layout, RawBox, RawMention, Written, blanked, cut_spans, merged
 from spr.dialects.resize import frame_for
 from spr.errors import DialectError
 from spr.types import Box, Frame, GroundedText, Mention, Problem, Span
@@ -26,11 +27,24 @@ from spr.types import Box, Frame, GroundedText, Mention, Problem, Span
 Part: TypeAlias = str | tuple[str | None, Sequence[Box]]
 Edits: TypeAlias = Mapping[tuple[int, int], Box | None]
 Change: TypeAlias = tuple[Span, str]  # what stands at a span from now on
-_THINK = re.compile(r"<think>|</think>")
+# around what is not the answer yet
+_DRAFT = re.compile(
+    r"<(/?)(think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|tool_calls?|tool_response|function_call)>"
+    r"|◁(/?)(think)▷|\[(/?)(THINK)\]"
+)
 # what a decoder may leave of the chat
-_TURN = re.compile(r"</?s>|<(?:eos|bos|pad)>|<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>|</?answer>")
+_TURN = re.compile(
+    r"</?s>|<(?:eos|bos|pad|unk)>|</?answer>|<\|im_start\|>(?:assistant|user|system|tool)?"
+    r"|<start_of_turn>(?:model|user)?|<end_of_turn>"
+    r"|<\|(?:start_header_id|im_end|endoftext|eot_id|eom_id|end|end_of_text|begin_of_text|user|system)\|>"
+    r"|<\|(?:assistant|observation|return)\|>|assistant<\|end_header_id\|>|<\|end_header_id\|>"
+    r"|<｜(?:begin▁of▁sentence|end▁of▁sentence|User|Assistant)｜>|<\|(?:vision_start|vision_end|image_pad)\|>"
+    r"|\[/?INST\]|</?image>|\A\s*ASSISTANT:"
+)
+_SIGN = re.compile(r"◁|(?:INST|THINK)\]|ASSISTANT:")  # without a tag
+_FENCE = re.compile(r"```(?:\s*json\w*|\w+(?=\s))?", re.IGNORECASE)
 # the whole answer is "there is none"
-_ABSENT = re.compile(r"\s*(?:```[a-z]*\s*)?(none|\[\s*\])\.?\s*(?:```)?\s*", re.IGNORECASE)
+_ABSENT = re.compile(r"\s*(none|\[\s*\])\.?\s*", re.IGNORECASE)
 
 
 class Grammar(Protocol):
@@ -44,6 +58,13 @@ class Grammar(Protocol):
     @property
     def digits(self) -> int:
         """Zero padding of written numbers; 0 = none."""
+        ...
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Its own tags; "{}" for JSON, "[" for lists, "<0>" for number tokens, "<loc" for tokens so named.
+        What has the marks of other notations is not read.
+        """
         ...
 
     def scan(self, text: str) -> Layout:
@@ -65,31 +86,22 @@ def _draft_spans(text: str) -> tuple[list[Span], list[Span]]:
     """
     drafts: list[Span] = []
     stray: list[Span] = []
-    start: int | None = None
-    began = False
-    for tag in _THINK.finditer(text):
-        if tag.group() == "<think>" and start is None:
-            start = tag.start()
-        elif tag.group() == "</think>" and (start is not None or not began):
-            drafts.append((start or 0, tag.end()))
-            start = None
+    start, name, began = 0, "", False  # of the draft that is open
+    for tag in _DRAFT.finditer(text):
+        closing, kind = any(tag.group(1, 3, 5)), tag.group(2) or tag.group(4) or tag.group(6)
+        if name and kind != name:
+            continue  # a draft may hold anything
+        if not closing and not name:
+            start, name = tag.start(), kind
+        elif closing and (name or not began):
+            drafts.append((start if name else 0, tag.end()))
+            name = ""
         else:
             stray.append(tag.span())
         began = True
-    if start is not None:
+    if name:
         drafts.append((start, len(text)))
     return drafts, stray
-
-
-def _merge(spans: Sequence[Span]) -> list[Span]:
-    """Sorted spans without overlaps."""
-    merged: list[Span] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
-    return merged
 
 
 def splice(text: str, changes: Sequence[Change]) -> str:
@@ -116,7 +128,7 @@ def _plain(text: str, layout: Layout) -> str:
         k = bisect_right(starts, span[0]) - 1
         return k >= 0 and span[1] <= outer[k][1]
 
-    cuts = [(span, " ") for span in _merge([span for span in layout.markup if not is_inside(span)])]
+    cuts = [(span, " ") for span in merged([span for span in layout.markup if not is_inside(span)])]
     pieces, last = [], 0
     for (start, end), new in sorted([*layout.replaced, *cuts]):
         if start >= last:
@@ -141,6 +153,8 @@ class Dialect:
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     official: bool = False  # encode with the published formula
     options: Mapping[str, Any] = field(default_factory=dict)
+    # the last text with its layout: an edit needs the one that was read just before
+    _last: tuple[str, Layout] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def token_pattern(self) -> re.Pattern[str]:
@@ -174,21 +188,25 @@ class Dialect:
 
     def layout(self, text: str) -> Layout:
         """Where everything stands in a text, before numbers become pixels; drafts are only in its
-        problems.
+        problems. Not to be changed: the next call may give the same one.
         """
-        drafts, stray = _draft_spans(text) if "think>" in text else ([], [])
-        outside = _merge([*drafts, *stray, *(tag.span() for tag in _TURN.finditer(text))])
-        answer = blanked(text, outside)
+        if self._last is not None and self._last[0] == text:
+            return self._last[1]
+        layout = self._scan(text)
+        object.__setattr__(self, "_last", (text, layout))
+        return layout
+
+    def _scan(self, text: str) -> Layout:
+        found = Layout()
+        answer, drafts = self._answer(text, found)
         layout = self.grammar.scan(answer)
-        layout.markup += outside
-        layout.steps += len(text)
+        layout.add(found)
+        report_shapes(answer, self.grammar.marks, layout)
         absent = None if layout.mentions else _ABSENT.fullmatch(answer)
         if absent:
             layout.mentions.append(RawMention(None, (), absent.span(1)))
             layout.markup.append(absent.span())
             layout.problem("absent_marker", *absent.span(1))
-        for start, end in stray:
-            layout.problem("tag_mismatch", start, end)
         for start, end in drafts:
             inner = self.grammar.scan(text[start:end])
             layout.steps += inner.steps
@@ -196,6 +214,28 @@ class Dialect:
                 for box in mention.boxes:
                     layout.problem("draft_box", start + box.numbers[0][0], start + box.numbers[-1][1])
         return layout
+
+    def _answer(self, text: str, layout: Layout) -> tuple[str, list[Span]]:
+        """The text with line ends for drafts, signs of the chat and other notations; where the drafts are."""
+        marks, drafts = self.grammar.marks, list[Span]()
+        layout.steps += 3 * len(text)
+        if "```" in text:
+            layout.markup += [fence.span() for fence in _FENCE.finditer(text)]
+        if has_other_tags(text, marks) or _SIGN.search(text):
+            drafts, stray = _draft_spans(text)
+            for start, end in stray:
+                layout.problem("tag_mismatch", start, end)
+            layout.markup += [*drafts, *stray, *(turn.span() for turn in _TURN.finditer(text))]
+        if layout.markup:
+            text = blanked(text, merged(layout.markup))
+        return without_foreign(text, marks, layout), drafts
+
+    def _has_foreign(self, phrase: str) -> bool:
+        """Whether a phrase holds what would not be read as words."""
+        found = Layout()
+        answer, _ = self._answer(phrase, found)
+        report_shapes(answer, self.grammar.marks, found)
+        return answer != phrase or bool(found.problems)
 
     def parse(self, text: str, frame: Frame) -> GroundedText:
         """Everything said in `text` about an image of size `frame`. Never raises, whatever the string."""
@@ -213,10 +253,13 @@ class Dialect:
     def _mention(self, text: str, raw: RawMention, frame: Frame, problems: list[Problem]) -> Mention:
         boxes = []
         for box in raw.boxes:
-            values = tuple(float(text[start:end]) for start, end in box.numbers)
+            written = [text[start:end] for start, end in box.numbers]
+            values = tuple(map(float, written))
             span = (box.numbers[0][0], box.numbers[-1][1])
             if not self.codec.in_range(values, frame):
                 problems.append(Problem("out_of_range", span))
+            if max(values) < 2 and not self.codec.decimals and "." in "".join(written):
+                problems.append(Problem("non_box_payload", span))  # fractions where whole units are meant
             decoded = self.codec.decode(values, frame)
             if decoded[0] > decoded[2] or decoded[1] > decoded[3]:
                 problems.append(Problem("reversed", span))
@@ -276,8 +319,8 @@ class Dialect:
                 removed.setdefault(m, set()).add(b)
             else:
                 changes += self.restyled(text, mentions[m].boxes[b], box, frame)
-        cuts = [span for m, gone in removed.items() for span in mentions[m].cuts(gone)]
-        changes += [(span, _glue(text, span)) for span in _merge(cuts)]
+        cuts = cut_spans(cut for m, gone in removed.items() for cut in mentions[m].cuts(gone))
+        changes += [(span, _glue(text, span)) for span in cuts]
         return self.parse(splice(text, changes), frame)
 
     def box_text(self, box: Box, frame: Frame) -> str:
@@ -299,9 +342,10 @@ class Dialect:
                     f"{self.name}: found the phrase {phrase!r}, expected words, or None for a box without "
                     "a phrase"
                 )
-            if phrase is not None and (_THINK.search(phrase) or _TURN.search(phrase)):
+            if phrase is not None and self._has_foreign(phrase):
                 raise DialectError(
-                    f"{self.name}: found a tag of the chat in the phrase {phrase!r}, expected none"
+                    f"{self.name}: found a tag of the chat or of another notation in the phrase {phrase!r}, "
+                    "expected none"
                 )
             written.append((phrase, [self._numbers(box, frame, self.codec.decimals) for box in boxes]))
         try:

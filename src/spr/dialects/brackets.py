@@ -43,6 +43,11 @@ def numbers_in(text: str, start: int, end: int) -> list[Span] | None:
     return None if text[last:end].strip(_SEPARATORS) else spans
 
 
+def is_note(text: str, numbers: Sequence[Span]) -> bool:
+    """Whether numbers in brackets are small and whole, as those of notes are: "see [2, 3]"."""
+    return all(end - start <= 2 and "." not in text[start:end] for start, end in numbers)
+
+
 def guess_phrase(text: str, start: int, end: int, layout: Layout) -> tuple[str | None, int]:
     """The text before a box since the last sign, without leading "and", "with", "there is", and where it
     begins. Noted as a guess.
@@ -73,6 +78,11 @@ class BracketGrammar:
     join: str
     digits: int = 0
     glue: str = " "  # between phrase and bracket when written
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """It has no tags."""
+        return frozenset("[")
 
     @property
     def token_pattern(self) -> re.Pattern[str]:

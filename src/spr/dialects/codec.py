@@ -58,13 +58,13 @@ class LinearCodec:
         """(pixels of the side, units of the side, pad in pixels, inclusive maximum) of each written number.
         Raises ValueError for a bad frame.
         """
-        pairs = []
-        for model, side in zip(self.size(frame), (frame.width, frame.height), strict=True):
-            if self.divisor is None or self.maximum is None:
-                pairs.append((float(side), float(model), 0.0, model - 1.0))
-            else:
-                pairs.append((float(model), self.divisor, float((model - side) // 2), self.maximum))
-        x, y = pairs
+        width, height = self.size(frame)
+        if self.divisor is None or self.maximum is None:
+            x = float(frame.width), float(width), 0.0, width - 1.0
+            y = float(frame.height), float(height), 0.0, height - 1.0
+        else:
+            x = float(width), self.divisor, float((width - frame.width) // 2), self.maximum
+            y = float(height), self.divisor, float((height - frame.height) // 2), self.maximum
         return (x, y, x, y) if self.order == "xyxy" else (y, x, y, x)
 
     def decode(self, values: tuple[float, ...], frame: Frame) -> Box:
@@ -76,10 +76,10 @@ class LinearCodec:
                 for v, (side, units, _, _) in zip(values, axes, strict=True)
             )
         else:
-            a, b, c, d = (
+            a, b, c, d = [
                 (v + self.offset) * side / units - pad
                 for v, (side, units, pad, _) in zip(values, axes, strict=True)
-            )
+            ]
         return (a, b, c, d) if self.order == "xyxy" else (b, a, d, c)
 
     def in_range(self, values: tuple[float, ...], frame: Frame) -> bool:

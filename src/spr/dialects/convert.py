@@ -8,6 +8,8 @@ the old notation.
 
 from __future__ import annotations
 
+import re
+
 from spr.dialects.base import Change, Dialect, Part, splice
 from spr.dialects.layout import Layout
 from spr.errors import DialectError
@@ -48,6 +50,15 @@ def convert(g: GroundedText, frame: Frame, source: Dialect, target: Dialect) -> 
     return target.compose(_parts(g, boxes, layout), frame)
 
 
+def _words(text: str, start: int, end: int, visible: bytearray, layout: Layout) -> str:
+    """The words between two mentions: those without markup, and the labels of things without a box."""
+    words = "".join(text[i] for i in range(start, end) if visible[i])
+    words = re.sub(r"\n\s*\n", "\n", words)  # markup leaves empty lines
+    labels = ", ".join(label for at, label in layout.unboxed if start <= at < end)
+    between = ", " if labels and start else ""
+    return words + between + labels + (", " if labels and end < len(text) else "")
+
+
 def _parts(g: GroundedText, boxes: list[list[Box]], layout: Layout) -> list[Part]:
     """Words without markup, and mentions; between two mentions something always stands."""
     visible = bytearray(b"\x01" * len(g.text))
@@ -57,8 +68,8 @@ def _parts(g: GroundedText, boxes: list[list[Box]], layout: Layout) -> list[Part
     last = 0
     for k, mention in enumerate(g.mentions):
         start, end = mention.span
-        words = "".join(g.text[i] for i in range(last, start) if visible[i])
-        parts += [", " if k and words.strip(" ") == "" else words, (mention.phrase, boxes[k])]
+        words = _words(g.text, last, start, visible, layout)
+        parts += [", " if k and words.strip() == "" else words, (mention.phrase, boxes[k])]
         last = end
-    parts.append("".join(g.text[i] for i in range(last, len(g.text)) if visible[i]))
+    parts.append(_words(g.text, last, len(g.text), visible, layout))
     return [part for part in parts if part != ""]

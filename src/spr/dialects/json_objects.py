@@ -1,264 +1,116 @@
 """JSON notations: `[{"bbox_2d": [x1, y1, x2, y2], "label": "x"}]`, fenced or not, in a list, alone, or one
 per line, with prose around.
 
-Objects are found wherever they stand and edited in place: extra keys, their order, fences and blanks stay. A
-scanner of our own, because a JSON library neither reads a text that breaks off nor says where a number
-stands.
+Objects and lists are found wherever they stand (`spr.dialects.json_text`) and edited in place: extra keys,
+their order, fences and blanks stay. What is removed leaves JSON. A box stands under the notation's own key;
+under any other one it is reported and not read, since nobody says what its numbers mean.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from spr.dialects.brackets import N, guess_phrase, numbers_in
-from spr.dialects.layout import Container, Layout, RawBox, RawMention, Written, with_blank
+from spr.dialects.brackets import NUMBER, N, guess_phrase, is_note
+from spr.dialects.json_text import CONTAINERS, Member, Node, read_json, read_lines
+from spr.dialects.layout import (
+    Container,
+    Cut,
+    Item,
+    Layout,
+    RawBox,
+    RawMention,
+    Written,
+    blanked,
+    with_blank,
+)
 from spr.errors import DialectError
 from spr.types import Span
 
-_STRING = r'"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\''
-_KEY = re.compile(rf"\s*({_STRING})\s*:\s*")
-_TEXT = re.compile(_STRING)
-_ARRAY = re.compile(r"\[[^\[\]{}]*\]")
-_NESTED = re.compile(r"\[\s*(?=\[)")
-_COMMA = re.compile(r"\s*,\s*")
-_CLOSING = re.compile(r"\s*\]")
-_FLAT_OBJECT = re.compile(r"\{[^{}]*\}")
-_SCALAR = re.compile(r"[^\s,{}\[\]\"']+")
-_NEXT = re.compile(r"\s*([,}])")
-_END = re.compile(r"\s*\}")
-_OPEN = r'"(?:[^"\\\n]|\\.)*+\\?+(?:"\s*+:?+\s*+)?+'
-_OPEN_STRING = _OPEN + "|" + _OPEN.replace('"', "'")
-# what a broken-off object ends with
-_CUT = re.compile(rf"\s*+(?:{_OPEN_STRING}|[\[\]\s0-9.,\-]*+|[a-zA-Z]*+)\Z")
-_BARE = re.compile(r"\[[^\[\]\n]*\]")
-_LINE = re.compile(rf"^[ \t]*({N}(?:[ \t]*,[ \t]*{N}){{3}})(?:[ \t,]+([^\n]*))?$", re.MULTILINE)
-_WRAPPER = re.compile(r"\{\s*(?:\"[^\"{}\n]*\"|'[^'{}\n]*')\s*:")
-_AFTER = re.compile(r"[\s,]*\]?\s*\}?\s*(?:```)?")
+JSON_MARK = "{}"  # among a grammar's marks: it reads objects
+_LINE = re.compile(
+    rf"^[ \t]*({N}(?:[ \t]*,[ \t]*{N}){{3}})(?:[ \t,]+(?!-?[0-9.]+[ \t]*,)([^\n\[]*))?$", re.MULTILINE
+)
+_BEFORE = re.compile(r"(?:\bjson\s*|(?:\A|\n)[ \t]*[-*][ \t]+)\Z", re.IGNORECASE)  # left of a fence, a dash
+_AFTER = re.compile(r"(?:\s*+[,\]}])*+")  # brackets and commas too many
 _JOINT = re.compile(r"[\s,;.]*+(?:and)?[\s,;.]*+\Z")
-# of answers without a box
-_OTHER_SHAPES = frozenset(("point_2d", "point", "points", "polygon", "mask", "keypoints", "quad"))
+_LONGEST = 17  # digits: longer ones are coordinates of nothing
+_NEAR = 80  # characters around a value that show whether it has its lines for itself
+_NOTHING = frozenset(("none", "null", ""))
+# keys that name a thing, the best first; keys are compared without case and signs
+LABELS = (
+    "label", "textcontent", "name", "class", "classname", "category", "categoryname", "object", "objectname",
+    "text", "caption", "phrase", "description", "labels",
+)  # fmt: skip
+_RANK = {name: rank for rank, name in enumerate(LABELS)}
+# keys that say where something is, in whichever notation
+_WHERE = re.compile(
+    r"box|bound|coord|rect|region|posi|locat|point|poly|mask|quad|segment|contour|corner|keypoint|xyxy|xywh|"
+    r"roi\b|pixel|cent(?:er|re)\b"
+)
+_SIDE = re.compile(r"[xy](?:min|max|[0-9]|center|centre)?|(?:min|max|c)[xy]|left|top|right|bottom")
+# keys around answers: no names of things
+_WRAPPERS = re.compile(
+    r"(?:answer|result|output|prediction|argument|data|response|object|target|detection|item|annotation|"
+    r"instance|entit(?:y|ie)|part|children|child|found|image|scene)s?"
+)
 
 
-@dataclass
-class _Object:
-    """One object while it is read: spans of its members and what it says."""
+class _Where(NamedTuple):
+    """Where a value stands, and the key that leads to it."""
 
-    start: int
-    end: int = 0
-    members: list[Span] = field(default_factory=list)
-    label: str = ""
-    box_member: int | None = None
-    groups: list[RawBox] = field(default_factory=list)
-    absent: bool = False
-    other_shape: bool = False
-    closed: bool = False
-    cut: bool = False  # by the end of the text
+    whole: Cut | None = None  # what goes with it
+    lone: Cut | None = None  # what goes when nothing is left of it; None = its brackets stay
+    name: str | None = None
+    in_object: bool = False
+    owned: bool = False  # inside an object that has a box
 
-    @property
-    def is_answer(self) -> bool:
-        """Whether a box stands in it, or something in the place of one."""
-        return self.box_member is not None or self.other_shape or self.cut
+
+@dataclass(slots=True)
+class _Thing:
+    """What some members of an object say together: a key given twice begins the next one."""
+
+    label: Member | None = None
+    box: Member | None = None
+    label_index: int = 0
+    box_index: int = 0
+    others: list[tuple[int, Member]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class JsonGrammar:
-    """`key` holds the box. Labels stand under `label` (or the known other names when there is none)."""
+    """`key` holds the box; "" reads none, for JSON in the answer of a family that does not write it."""
 
     key: str
     token_pattern: re.Pattern[str] = field(
-        default=re.compile(rf"(?<=\[)\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=\])"), compare=False
+        default=re.compile(rf"(?<=[\[(])\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=[\])])"), compare=False
     )
     digits: int = 0
-    label_keys: tuple[str, ...] = ("label", "text_content", "name", "class", "description")
+    marks: frozenset[str] = field(default=frozenset((JSON_MARK, "[")), compare=False)
 
     def scan(self, text: str) -> Layout:
-        """All objects with a box, in order; without any, lines `x1,y1,x2,y2 label` or bare lists of four
-        numbers.
-        """
-        layout = Layout(steps=len(text))
-        at, objects = 0, []
-        while (at := text.find("{", at)) >= 0:
-            found, after = self._object(text, at, layout)
-            layout.steps += 2 * (after - at)
-            # an object whose box was removed keeps its label
-            if found.is_answer or (found.closed and found.label):
-                objects.append(found)
-            at = max(after, at + 1)
-        for found in objects:
-            if not found.cut:
-                self._mention(text, found, layout)
-        answers = any(found.is_answer for found in objects)
-        if not answers and not self._lines(text, layout):
-            self._lists(text, layout)
-        if answers or (objects and not layout.mentions):
-            self._labels(text, objects, layout)
-        return layout
+        """All objects with a box, bare lists of four numbers, and lines `x1,y1,x2,y2 label`, in order."""
+        scan = _Scan(self.key, text)
+        roots, steps = read_json(text)
+        scan.layout.steps += steps
+        scan.run(scan.with_lines(roots), lists=True)
+        scan.lines()
+        scan.layout.mentions.sort(key=lambda m: m.span)
+        return scan.layout
 
-    def _object(self, text: str, start: int, layout: Layout) -> tuple[_Object, int]:
-        """The object that opens at `start`, and where to go on."""
-        found, at = _Object(start), start + 1
-        while (key := _KEY.match(text, at)) is not None:
-            name = key.group(1)[1:-1]
-            stop = self._value(text, key.end(), name, found, layout)
-            if stop is None:
-                at = key.end()
-                break
-            found.members.append((key.start(1), stop))
-            if name == self.key:
-                found.box_member = len(found.members) - 1
-            found.other_shape = found.other_shape or name in _OTHER_SHAPES
-            following = _NEXT.match(text, stop)
-            at = following.end() if following else stop
-            if following is None or following.group(1) == "}":
-                found.closed = following is not None
-                break
-        if not found.closed and (end := _END.match(text, at)):
-            found.closed, at = True, end.end()
-        found.cut = not found.closed and _CUT.match(text, at) is not None
-        if found.cut:  # lost whole, with its label
-            found.label, at = "", len(text)
-            layout.truncated(start, at)
-        elif not found.closed and found.box_member is not None:
-            layout.problem("tag_mismatch", start, at)
-        elif key is not None and stop is None and name == self.key:
-            layout.problem(
-                "non_box_payload" if text[at : at + 1] == "{" else "not_a_number", key.start(1), at
-            )
-        found.end = at
-        return found, at
-
-    def _value(self, text: str, at: int, name: str, found: _Object, layout: Layout) -> int | None:
-        """Where the value that begins at `at` ends; None when it does not."""
-        sign = text[at : at + 1]
-        if name == self.key:
-            return self._box_value(text, at, found, layout)
-        if sign in ('"', "'"):
-            value = _TEXT.match(text, at)
-            if value and name in self.label_keys and (not found.label or name == "label"):
-                found.label = _unquote(value.group()).strip()
-            return value.end() if value else None
-        if sign == "[":
-            array = _ARRAY.match(text, at)
-            return array.end() if array else None
-        if sign == "{":
-            inner = _FLAT_OBJECT.match(text, at)
-            return inner.end() if inner and self.key not in inner.group() else None
-        scalar = _SCALAR.match(text, at)
-        return scalar.end() if scalar else None
-
-    def _box_value(self, text: str, at: int, found: _Object, layout: Layout) -> int | None:
-        """The list of four numbers under the box key; a nested list gives several boxes and a problem."""
-        if text[at : at + 1] != "[":
-            scalar = _TEXT.match(text, at) or _SCALAR.match(text, at)
-            if scalar is None:
-                return None
-            found.absent = scalar.group().strip("\"'").lower() in ("none", "null")
-            layout.problem("absent_marker" if found.absent else "non_box_payload", *scalar.span())
-            return scalar.end()
-        nested = _NESTED.match(text, at)
-        if nested is None:
-            array = _ARRAY.match(text, at)
-            if array:
-                self._numbers(text, *array.span(), found, layout)
-            return array.end() if array else None
-        layout.problem("nested_tag", at, nested.end())
-        position = nested.end()
-        while (array := _ARRAY.match(text, position)) is not None:
-            self._numbers(text, *array.span(), found, layout)
-            stop = array.end()
-            comma = _COMMA.match(text, stop)
-            position = comma.end() if comma else stop
-        closing = _CLOSING.match(text, position)
-        if closing:
-            return closing.end()
-        return stop if found.groups else None
-
-    def _numbers(self, text: str, start: int, end: int, found: _Object, layout: Layout) -> None:
-        spans = numbers_in(text, start + 1, end - 1)
-        if not text[start + 1 : end - 1].strip():
-            found.absent = True
-            layout.problem("absent_marker", start, end)
-        elif spans is None:
-            layout.problem("not_a_number", start, end)
-        elif len(spans) != 4:
-            layout.problem("non_box_payload" if len(spans) == 2 else "wrong_arity", start, end)
-        else:
-            found.groups.append(RawBox(tuple(spans), (start, end)))
-
-    def _mention(self, text: str, found: _Object, layout: Layout) -> None:
-        """The object as a mention; one whose box cannot be read is none."""
-        span = (found.start, found.end)
-        if found.groups and found.box_member is not None:
-            container = Container(self._cut(text, found, found.box_member), tuple(found.groups))
-            layout.mentions.append(RawMention(found.label or None, (container,), span))
-        elif found.absent:
-            layout.mentions.append(RawMention(found.label or None, (), span))
-        elif found.other_shape and found.box_member is None:
-            layout.problem("non_box_payload", *span)
-
-    def _cut(self, text: str, found: _Object, k: int) -> Span:
-        """Member k with one comma; the whole object, with its comma, when nothing else is in it."""
-        members = found.members
-        if len(members) == 1 and found.closed:
-            after = _COMMA.match(text, found.end)
-            if after:
-                return found.start, after.end()
-            left = found.start
-            while left > 0 and text[left - 1].isspace():
-                left -= 1
-            return (left - 1, found.end) if left > 0 and text[left - 1] == "," else (found.start, found.end)
-        if k + 1 < len(members):
-            return members[k][0], members[k + 1][0]
-        return (members[k - 1][1], members[k][1]) if k else members[k]
-
-    def _labels(self, text: str, objects: Sequence[_Object], layout: Layout) -> None:
-        """For the plain text: each list with its fence becomes its labels, as a sentence. Prose between two
-        lists stays.
-        """
-        floor, first = 0, 0
-        for k, found in enumerate(objects):
-            following = objects[k + 1].start if k + 1 < len(objects) else len(text)
-            if k + 1 < len(objects) and not text[found.end : following].strip(" \t\r\n,[]"):
-                continue
-            start = _list_start(text, floor, objects[first].start)
-            after = _AFTER.match(text, found.end, following)
-            floor = after.end() if after else found.end
-            labels = [o.label for o in objects[first : k + 1] if o.label]
-            joined = (", ".join(labels[:-1]) + " and " if len(labels) > 1 else "") + (
-                labels[-1] + "." if labels else ""
-            )
-            layout.replaced.append(((start, floor), f" {joined} "))
-            first = k + 1
-        layout.steps += 2 * len(text)
-
-    def _lines(self, text: str, layout: Layout) -> bool:
-        """Lines `x1,y1,x2,y2 label`; whether there are any."""
-        for line in _LINE.finditer(text):
-            spans = numbers_in(text, *line.span(1))
-            if spans is not None and len(spans) == 4:
-                label = (line.group(2) or "").strip() or None
-                cut = (line.start(1), line.start(2)) if label else line.span(1)
-                container = Container(cut, (RawBox(tuple(spans), line.span(1)),))
-                layout.mentions.append(RawMention(label, (container,), (line.start(1), line.end())))
-                layout.markup.append(line.span(1))
-        layout.steps += 3 * len(text)
-        return bool(layout.mentions)
-
-    def _lists(self, text: str, layout: Layout) -> None:
-        """Bare lists of four numbers, with the text before as a guessed phrase."""
-        last = 0
-        for m in _BARE.finditer(text):
-            spans = numbers_in(text, m.start() + 1, m.end() - 1)
-            if spans is not None and len(spans) == 4:
-                phrase, begin = guess_phrase(text, last, m.start(), layout)
-                container = Container(with_blank(text, *m.span()), (RawBox(tuple(spans), m.span()),))
-                layout.mentions.append(RawMention(phrase, (container,), (min(begin, m.start()), m.end())))
-                layout.markup.append(m.span())
-                last = m.end()
-        layout.steps += 4 * len(text)
+    def objects(self, text: str) -> tuple[Layout, list[Span]]:
+        """What objects say, wherever they stand, and where the outermost values around them do."""
+        scan = _Scan(self.key, text)
+        roots, steps = read_json(text)
+        scan.layout.steps += steps
+        scan.run([root for root in roots if root.holds_objects])
+        scan.layout.mentions.sort(key=lambda m: m.span)
+        return scan.layout, scan.roots
 
     def box_text(self, numbers: Sequence[str]) -> str:
         """`{"bbox_2d": [1, 2, 3, 4]}`."""
@@ -300,29 +152,426 @@ class JsonGrammar:
         return f'{{"{self.key}": [{", ".join(boxes[0])}]{label}}}'
 
 
-def _list_start(text: str, floor: int, start: int) -> int:
-    """Where the list, its wrapping object and its fence begin that lead to the object at `start`."""
-    head = text[floor:start].rstrip()
-    if head.endswith("["):
-        head = head[:-1].rstrip()
-    wrapper = head.rfind("{")
-    if wrapper >= 0 and _WRAPPER.fullmatch(head, wrapper):
-        head = head[:wrapper].rstrip()
-    fence = head.rfind("```")
-    if fence >= 0 and (head[fence + 3 :].isalpha() or not head[fence + 3 :]):
-        head = head[:fence]
-    return floor + len(head)
+class _Scan:
+    """One reading of a text."""
+
+    def __init__(self, key: str, text: str) -> None:
+        self._key, self._text = _bare(key), text
+        self.layout = Layout()
+        self.roots: list[Span] = []  # of what says something
+        self._labels: list[tuple[int, str]] = []  # where they stand, for the plain text
+        self._alone = False  # nothing but JSON stands here
+        self._single = False  # and no more than one value
+        self._labelled_lists = set[int]()  # where lists begin whose label stands beside them
+
+    def run(self, roots: Sequence[Node], lists: bool = False) -> None:
+        """Read the outermost values."""
+        spans = [(root.start, root.end) for root in roots]
+        self._alone = bool(spans) and not blanked(self._text, spans).strip(" \t\r\n,;]}-*")
+        self._single = len(roots) == 1
+        for root in roots:
+            said = self._said()
+            if root.holds_objects:
+                self._walk(root)
+            else:
+                self._lists(root)
+            if self._said() != said or (lists and self._alone):
+                self.roots.append((root.start, root.end))
+        self._plain()
+
+    def with_lines(self, roots: Sequence[Node]) -> Sequence[Node]:
+        """The outermost values, with objects that are written a key a line in the place of their lists."""
+        lists = [root for root in roots if not root.holds_objects]
+        if not lists or ":" not in self._text:
+            return roots
+        objects = [root for root in roots if root.holds_objects]
+        found, steps = read_lines(blanked(self._text, [(root.start, root.end) for root in objects]))
+        self.layout.steps += steps
+        objects += [
+            node
+            for node in found
+            if any(_bare(member.key) == self._key or self._is_place(member) for member in node.members)
+        ]
+        objects.sort(key=lambda node: node.start)
+        starts = [node.start for node in objects]
+        for root in lists:
+            k = bisect_right(starts, root.start) - 1
+            if k < 0 or objects[k].end <= root.start:
+                objects.append(root)
+        return sorted(objects, key=lambda node: node.start)
+
+    def _has_own_lines(self, root: Node) -> bool:
+        """Whether nothing else stands in the lines of a root. Its brackets stay then: it is no part of a
+        sentence.
+        """
+        before = self._text[max(0, root.start - _NEAR) : root.start].rpartition("\n")[2]
+        after = self._text[root.end : root.end + _NEAR].partition("\n")[0]
+        return not (before + after).strip(" \t\r,;]}-*\"'")
+
+    def _said(self) -> tuple[int, int, int]:
+        """How much was found so far. In a family without JSON, labels alone are prose."""
+        labels = len(self._labels) if self._key else 0
+        return labels, len(self.layout.problems), len(self.layout.mentions)
+
+    # --- objects ----------------------------------------------------------------------------------
+
+    def _walk(self, root: Node) -> None:
+        """Everything in a root, in order."""
+        span = with_blank(self._text, root.start, root.end)
+        alone = self._has_own_lines(root)
+        stack = [(root, _Where(None if alone and self._single else span, None if alone else span))]
+        lost: Node | None = None
+        while stack:
+            node, where = stack.pop()
+            owned = where.owned
+            self.layout.steps += 1 + len(node.items) + len(node.members)
+            if node.kind == "object" and node.cut:  # lost, with what it says itself
+                lost = node if lost is None or not _says(lost) else lost
+            elif node.kind == "object":
+                owned = self._object(node, where) or owned
+            elif node.kind == "array" and not where.in_object and (box := self._list(node, where)):
+                self._bare_box(box, where)
+            stack += reversed(list(_inside(node, where, owned)))
+        if lost is not None:
+            self.layout.problem("truncated", lost.start, len(self._text))
+
+    def _object(self, node: Node, where: _Where) -> bool:
+        """One object, as one mention or several; whether it has a box."""
+        things = self._things(node)
+        row = tuple(member.span for member in node.members)
+        named = where.name if len(things) == 1 else None
+        owned = any(thing.box for thing in things)
+        lone = where.lone if len(row) == 1 else None
+        nested = any(member.value.holds_objects for member in node.members)
+        for thing in things:
+            label = _words(thing.label.value) if thing.label else named if thing.box or not row else None
+            at = thing.label.start if thing.label else node.start
+            if label:
+                self._labels.append((at, label))
+                self.layout.unboxed += [] if thing.box else [(at, label)]
+            if thing.box is not None:
+                item = Item(row, thing.box_index)
+                parts = (item, Item(row, thing.label_index)) if thing.label else (item,)
+                clause = (where.whole,) if where.whole and len(things) == 1 and not nested else parts
+                self._box(thing.box, label, (node.start, node.end), lone or item, clause)
+            elif not owned and not where.owned:
+                self._elsewhere(node, thing, row)
+        if len(things) > 1 and not all(thing.label and thing.box for thing in things):
+            self.layout.problem("tag_mismatch", node.start, node.end)
+        if owned and (node.loose or not node.closed):
+            self.layout.problem("tag_mismatch", node.start, node.end)
+        return owned
+
+    def _things(self, node: Node) -> list[_Thing]:
+        things, keys = [_Thing()], set[str]()
+        for k, member in enumerate(node.members):
+            key = _bare(member.key)
+            is_box = key == self._key and key != ""
+            rank = _RANK[key] if key in _RANK and _words(member.value) else None
+            if key in keys and (is_box or rank is not None):
+                things.append(_Thing())
+                keys = set()
+            keys.add(key)
+            thing = things[-1]
+            if is_box:
+                thing.box, thing.box_index = member, k
+            elif rank is not None and (thing.label is None or rank < _RANK[_bare(thing.label.key)]):
+                thing.label, thing.label_index = member, k
+            else:
+                thing.others.append((k, member))
+        return things
+
+    def _box(self, member: Member, label: str | None, span: Span, cut: Cut, clause: tuple[Cut, ...]) -> None:
+        """The value of the box key: four numbers, or several times four in a list, which is a problem."""
+        value, layout = member.value, self.layout
+        groups: list[RawBox] = []
+        if value.kind == "array" and not _is_empty(value) and not value.holds_objects:
+            nested = _has(value, "array")
+            if nested:
+                layout.problem("nested_tag", value.start, value.items[0].start)
+            for array in value.walk() if nested else (value,):
+                if array.kind == "array":
+                    self._group(array, groups)
+        elif value.kind == "string" and (quoted := self._quoted(value)):
+            groups.append(RawBox(quoted, (value.start, value.end)))
+        elif _is_nothing(value):
+            layout.problem("absent_marker", value.start, value.end)
+            layout.mentions.append(RawMention(label, (), span))
+        elif value.end == value.start:
+            layout.problem("not_a_number", member.start, value.end)
+        else:
+            layout.problem("non_box_payload", value.start, value.end)
+        if groups:
+            layout.mentions.append(RawMention(label, (Container(cut, tuple(groups)),), span, None, clause))
+
+    def _group(self, array: Node, groups: list[RawBox]) -> None:
+        """One list in the value of the box key."""
+        numbers, span = _numbers(array), (array.start, array.end)
+        if array.loose or not array.closed:
+            self.layout.problem("tag_mismatch", *span)
+        if numbers is not None and len(numbers) == 4:
+            groups.append(RawBox(numbers, span))
+        elif numbers is not None:
+            self._not_four(array, len(numbers))
+        elif any(item.kind != "array" for item in array.items):
+            self.layout.problem("not_a_number", *span)
+
+    def _not_four(self, array: Node, n: int) -> None:
+        self.layout.problem("non_box_payload" if n == 2 else "wrong_arity", array.start, array.end)
+
+    def _elsewhere(self, node: Node, thing: _Thing, row: tuple[Span, ...]) -> None:
+        """Places in an object without a box: lists under the names of things are read, others are not."""
+        layout = self.layout
+        places, lists = [], []
+        for k, member in thing.others:
+            is_list = _is_list(member.value)
+            if self._is_place(member) or (
+                is_list and not _is_empty(member.value) and _is_wrapper(member.key)
+            ):
+                places.append(member)
+            elif is_list and not _is_wrapper(member.key):
+                lists.append((k, member))
+        named = not (places or thing.label)
+        for k, member in lists:
+            name, value = _spoken(member.key), member.value
+            if named:
+                self._labels.append((member.start, name))
+            if named and self._key:
+                inside = (value.start + 1, value.end - 1) if value.closed else member.span
+                self._box(member, name, member.span, inside, (Item(row, k),))
+                if not _is_empty(value):
+                    layout.problem("foreign_key", *member.span)
+            elif not _is_empty(value):
+                places.append(member)
+        for member in places:
+            layout.problem("non_box_payload", *member.span)
+        sides = [
+            m for _, m in thing.others if _SIDE.fullmatch(_bare(m.key)) and NUMBER.fullmatch(m.value.text)
+        ]
+        if len(sides) > 1:
+            layout.problem("non_box_payload", node.start, node.end)
+
+    def _is_place(self, member: Member) -> bool:
+        """Whether a key that says where holds numbers, or any key more numbers than a box has."""
+        value, key = member.value, _bare(member.key)
+        if any(inner.value.holds_objects or _bare(inner.key) == self._key for inner in value.members):
+            return False
+        if value.kind == "array" and value.holds_objects:
+            return False
+        if len(_numbers(value) or ()) > 4:
+            return True
+        if value.kind == "string" and ("mask" in key or "segment" in key):
+            return bool(value.text)
+        numbers = NUMBER.finditer(self._text, value.start, value.end)
+        return bool(_WHERE.search(key)) and any(True for _ in numbers) and any(True for _ in numbers)
+
+    def _quoted(self, value: Node) -> tuple[Span, ...] | None:
+        """Four numbers in a string."""
+        inside = value.start + 1, value.end - 1
+        spans = tuple(m.span() for m in NUMBER.finditer(self._text, *inside))
+        rest = blanked(self._text[slice(*inside)], [(s - inside[0], e - inside[0]) for s, e in spans])
+        fits = len(spans) == 4 and not rest.strip(" \n,;[]()") and all(e - s <= _LONGEST for s, e in spans)
+        return spans if fits else None
+
+    # --- lists ------------------------------------------------------------------------------------
+
+    def _labelled(self, node: Node, where: _Where) -> Node | None:
+        """`[1, 2, 3, 4, "label"]`, or a label with its list: read, and reported. The list, if it is one."""
+        words = [item for item in node.items if item.kind == "string" and item.text.strip()]
+        rest = [item for item in node.items if item.kind != "string"]
+        if len(words) != 1 or len(words) + len(rest) < len(node.items):
+            return None
+        box = rest[0] if len(rest) == 1 and rest[0].kind == "array" else Node("array", 0, items=rest)
+        numbers = _numbers(box)
+        if numbers is None or len(numbers) not in (0, 4):
+            return None
+        label, span = words[0].text.strip(), (node.start, node.end)
+        self._labels.append((words[0].start, label))
+        if not numbers:
+            self.layout.unboxed.append((words[0].start, label))
+        else:
+            self.layout.problem("foreign_key", *span)
+            group = (numbers[0][0], numbers[-1][1]) if box.start == box.end else (box.start, box.end)
+            before = words[0].start < group[0]
+            cut = (words[0].end, group[1]) if before else (group[0], words[0].start)
+            container = Container(cut, (RawBox(numbers, group),))
+            clause = (where.whole,) if where.whole else ()
+            self.layout.mentions.append(RawMention(label, (container,), span, None, clause))
+        return box
+
+    def _lists(self, root: Node) -> None:
+        """A root without objects: lists of four numbers are one mention, under the words before them."""
+        found, cut, before = list[tuple[RawBox, _Where]](), False, len(self.layout.mentions)
+        stack = [(root, _Where())]
+        while stack:
+            node, where = stack.pop()
+            stack += reversed(list(_inside(node, where, False)))
+            cut = cut or (node.cut and len(_numbers(node) or ()) > 1)
+            if box := self._list(node, where):
+                found.append((box, where))
+        if found and len(self.layout.mentions) == before:
+            last = self.roots[-1][1] if self.roots else 0
+            phrase, begin = guess_phrase(self._text, last, root.start, self.layout)
+            inside = (root.start + 1, root.end - (1 if root.closed else 0))
+            own = self._has_own_lines(root)
+            whole = inside if own else with_blank(self._text, root.start, root.end)
+            clause = (whole,) if own else ()
+            container = Container(whole, tuple(box for box, _ in found))
+            span = (min(begin, root.start), root.end)
+            self.layout.mentions.append(RawMention(phrase, (container,), span, None, clause))
+        else:  # beside lists with labels
+            for box, where in found:
+                self._bare_box(box, where)
+        if cut:
+            self.layout.problem("truncated", found[-1][0].group[1] if found else root.start, root.end)
+
+    def _list(self, node: Node, where: _Where) -> RawBox | None:
+        """The box of a list outside of objects; with its label it is a mention already."""
+        labelled, numbers = self._labelled(node, where), _numbers(node) or ()
+        if labelled:
+            self._labelled_lists.add(labelled.start)
+        elif node.cut or node.start in self._labelled_lists:
+            pass
+        elif len(numbers) == 4:
+            if node.loose or not node.closed:
+                self.layout.problem("tag_mismatch", node.start, node.end)
+            return RawBox(numbers, (node.start, node.end))
+        elif len(numbers) > 1 and not is_note(self._text, numbers):
+            self._not_four(node, len(numbers))
+        return None
+
+    def _bare_box(self, box: RawBox, where: _Where) -> None:
+        cut = where.lone or box.group
+        self.layout.mentions.append(RawMention(None, (Container(cut, (box,)),), box.group, None, (cut,)))
+
+    def lines(self) -> None:
+        """Lines `x1,y1,x2,y2 label`."""
+        layout = self.layout
+        if self._alone:
+            return
+        layout.steps += 2 * len(self._text)
+        for line in _LINE.finditer(blanked(self._text, self.roots)):
+            numbers = tuple(m.span() for m in NUMBER.finditer(self._text, *line.span(1)))
+            if any(end - start > _LONGEST for start, end in numbers):
+                continue
+            label = (line.group(2) or "").strip() or None
+            cut = (line.start(1), line.start(2)) if label else line.span(1)
+            container = Container(cut, (RawBox(numbers, line.span(1)),))
+            layout.mentions.append(RawMention(label, (container,), (line.start(1), line.end())))
+            layout.markup.append(line.span(1))
+
+    # --- plain ------------------------------------------------------------------------------------
+
+    def _plain(self) -> None:
+        """For the plain text: roots become what they name, as a sentence. Prose between two roots stays."""
+        text, labels, at = self._text, sorted(self._labels), 0
+        runs: list[list[Span]] = []
+        for root in self.roots:
+            if runs and not text[runs[-1][-1][1] : root[0]].strip(" \t\r\n,;[]{}()-*"):
+                runs[-1].append(root)
+            else:
+                runs.append([root])
+        for run in runs:
+            start, end = run[0][0], run[-1][1]
+            after = _AFTER.match(text, end)
+            end = after.end() if after else end
+            if word := _BEFORE.search(text[max(0, start - 16) : start]):
+                start -= len(word.group())
+            quote = text[start - 1 : start]
+            if quote in ("'", '"') and text[end : end + 1] == quote:  # JSON in a string
+                start, end = start - 1, end + 1
+            words = []
+            while at < len(labels) and labels[at][0] < end:
+                words += [labels[at][1]] if labels[at][0] >= start else []
+                at += 1
+            joined = (", ".join(words[:-1]) + " and " if len(words) > 1 else "") + (
+                words[-1].rstrip(".") + "." if words else ""
+            )
+            self.layout.replaced.append(((start, end), f" {joined} "))
+            self.layout.steps += end - start
 
 
-def _unquote(literal: str) -> str:
-    """The value of a string literal in either quote; what is no valid escape stays as it is."""
-    body = literal[1:-1]
-    if "\\" not in body:
-        return body
-    try:
-        value = json.loads(
-            '"' + (body.replace('"', '\\"').replace("\\'", "'") if literal[0] == "'" else body) + '"'
+def _inside(node: Node, where: _Where, owned: bool) -> Iterator[tuple[Node, _Where]]:
+    """The values in a value, each with its place."""
+    if node.kind == "object":
+        inner = [k for k, member in enumerate(node.members) if member.value.holds_objects]
+        row = tuple(member.span for member in node.members) if inner else ()
+        for k in inner:
+            key = node.members[k].key
+            name = None if _is_wrapper(key) else _spoken(key)
+            yield node.members[k].value, _Where(Item(row, k), None, name, True, owned)
+        yield from (
+            (item, _Where(in_object=True, owned=owned)) for item in node.items if item.kind in CONTAINERS
         )
-    except json.JSONDecodeError:
-        return body
-    return str(value)
+    else:
+        row = tuple((item.start, item.end) for item in node.items)
+        for k, item in enumerate(node.items):
+            if item.kind in CONTAINERS:
+                yield item, _Where(Item(row, k), Item(row, k), where.name, where.in_object, owned)
+
+
+@functools.lru_cache(4096)
+def _bare(key: str) -> str:
+    """A key without case and signs: `bbox\\_2d` and `BBOX_2D` are `bbox2d`."""
+    return re.sub(r"[\W_]+", "", key).casefold()
+
+
+def _spoken(key: str) -> str:
+    """A key as the name of a thing."""
+    return key.replace("\\", "").strip()
+
+
+def _is_wrapper(key: str) -> bool:
+    bare = _bare(key)
+    return not bare or bare in LABELS or bool(_WRAPPERS.fullmatch(bare) or _WHERE.search(bare))
+
+
+def _is_nothing(value: Node) -> bool:
+    """Whether a value says that there is none: an empty list, null, None, an empty string."""
+    text = value.text.strip().lower()
+    return _is_empty(value) and value.end > value.start and value.kind != "object" and text in _NOTHING
+
+
+def _words(value: Node) -> str:
+    """A label: a string, a number, or a list of them."""
+    if value.kind == "array":
+        return ", ".join(filter(None, (_words(item) for item in value.items if item.kind == "string")))
+    text = value.text.strip()
+    return "" if value.kind == "object" or text.lower() in _NOTHING else text
+
+
+def _has(node: Node, kind: str) -> bool:
+    return any(item.kind == kind for item in node.items)
+
+
+def _says(node: Node) -> bool:
+    """Whether an object holds more than other objects."""
+    return any(not member.value.holds_objects for member in node.members)
+
+
+def _numbers(node: Node) -> tuple[Span, ...] | None:
+    """Where the numbers of a list stand; None when it holds anything else."""
+    if node.numbers:
+        return node.numbers
+    if node.kind != "array" or not all(_is_number(item) for item in node.items):
+        return None
+    quotes = [int(item.kind == "string") for item in node.items]
+    return tuple((item.start + k, item.end - k) for item, k in zip(node.items, quotes, strict=True))
+
+
+def _is_list(value: Node) -> bool:
+    """Whether a value is four numbers, several times four, or nothing, in a list."""
+    arrays = value.items if _has(value, "array") else [value]
+    return value.kind == "array" and (
+        _is_empty(value) or all(len(_numbers(array) or ()) == 4 for array in arrays)
+    )
+
+
+def _is_empty(value: Node) -> bool:
+    return not (value.items or value.numbers)
+
+
+def _is_number(item: Node) -> bool:
+    quotes = 2 * (item.kind == "string")
+    fits = len(item.text) <= _LONGEST and item.end - item.start == len(item.text) + quotes
+    return not item.items and fits and NUMBER.fullmatch(item.text) is not None

@@ -7,7 +7,7 @@ needed, so grounded texts stay plain data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -28,49 +28,90 @@ class RawBox:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """One of several things in a row (members of a JSON object, values of a list), which goes with a comma.
+    Items of one row share their tuple.
+    """
+
+    row: tuple[Span, ...]
+    index: int
+
+
+Cut: TypeAlias = Span | Item
+
+
+def without(row: Sequence[Span], gone: Set[int]) -> list[Span]:
+    """What goes when some things of a row (by index) do: each with the separator towards one that stays."""
+    first_kept = next((k for k in range(len(row)) if k not in gone), None)
+    if first_kept is None:
+        return [(row[0][0], row[-1][1])]
+    return [
+        (row[k - 1][1], row[k][1]) if k > first_kept else (row[k][0], row[k + 1][0]) for k in sorted(gone)
+    ]
+
+
+def cut_spans(cuts: Iterable[Cut]) -> list[Span]:
+    """The spans of everything that goes, sorted and without overlaps."""
+    spans: list[Span] = []
+    rows: dict[int, tuple[tuple[Span, ...], set[int]]] = {}
+    for cut in cuts:
+        if isinstance(cut, Item):
+            rows.setdefault(id(cut.row), (cut.row, set()))[1].add(cut.index)
+        else:
+            spans.append(cut)
+    return merged(spans + [span for row, gone in rows.values() for span in without(row, gone)])
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """Sorted spans without overlaps."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """Markup that holds one or more boxes; `cut` is what goes when none of them stays."""
 
-    cut: Span
+    cut: Cut
     boxes: tuple[RawBox, ...]
 
-    def cuts(self, removed: Set[int]) -> list[Span]:
+    def cuts(self, removed: Set[int]) -> list[Cut]:
         """What goes when some of the boxes (by index) are removed: each with the separator towards the
         nearest box that stays.
         """
         if len(removed) == len(self.boxes):
             return [self.cut]
-        first_kept = min(k for k in range(len(self.boxes)) if k not in removed)
-        spans = []
-        for k in sorted(removed):
-            if k > first_kept:
-                spans.append((self.boxes[k - 1].group[1], self.boxes[k].group[1]))
-            else:
-                spans.append((self.boxes[k].group[0], self.boxes[k + 1].group[0]))
-        return spans
+        return list(without([box.group for box in self.boxes], removed))
 
 
 @dataclass(frozen=True, slots=True)
 class RawMention:
     """A phrase with its boxes, or said to be absent (no containers). `keep`: what stays of the whole span
-    when no box does (an attribute).
+    when no box does (an attribute). `clause`: what goes when its phrase goes too; () = the text around it
+    decides.
     """
 
     phrase: str | None
     containers: tuple[Container, ...]
     span: Span
     keep: Span | None = None
+    clause: tuple[Cut, ...] = ()
 
     @property
     def boxes(self) -> list[RawBox]:
         """The boxes of all containers, in order."""
         return [box for container in self.containers for box in container.boxes]
 
-    def cuts(self, removed: Set[int]) -> list[Span]:
+    def cuts(self, removed: Set[int]) -> list[Cut]:
         """What goes when some of the boxes (by index in the mention) are removed."""
         if self.keep is not None and len(removed) == len(self.boxes):
             return [(self.span[0], self.keep[0]), (self.keep[1], self.span[1])]
-        spans, first = [], 0
+        spans, first = list[Cut](), 0
         for container in self.containers:
             gone = {k - first for k in removed if first <= k < first + len(container.boxes)}
             spans += container.cuts(gone) if gone else []
@@ -91,11 +132,22 @@ class Layout:
     markup: list[Span] = field(default_factory=list)
     # markup that becomes other text in `plain` (JSON: the labels)
     replaced: list[tuple[Span, str]] = field(default_factory=list)
+    # labels of things without a box that stand in markup, and where
+    unboxed: list[tuple[int, str]] = field(default_factory=list)
     steps: int = 0
 
     def problem(self, kind: ProblemKind, start: int, end: int) -> None:
         """Note a problem at text[start:end]."""
         self.problems.append(Problem(kind, (start, end)))
+
+    def add(self, other: Layout) -> None:
+        """Everything that was found in another part of the text."""
+        self.mentions += other.mentions
+        self.problems += other.problems
+        self.markup += other.markup
+        self.replaced += other.replaced
+        self.unboxed += other.unboxed
+        self.steps += other.steps
 
     def truncated(self, start: int, end: int) -> None:
         """The text breaks off inside the markup that begins at `start`."""
@@ -104,7 +156,7 @@ class Layout:
 
     def numbers(self) -> list[Span]:
         """Spans of all numbers of all readable boxes, in order."""
-        return [number for mention in self.mentions for box in mention.boxes for number in box.numbers]
+        return sorted(number for mention in self.mentions for box in mention.boxes for number in box.numbers)
 
 
 _BLANK_OR_SIGN = frozenset(" \t\n.,;:!?)")

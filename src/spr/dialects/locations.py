@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from spr.dialects.brackets import guess_phrase
 from spr.dialects.layout import Container, Layout, RawBox, RawMention, Written, with_blank
+from spr.dialects.payloads import token_runs
 from spr.errors import DialectError
 from spr.types import Span
 
@@ -20,7 +21,7 @@ _PALI_RUN = re.compile(r"(?:<loc[0-9]{1,12}>)+")
 _PALI_TOKEN = re.compile(r"<loc([0-9]{1,12})>")
 _PALI_TAIL = re.compile(r"(?:<seg[0-9]{1,12}>)*")
 _PALI_LABEL_END = re.compile(r";|\n|<loc|\Z")
-_FLORENCE_RUN = re.compile(r"(?:<loc_[0-9]{1,12}>)+")
+_FLORENCE_RUN = re.compile(r"<loc_[0-9]{1,12}>(?:[ \t]*<loc_[0-9]{1,12}>)*")
 _FLORENCE_TOKEN = re.compile(r"<loc_([0-9]{1,12})>")
 _WORDS_BETWEEN = frozenset(("", "and"))
 
@@ -53,29 +54,28 @@ def _quads(spans: Sequence[Span], before: int, after: int) -> list[RawBox]:
 class PaliGemmaGrammar:
     """The label stands behind; each box is its own item."""
 
-    token_pattern: re.Pattern[str] = field(default=re.compile(r"(?:<loc[0-9]{4}>){4}"), compare=False)
+    token_pattern: re.Pattern[str] = field(
+        default=re.compile(r"<loc[0-9]{4}>(?:[ \t]*<loc[0-9]{4}>){3}"), compare=False
+    )
     digits: int = 4
+    marks: frozenset[str] = field(default=frozenset(("<loc",)), compare=False)
 
     def scan(self, text: str) -> Layout:
         """One pass over runs of location tokens."""
         layout = Layout(steps=2 * len(text))
-        for run in _PALI_RUN.finditer(text):
-            spans = [m.span(1) for m in _PALI_TOKEN.finditer(text, *run.span())]
-            tail = _PALI_TAIL.match(text, run.end())
-            end = tail.end() if tail else run.end()
-            layout.markup.append((run.start(), end))
+        for (start, end), spans in token_runs(text, _PALI_RUN.finditer(text), _PALI_TOKEN, 4):
+            run = (start, end)
+            tail = _PALI_TAIL.match(text, end)
+            end = tail.end() if tail else end
+            layout.markup.append((start, end))
             if len(spans) != 4:
-                layout.problem(
-                    "truncated" if len(spans) < 4 and _is_cut(text, end) else "wrong_arity", *run.span()
-                )
+                layout.problem("truncated" if len(spans) < 4 and _is_cut(text, end) else "wrong_arity", *run)
                 continue
             stop = _PALI_LABEL_END.search(text, end)
             label = text[end : stop.start() if stop else len(text)].rstrip()
             layout.steps += len(label)
-            container = Container(with_blank(text, run.start(), end), tuple(_quads(spans, 4, 1)))
-            layout.mentions.append(
-                RawMention(label.strip() or None, (container,), (run.start(), end + len(label)))
-            )
+            container = Container(with_blank(text, start, end), tuple(_quads(spans, 4, 1)))
+            layout.mentions.append(RawMention(label.strip() or None, (container,), (start, end + len(label))))
         _partial(text, "<loc", layout)
         return layout
 
@@ -109,8 +109,11 @@ class PaliGemmaGrammar:
 class FlorenceGrammar:
     """The phrase stands before, without marks; a run of 4 n tokens is n boxes."""
 
-    token_pattern: re.Pattern[str] = field(default=re.compile(r"(?:<loc_[0-9]+>){4}"), compare=False)
+    token_pattern: re.Pattern[str] = field(
+        default=re.compile(r"<loc_[0-9]+>(?:[ \t]*<loc_[0-9]+>){3}"), compare=False
+    )
     digits: int = 0
+    marks: frozenset[str] = field(default=frozenset(("<loc_",)), compare=False)
 
     def scan(self, text: str) -> Layout:
         """One pass over runs of location tokens."""

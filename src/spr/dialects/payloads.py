@@ -8,7 +8,7 @@ the numbers of several boxes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -23,7 +23,7 @@ Numbers: TypeAlias = Sequence[Sequence[str]]  # of several boxes, as written
 BRACKET_BOX = re.compile(rf"(?<=\[)\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=\])")  # the coordinate text of one box
 PAREN_BOX = re.compile(rf"\(\s*{N}\s*,\s*{N}\s*\)\s*(?:,\s*)?\(\s*{N}\s*,\s*{N}\s*\)")
 BLANK_BOX = re.compile(rf"(?<=<box>)\s*{N}(?:\s+{N}){{3}}\s*(?=</box>)")
-ANGLE_BOX = re.compile(r"(?:<[0-9]+>){4}")
+ANGLE_BOX = re.compile(r"<[0-9]+>(?:[ \t]*<[0-9]+>){3}")
 PATCH_BOX = re.compile(r"<patch_index_[0-9]{4}>\s*<patch_index_[0-9]{4}>")
 BARE_BRACKET = re.compile(r"\[[^\[\]]*\]")  # what a box looks like when its tags were stripped
 BARE_PARENS = re.compile(r"\([^()]*\)\s*(?:,\s*)?\([^()]*\)")
@@ -49,7 +49,19 @@ def read_brackets(text: str, start: int, end: int) -> Found:
     groups = [m.span() for m in _BRACKETS.finditer(text, start, end)]
     for s, e in groups:
         _four(text, s + 1, e - 1, (s, e), found)
-    return found if groups else read_blanks(text, start, end)
+    if not groups:
+        return read_blanks(text, start, end)
+    _stray(text, start, end, groups, found)
+    return found
+
+
+def _stray(text: str, start: int, end: int, groups: Sequence[Span], found: Found) -> None:
+    """Numbers outside the brackets are of no box, where nothing else says why."""
+    last = start
+    for s, e in () if found[1] else (*groups, (end, end)):
+        if NUMBER.search(text, last, s):
+            found[1].append(("not_a_number", (last, s)))
+        last = e
 
 
 def read_parens(text: str, start: int, end: int) -> Found:
@@ -73,7 +85,10 @@ def read_parens(text: str, start: int, end: int) -> Found:
             found[1].append(("wrong_arity", (s, e)))
     if first is not None:
         found[1].append(("wrong_arity", first[0]))
-    return found if groups else read_blanks(text, start, end)
+    if not groups:
+        return read_blanks(text, start, end)
+    _stray(text, start, end, groups, found)
+    return found
 
 
 def read_blanks(text: str, start: int, end: int) -> Found:
@@ -84,12 +99,28 @@ def read_blanks(text: str, start: int, end: int) -> Found:
     return found
 
 
+def token_runs(
+    text: str, runs: Iterable[re.Match[str]], token: re.Pattern[str], arity: int
+) -> list[tuple[Span, list[Span]]]:
+    """Number tokens in a row, as (span, spans of the numbers). Rows with blanks between them are one while
+    they make no more than one box.
+    """
+    found: list[tuple[Span, list[Span]]] = []
+    for run in runs:
+        numbers = [m.span(1) for m in token.finditer(text, *run.span())]
+        if found and not text[found[-1][0][1] : run.start()].strip():
+            (start, _), before = found[-1]
+            if len(before) + len(numbers) <= arity:
+                found[-1] = ((start, run.end()), before + numbers)
+                continue
+        found.append((run.span(), numbers))
+    return found
+
+
 @dataclass(frozen=True)
 class AngleReader:
     """Numbers that are tokens of their own, `before` number `after`; `arity` of them make a box, `point` of
-    them a point.
-
-    `gap` is a regex of what may stand between the tokens of a box.
+    them a point. Blanks may stand between those of a box.
     """
 
     before: str = "<"
@@ -97,7 +128,6 @@ class AngleReader:
     arity: int = 4
     point: int = 0
     digits: str = "[0-9]{1,12}"
-    gap: str = ""
 
     @cached_property
     def token(self) -> re.Pattern[str]:
@@ -108,26 +138,21 @@ class AngleReader:
     def run(self) -> re.Pattern[str]:
         """Number tokens in a row."""
         token = re.escape(self.before) + self.digits + re.escape(self.after)
-        return re.compile(f"{token}(?:{self.gap}{token})*")
+        return re.compile(f"(?:{token})+")
 
     def __call__(self, text: str, start: int, end: int) -> Found:
         """Runs of number tokens between start and end."""
         found: Found = ([], [])
         last = start
-        for run in self.run.finditer(text, start, end):
-            if NUMBER.search(text, last, run.start()):
-                found[1].append(("not_a_number", (last, run.start())))
-            last = run.end()
-            spans = [m.span(1) for m in self.token.finditer(text, *run.span())]
+        for span, spans in token_runs(text, self.run.finditer(text, start, end), self.token, self.arity):
+            if NUMBER.search(text, last, span[0]):
+                found[1].append(("not_a_number", (last, span[0])))
+            last = span[1]
             if len(spans) == self.arity:
-                found[0].append(RawBox(tuple(spans), run.span()))
+                found[0].append(RawBox(tuple(spans), span))
             else:
-                found[1].append(
-                    (
-                        "non_box_payload" if self.point and len(spans) == self.point else "wrong_arity",
-                        run.span(),
-                    )
-                )
+                is_point = self.point and len(spans) == self.point
+                found[1].append(("non_box_payload" if is_point else "wrong_arity", span))
         if NUMBER.search(text, last, end):
             found[1].append(("not_a_number", (last, end)))
         return found

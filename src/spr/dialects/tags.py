@@ -14,11 +14,12 @@ from functools import cached_property
 from typing import Literal
 
 from spr.dialects.brackets import guess_phrase
-from spr.dialects.layout import Container, Layout, RawBox, RawMention, Written, blanked, with_blank
-from spr.dialects.payloads import Reader
+from spr.dialects.layout import Container, Layout, RawBox, RawMention, Written, blanked, merged, with_blank
+from spr.dialects.payloads import AngleReader, Reader
 from spr.errors import DialectError
 
 _CLOSING_SIGNS = frozenset(")]>}")
+_BETWEEN = " \t\r\n:：-–=>"  # between a phrase and its box
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class TagGrammar:
         return (*(t for pair in self.others for t in pair), *self.extra, *(self.ref or ()))
 
     @cached_property
+    def marks(self) -> frozenset[str]:
+        """All its tags, and its bare number tokens."""
+        tokens = [self.reader.before] if isinstance(self.reader, AngleReader) else []
+        return frozenset((*self._names, *self.box, *("<0>" if t == "<" else t for t in tokens)))
+
+    @cached_property
     def _tags(self) -> re.Pattern[str]:
         alternatives = [re.escape(t) for t in sorted(self._names, key=len, reverse=True)]
         return re.compile(
@@ -62,14 +69,12 @@ class TagGrammar:
         )
 
     def scan(self, text: str) -> Layout:
-        """Everything that stands in a text."""
-        tags = list(self._tags.finditer(text))
-        if all(t.group() in self.extra for t in tags):
-            layout = self._bare(blanked(text, [t.span() for t in tags]))
-            layout.markup += [t.span() for t in tags]
-        else:
-            layout = _TagScan(self, text).run(tags)
+        """What stands in tags, then boxes that have lost theirs."""
+        layout = _TagScan(self, text).run(list(self._tags.finditer(text)))
         layout.steps += len(text)
+        tagged = merged([*layout.markup, *(mention.span for mention in layout.mentions)])
+        layout.add(self._bare(blanked(text, tagged)))
+        layout.mentions.sort(key=lambda mention: mention.span)
         self._partial_tag(text, layout)
         return layout
 
@@ -93,9 +98,10 @@ class TagGrammar:
                 start, end = boxes[0].group[0], boxes[-1].group[1]
                 while start > 0 and text[start - 1] == "[" and text[end : end + 1] == "]":
                     start, end = start - 1, end + 1
-                container = Container(with_blank(text, start, end), tuple(boxes))
+                cut = with_blank(text, start, end)
+                container = Container(cut, tuple(boxes))
                 layout.mentions.append(RawMention(phrase, (container,), (min(begin, start), end)))
-                layout.markup.append(container.cut)
+                layout.markup.append(cut)
 
         for m in self.bare.finditer(text) if self.bare else ():
             start, end = m.span()
@@ -274,7 +280,7 @@ class _TagScan:
             return
         self._flush()
         phrase, begin, named = None, start, False
-        if self.ref is not None and not self.text[self.ref[2] : start].strip():
+        if self.ref is not None and not self.text[self.ref[2] : start].strip(_BETWEEN):
             phrase, begin, named = self.ref[1] or None, self.ref[0], True
         self.ref = None
         self.building = _Building(phrase, begin, end)

@@ -1,8 +1,8 @@
 """From rows to metrics.json and comparison.json. Nothing but predictions and options goes in, so anybody can
 recompute the numbers.
 
-    metrics.json      n, unparsed, failed, cut, images, problems; values: {metric: {value, low, high, error}}
-                      over all items; splits and groups:
+    metrics.json      n, unparsed, failed, cut, images, problems, details (what the problems are); values:
+                      {metric: {value, low, high, error}} over all items; splits and groups:
                       {name: {n, unparsed, images, values}}; mean_over_splits: {metric: …}, the unweighted
                       mean, when there are several splits
     comparison.json   reference; models: {model: {differences: {metric: {value, low, high, error,
@@ -17,14 +17,14 @@ row of several groups ("people/other") counts in each of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from spr.errors import DataError
-from spr.evaluation.protocols.base import Protocol, failed
+from spr.evaluation.protocols.base import FAILED, Protocol, failed
 from spr.evaluation.statistics import Bootstrap, Estimate, Mask, Part, Table
 from spr.types import Prediction
 
@@ -33,6 +33,11 @@ BASE = "base"  # the user's model without an adapter, the reference of compariso
 
 def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: asdict(e) for name, e in estimates.items()}
+
+
+def _answers_with(problems: Iterable[str]) -> dict[str, int]:
+    """In how many answers each problem stands."""
+    return dict(sorted(Counter(problems).items()))
 
 
 def _masks(rows: Sequence[Prediction], field: str) -> dict[str, Mask]:
@@ -86,7 +91,8 @@ def measure(
         **part(everything),
         "failed": sum(failed(r) for r in rows),
         "cut": sum("cut" in r.problems for r in rows),
-        "problems": dict(sorted(Counter(p.partition(":")[0] for r in rows for p in set(r.problems)).items())),
+        "problems": _answers_with(p.partition(":")[0] for r in rows for p in set(r.problems)),
+        "details": _answers_with(p for r in rows for p in set(r.problems) if not p.startswith(FAILED)),
         "splits": {name: part(mask) for name, mask in splits.items()},
         "groups": {name: part(mask) for name, mask in _masks(rows, "group").items()},
         "bootstrap": {"resamples": bootstrap, "unit": "image", "interval": 0.95, "seed": seed},

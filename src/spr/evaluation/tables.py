@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from spr.dialects.explain import counted
+
 # Paper, table of Acc by IoU: mean of the eight splits of RefCOCO, RefCOCO+ and RefCOCOg.
 PAPER_REC: Mapping[str, Mapping[float, float]] = {
     "paper: Ferret-7B": {0.5: 83.91, 0.6: 81.28, 0.7: 76.72, 0.8: 67.02, 0.9: 43.25},
@@ -59,7 +61,15 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     if "mean_over_splits" in metrics:
         means = [f"{name} {estimate_text(name, e)}" for name, e in metrics["mean_over_splits"].items()]
         text += "\n\nmean over splits: " + " · ".join(means)
-    return text
+    lines = problem_lines(metrics)
+    return text + (
+        "\n\nproblems of the answers\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+    )
+
+
+def problem_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What was wrong with how many answers: "12 of 300: fractions where whole units are meant"."""
+    return counted(metrics.get("details", {}), metrics["n"])
 
 
 def _thresholds(metrics: Mapping[str, Any]) -> list[str]:

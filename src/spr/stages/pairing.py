@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike
 
 from spr.boxes import as_boxes, match, sanitize
 from spr.dialects import Dialect
+from spr.dialects.base import splice
+from spr.dialects.layout import Cut, cut_spans
 from spr.ranges import Amount, Share, check_ranges
 from spr.stages.prompts import CANONICAL, TEMPLATES, Template, question, with_article
 from spr.types import (
@@ -102,17 +104,9 @@ def refine(
 
 def _clause(g: GroundedText, m: int) -> Span:
     """The clause of mention m with its separator: from the box before it, or the nearest of `, . ; :`, to its
-    end.
-
-    The first clause of a text goes with the separator after it; a JSON object goes with its comma.
+    end. The first clause of a text goes with the separator after it.
     """
     text, (start, end) = g.text, g.mentions[m].span
-    if text[start : start + 1] == "{":
-        after = re.compile(r"\s*,\s*").match(text, end)
-        if after:
-            return start, after.end()
-        before = re.compile(r",\s*$").search(text[:start])
-        return (before.start(), end) if before else (start, end)
     least = max((mention.span[1] for mention in g.mentions if mention.span[1] <= start), default=0)
     while start > least and text[start - 1] not in ",.;:\n":
         start -= 1
@@ -132,28 +126,25 @@ def _drop_clauses(
     """Cut the clauses of mentions that lose all their boxes, where no other mention stands in them; then edit
     the rest.
     """
-    cuts: list[Span] = []
+    raw = dialect.layout(g.text).mentions
+    cuts: list[Cut] = []
+    gone: set[int] = set()
     kept = [mention.span for m, mention in enumerate(g.mentions) if m not in emptied]
     for m in sorted(emptied):
+        if raw[m].clause:  # the notation says what a clause is
+            cuts += raw[m].clause
+            gone.add(m)
+            continue
         start, end = _clause(g, m)
         if not any(s < end and start < e for s, e in kept):
             cuts.append((start, end))
+            gone.add(m)
     edited = dialect.replace_boxes(g, edits, frame)
     if not cuts:
         return edited
     # Cut in the original, then read again: mentions keep their order, so the remaining edits only need new
     # mention numbers.
-    text, gone = (
-        g.text,
-        {
-            m
-            for m in emptied
-            if any(s <= g.mentions[m].span[0] and g.mentions[m].span[1] <= e for s, e in cuts)
-        },
-    )
-    for start, end in sorted(set(cuts), reverse=True):
-        text = text[:start] + text[end:]
-    again = dialect.parse(text, frame)
+    again = dialect.parse(splice(g.text, [(span, "") for span in cut_spans(cuts)]), frame)
     left = [m for m in range(len(g.mentions)) if m not in gone]
     if [g.mentions[m].boxes for m in left] != [mention.boxes for mention in again.mentions]:
         return edited  # the cut would change how the rest is read: unbox instead

@@ -4,9 +4,14 @@ beside it.
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import get_args
+
 import pytest
 
 from spr.dialects import Frame, get_dialect
+from spr.dialects.explain import WORDS, counted, explain, told
+from spr.types import ProblemKind
 
 F = Frame(1000, 1000)  # a unit of a 1000-notation is a pixel
 K = 1000 / 999  # pixels of a unit of a 999-notation
@@ -154,8 +159,8 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
     ("minicpm_v", "<ref>a</ref><box>1 2 3</box><box></box>", [], ["wrong_arity", "wrong_arity"], "a",
         "three numbers, then none"),
     ("internvl", "<box>1, 2, 3, 4", [], ["truncated"], "", "no bracket says that the last number is whole"),
-    ("internvl", "<ref>a</ref>: <box>[[1, 2, 3, 4]]</box><box>[[5, 6, 7, 8]]</box>", [(None, [(1, 2, 3, 4)]),
-        (None, [(5, 6, 7, 8)])], [], "a:", "not adjacent"),
+    ("internvl", "<ref>a</ref>: <box>[[1, 2, 3, 4]]</box><box>[[5, 6, 7, 8]]</box>", [("a", [(1, 2, 3, 4), (5,
+        6, 7, 8)])], [], "a:", "a colon between a phrase and its boxes"),
     ("minicpm_v", "1 2 3 4", [], [], "1 2 3 4", "without tags four numbers are no box"),
     # --- angle tokens
     ("minigpt_v2", "<p>a dog</p> {<10><20><30><40>}", [("a dog", [(100, 200, 300, 400)])], [], "a dog",
@@ -268,13 +273,12 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
         "an object without its closing brace is not finished"),
     ("qwen3_vl", 'Here:\n```json\n[{"bbox', [], ["truncated"], "Here:", "cut inside the key"),
     ("qwen3_vl", '[{"label": "the man\'s hat', [], ["truncated"], "", "cut before the box"),
-    ("qwen3_vl", '{"bbox_2d": [[1, 2, 3, 4], [5, 6', [], ["nested_tag", "truncated"], "",
-        "cut in a nested list"),
+    ("qwen3_vl", '{"bbox_2d": [[1, 2, 3, 4], [5, 6', [], ["truncated"], "", "cut in a nested list"),
     ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4]\nSo it is there.', [(None, [(1, 2, 3, 4)])], ["tag_mismatch"],
         "So it is there.", "prose is not a cut"),
     ("qwen3_vl", '[{"point_2d": [1, 2], "label": "hand"}]', [], ["non_box_payload"], "hand.", "a point"),
-    ("qwen3_vl", '{"bbox_2d": {"x": 1}, "label": "a"}', [], ["non_box_payload"],
-        '{"bbox_2d": {"x": 1}, "label": "a"}', "an object where the list must be"),
+    ("qwen3_vl", '{"bbox_2d": {"x": 1}, "label": "a"}', [], ["non_box_payload"], "a.",
+        "an object where the list must be"),
     ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4], "label": "a"}\n```', [("a", [(1, 2, 3, 4)])], [], "a.",
         "a lone closing fence"),
     ("qwen3_vl",
@@ -293,11 +297,11 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
         "words under the box key"),
     ("qwen3_vl", '{"bbox_2d": [[1, 2, 3, 4], [5, 6, 7, 8]], "label": "a"}', [("a", [(1, 2, 3, 4), (5, 6, 7,
         8)])], ["nested_tag"], "a.", "a nested list"),
-    ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4] "label": "a"}', [(None, [(1, 2, 3, 4)])], ["tag_mismatch"],
-        '"label": "a"}', "a comma is missing"),
-    ("qwen3_vl", '{"bbox_2d": }', [], ["not_a_number"], '{"bbox_2d": }', "nothing under the box key"),
-    ("qwen3_vl", '{"a": }{}{"b": [1, {"c": 1}]} {"d": {"e": {"bbox_2d": [1, 2, 3, 4]}}}', [(None, [(1, 2, 3,
-        4)])], [], '{"a": }{}{"b": [1, {"c": 1}]} {"d": }', "broken objects around a whole one"),
+    ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4] "label": "a"}', [("a", [(1, 2, 3, 4)])], ["tag_mismatch"],
+        "a.", "a comma is missing"),
+    ("qwen3_vl", '{"bbox_2d": }', [], ["not_a_number"], "", "nothing under the box key"),
+    ("qwen3_vl", '{"a": }{}{"b": [1, {"c": 1}]} {"d": {"e": {"bbox_2d": [1, 2, 3, 4]}}}', [("e", [(1, 2, 3,
+        4)])], [], "e.", "broken objects around a whole one, which has the name of its key"),
     ("qwen3_vl", '{"objects": [{"bbox_2d": [1, 2, 3, 4], "label": "a"}]}', [("a", [(1, 2, 3, 4)])], [], "a.",
         "a wrapping object is markup"),
     ("qwen3_vl", "1,2,3,4 a cat\n5, 6, 7, 8", [("a cat", [(1, 2, 3, 4)]), (None, [(5, 6, 7, 8)])], [],
@@ -309,6 +313,90 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
     ("qwen3_vl", "1,2,3,99999999999999999999 a", [], [], "1,2,3,99999999999999999999 a",
         "runaway digits in the plain form"),
     ("qwen3_vl", "[1, 2, 3, 4]", [(None, [(1, 2, 3, 4)])], [], "", "a bare list"),
+    ("qwen3_vl", '{"bbox_2d": "1, 2, 3, 4", "label": "a"}', [("a", [(1, 2, 3, 4)])], [], "a.",
+        "four numbers in a string"),
+    ("qwen3_vl", '{"bbox_2d": ["1", "2", "3", "4"], "label": "a"}', [("a", [(1, 2, 3, 4)])], [], "a.",
+        "each number in a string"),
+    ("qwen3_vl", '{"bbox_2d": [[1, 2, 3, 4], 5], "label": "a"}', [("a", [(1, 2, 3, 4)])], ["nested_tag",
+        "not_a_number"], "a.", "a stray number beside the inner list"),
+    ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4, "label": "a"}', [("a", [(1, 2, 3, 4)])], ["tag_mismatch"], "a.",
+        "the list is not closed"),
+    ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4]], "label": "a"}, {"bbox_2d": [5, 6, 7, 8], "label": "b"}]', [("a",
+        [(1, 2, 3, 4)]), ("b", [(5, 6, 7, 8)])], ["tag_mismatch"], "a and b.", "a bracket too many"),
+    ("qwen3_vl", '{"bbox_2d": [1, 2, 3, 4}, "label": "a"}', [("a", [(1, 2, 3, 4)])], ["tag_mismatch"], "a.",
+        "a brace for a bracket"),
+    ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4], "label": "a}, {"bbox_2d": [5, 6, 7, 8], "label": "b"}]', [("a",
+        [(1, 2, 3, 4)]), ("b", [(5, 6, 7, 8)])], ["tag_mismatch"], "a and b.", "a string is not closed"),
+    ("qwen3_vl", '{"label": "a", "bbox_2d": [1, 2, 3, 4], "bbox_2d": [5, 6, 7, 8]}', [("a", [(1, 2, 3, 4)]),
+        (None, [(5, 6, 7, 8)])], ["tag_mismatch"], "a.", "two boxes and one label in an object"),
+    ("qwen3_vl", "label: a cat\nbbox_2d: [1, 2, 3, 4]", [("a cat", [(1, 2, 3, 4)])], [], "a cat.", "YAML"),
+    ("qwen3_vl", '- bbox_2d: [1, 2, 3, 4]\n  label: "a"\n- bbox_2d: [5, 6, 7, 8]\n  label: b',
+        [("a", [(1, 2, 3, 4)]), ("b", [(5, 6, 7, 8)])], [], "a and b.", "a list in YAML"),
+    ("qwen3_vl", '"bbox_2d": [1, 2, 3, 4], "label": "a", "n": 1\n\n"bbox_2d": [5, 6, 7, 8], "label": "b"',
+        [("a", [(1, 2, 3, 4)]), ("b", [(5, 6, 7, 8)])], [], "a and b.", "without braces"),
+    ("qwen3_vl", 'bbox_2d: [1, 2, 3, 4]\ntags: ["a",\n b: 2]\nlabel: c', [("c", [(1, 2, 3, 4)])], [], "c.",
+        "YAML with a list of several lines"),
+    ("qwen3_vl", '{"label": "a": 1, "bbox_2d": [1, 2, 3, 4]}', [("a", [(1, 2, 3, 4)])], [], "a.",
+        "a colon behind a value"),
+    ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 4], "label": "a"] there', [("a", [(1, 2, 3, 4)])], ["tag_mismatch"],
+        "a. there", "a brace is missing"),
+    ("qwen3_vl", '{"label": "a", "dog": []}', [], [], "a.", "an empty list says nothing beside a label"),
+    ("qwen3_vl", "label: car\nbbox: [1, 2, 3, 4]", [], ["non_box_payload"], "car.",
+        "YAML with another family's key"),
+    ("qwen3_vl", "Note: a cat [1, 2, 3, 4]\nbox: {1, 2}", [("a cat", [(1, 2, 3, 4)])], ["non_box_payload",
+        "phrase_guessed"], "Note: a cat", "words with a box are no value of a key"),
+    ("qwen3_vl", '[[1, 2, 3, 4, "a"], ["b", [5, 6, 7, 8]], [9, 10, 11, 12]]',
+        [("a", [(1, 2, 3, 4)]), ("b", [(5, 6, 7, 8)]), (None, [(9, 10, 11, 12)])],
+        ["foreign_key", "foreign_key"], "a and b.", "lists with labels, and one without"),
+    ("qwen3_vl", '[["b", [5, 6, 7, 8]], {"bbox_2d": [1, 2, 3, 4]}]', [("b", [(5, 6, 7, 8)]), (None, [(1, 2, 3,
+        4)])], ["foreign_key"], "b.", "a list with its label beside an object"),
+    ("qwen3_vl", '[["a"], ["b", "c"], ["d", 1]]', [], [], "a.", "a label that has lost its box; other lists"),
+    ("qwen3_vl", '[[1, 2, 3, 4], {"bbox_2d": [5, 6, 7, 8]}, [9, 9]]',
+        [(None, [(1, 2, 3, 4)]), (None, [(5, 6, 7, 8)])], [], "", "a bare list beside an object"),
+    ("qwen3_vl", "a cat [1, 2, 3, 4", [], ["truncated"], "a cat", "a bare list that breaks off"),
+    ("qwen3_vl", "[[1, 2, 3, 4], [5, 6", [(None, [(1, 2, 3, 4)])], ["truncated"], "",
+        "bare lists that break off in the second"),
+    ("qwen3_vl", "[1 2 3 4]", [(None, [(1, 2, 3, 4)])], ["tag_mismatch"], "", "no commas"),
+    ("qwen3_vl", "at [120, 240] and [3, 4]", [], ["non_box_payload"], "at and [3, 4]",
+        "a point, and the number of notes"),
+    ("qwen3_vl", "[120, 240, 360]", [], ["wrong_arity"], "", "three numbers in a bare list"),
+    ("qwen3_vl", '{"cat": [1, 2, 3, 4], "dog": []}', [("cat", [(1, 2, 3, 4)]), ("dog", [])], ["absent_marker",
+        "foreign_key"], "cat and dog.", "names as keys; one is said to be absent"),
+    ("qwen3_vl", '{"answer": [1, 2, 3, 4]}', [], ["non_box_payload"], "", "a key that is no name"),
+    ("qwen3_vl", '{"label": "a", "frame": [1, 2, 3, 4]}', [], ["non_box_payload"], "a.",
+        "the label is there, and four numbers under a key that says nothing"),
+    ("qwen3_vl", '{"label": "a", "mask": "iVBO", "size": [640, 480]}', [], ["non_box_payload"], "a.",
+        "a mask without a box; a size is no place"),
+    ("qwen3_vl", '{"label": "man", "keypoints": {"nose": [120, 240]}}', [], ["non_box_payload"], "man.",
+        "points by name"),
+    ("qwen3_vl", '{"region": {"bbox_2d": [1, 2, 3, 4]}, "found": 1}', [(None, [(1, 2, 3, 4)])], [], "",
+        "a key around the box that is no name"),
+    ("qwen3_vl", '{"x": 1, "y": 2, "label": "a", "seen": true}', [], ["non_box_payload"], "a.",
+        "sides as keys"),
+    ("qwen3_vl", '{"objects": [{"bbox_2d": [1, 2, 3, 4], "label": "a"}, {"bbox', [("a", [(1, 2, 3, 4)])],
+        ["truncated"], "a.", "cut in a wrapping object"),
+    ("qwen3_vl", '{"label": "a", "bbox_2d": [1, 2, 3, 4], "parts": [{"bbox_2d": [5', [], ["truncated"], "",
+        "cut in a part: what holds it is not finished either"),
+    ("qwen3_vl", "<think>a <tool_call>b</tool_call></think>c", [], [], "c", "a tool call in a thought"),
+    ("internvl", '{"label": "x", "n": 1} <ref>a</ref><box>[[1, 2, 3, 4]]</box>', [("a", [(1, 2, 3, 4)])], [],
+        '{"label": "x", "n": 1} a', "JSON without a place is prose"),
+    ("internvl", "<bbox>1 2 3 4<ref>a</ref><box>[[1, 2, 3, 4]]</box>", [("a", [(1, 2, 3, 4)])],
+        ["non_box_payload"], "a", "another family's tag that nothing closes"),
+    ("internvl", "a <point>b</point> <point>1 2", [], ["non_box_payload"], "a b",
+        "words in another family's tags; then a point that breaks off"),
+    ("internvl", "</quad>a <poly><point>1 2</point>", [], ["non_box_payload"], "a",
+        "tags that nothing opens or closes"),
+    ("internvl", '<point_box mention="a cat"> (1,2) (3,4) </point_box>', [], ["non_box_payload"], "a cat",
+        "the name in another family's tag"),
+    ("internvl", "<box>[[1, 2, 3, 4]]</box> and [[5, 6, 7, 8]]",
+        [(None, [(1, 2, 3, 4)]), (None, [(5, 6, 7, 8)])], ["tags_stripped"], "and",
+        "a box with its tags, and one that has lost them"),
+    ("paligemma", "<loc0001> <loc0002>\n<loc0003> <loc0004> cat", [("cat", [(1.953125, 0.9765625, 3.90625,
+        2.9296875)])], [], "cat", "blanks between tokens"),
+    ("paligemma", "<loc0001><loc0002><loc0003><loc0004> <loc0001><loc0002>", [(None, [(1.953125, 0.9765625,
+        3.90625, 2.9296875)])], ["truncated"], "", "a second box breaks off"),
+    ("glm4v", f'{GB}{{"label": "a", "box_2d": [1, 2, 3, 4]}}{GE} {GB} {GE}', [], ["non_box_payload"], "a.",
+        "a key that was seen with both orders of the axes"),
     ("gemini", '[{"box_2d": [100, 200, 300, 400], "label": "x"}]', [("x", [(200, 100, 400, 300)])], [], "x.",
         "y first"),
     # --- Isaac
@@ -446,7 +534,7 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
     ("qwen3_vl", '[{"label": "x"}, {"bbox_2d": [1, 2, 3, 4], "label": "y"}]', [("y", [(1, 2, 3, 4)])], [],
         "x and y.", "an object whose box was removed keeps its label"),
     ("qwen3_vl", '[{"label": "x"}]', [], [], "x.", "the only box was removed"),
-    ("qwen3_vl", '{"label": "x"}\n[1, 2, 3, 4]', [(None, [(1, 2, 3, 4)])], [], '{"label": "x"}',
+    ("qwen3_vl", '{"label": "x"}\n[1, 2, 3, 4]', [(None, [(1, 2, 3, 4)])], [], "x.",
         "a bare list behind an object without a box"),
     ("qwen3_vl", '[{"bbox_2d": [1, 2, 3, 99999], "label": "a"}]', [("a", [(1, 2, 3, 99999)])],
         ["out_of_range"], "a.", "runaway digits, still a number"),
@@ -565,3 +653,33 @@ def test_same_text_other_pixels() -> None:
     large = get_dialect("qwen2_5_vl", max_pixels=12_845_056).parse(text, frame).mentions[0].boxes[0]
     assert small == pytest.approx((196.96, 169.12, 1482.31, 996.92), abs=0.01)
     assert large == pytest.approx((134.16, 112.75, 1009.69, 664.62), abs=0.01)
+
+
+# name, text, what people are told
+TOLD = [
+    ("internvl", "<ref>a</ref><box>[[0.1, 0.2, 0.3, 0.4]]</box>", ["fractions where whole units are meant"]),
+    ("qwen3_vl", "<point>1 2</point>", ["tags or tokens of another notation: not read"]),
+    (
+        "qwen3_vl",
+        '{"bbox": [1, 2, 3, 4]}',
+        ["a place under the key 'bbox', which is not this dialect's: not read"],
+    ),
+    ("qwen3_vl", "at [120, 240]", ["a point: not read"]),
+    ("qwen3_vl", '{"dog": [1, 2, 3, 4]}', ["boxes under the names of things: read"]),
+    ("qwen3_vl", '[[1, 2, 3, 4, "a"]]', ["a box under another key than this dialect's: read"]),
+    ("qwen_vl", "[1, 2, 3, 4]", ["a point, a shape or a notation that is not this dialect's: not read"]),
+    ("ferret", "a [1, 2, 3", ["the text breaks off inside a box, a tag or a JSON object"]),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "words"), TOLD)
+def test_problems_in_words(name: str, text: str, words: list[str]) -> None:
+    """People read what a problem is; tables count answers by it."""
+    g = get_dialect(name).parse(text, F)
+    assert [explain(g, p) for p in g.problems if p.kind != "phrase_guessed"] == words
+    found = Counter(told(g, p) for p in g.problems)
+    assert counted({**found, "no_box": 1, "phrase_guessed": 1}, 12) == [f"1 of 12: {words[0]}"]
+
+
+def test_every_kind_of_problem_has_words() -> None:
+    assert set(WORDS) == set(get_args(ProblemKind))

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from spr.dialects.brackets import N
 from spr.dialects.codec import LinearCodec
 from spr.dialects.family import Family, family
-from spr.dialects.json_objects import JsonGrammar
-from spr.dialects.layout import Layout, Written
+from spr.dialects.json_objects import JSON_MARK, JsonGrammar
+from spr.dialects.layout import Layout, Written, blanked
 from spr.dialects.payloads import Found, read_brackets
 from spr.dialects.tags import TagGrammar
 
 _BOX = re.compile(rf"(?<=[\[(<])\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=[\])>])")
 _OPENING = re.compile(r"[\[(<]")
 _BARE = re.compile(r"\[[^\[\]]*\]")
-_MARKER = re.compile(r"<\|(?:begin|end)_of_box\|>")
+_BEGIN, _END = "<|begin_of_box|>", "<|end_of_box|>"
+_EMPTIED = re.compile(r"(<\|begin_of_box\|>)\s*(<\|end_of_box\|>)")
 
 
 def _read(text: str, start: int, end: int) -> Found:
@@ -34,26 +35,29 @@ def _write(boxes: Sequence[Sequence[str]]) -> str:
 
 @dataclass(frozen=True)
 class GlmGrammar:
-    """The markers, or JSON when the text holds an object with a box."""
+    """Lists between the markers; JSON objects, between them or not. Their key is `bbox_2d`: `box_2d` was seen
+    with both orders of the axes (roboflow/inference pull requests 2875 and 2906).
+    """
 
     tags: TagGrammar = field(
-        default=TagGrammar(("<|begin_of_box|>", "<|end_of_box|>"), _read, _write, _BOX, bare=_BARE),
-        compare=False,
+        default=TagGrammar((_BEGIN, _END), _read, _write, _BOX, bare=_BARE), compare=False
     )
-    json: tuple[JsonGrammar, ...] = field(
-        default=(JsonGrammar("bbox_2d"), JsonGrammar("box_2d")), compare=False
-    )
+    json: JsonGrammar = field(default=JsonGrammar("bbox_2d"), compare=False)
     token_pattern: re.Pattern[str] = field(default=_BOX, compare=False)
     digits: int = 0
+    marks: frozenset[str] = field(default=frozenset((_BEGIN, _END, JSON_MARK)), compare=False)
 
     def scan(self, text: str) -> Layout:
-        """The form is known by its marks: a JSON key, or the markers."""
-        for grammar in self.json:
-            if f'"{grammar.key}"' in text or f"'{grammar.key}'" in text:
-                layout = grammar.scan(text)
-                layout.markup += [m.span() for m in _MARKER.finditer(text)]
-                return layout
-        return self.tags.scan(text)
+        """Objects first, then what is left."""
+        objects, spans = self.json.objects(text) if "{" in text else (Layout(), [])
+        if not spans:
+            return self.tags.scan(text)
+        around = [m.span(k) for m in _EMPTIED.finditer(blanked(text, spans)) for k in (1, 2)]
+        layout = self.tags.scan(blanked(text, sorted(spans + around)))
+        layout.add(objects)
+        layout.markup += around
+        layout.mentions.sort(key=lambda m: m.span)
+        return layout
 
     def box_text(self, numbers: Sequence[str]) -> str:
         """A box between the markers."""

@@ -38,6 +38,14 @@ class IsaacGrammar:
         default=re.compile(rf"\(\s*{N}\s*,\s*{N}\s*\)\s*\(\s*{N}\s*,\s*{N}\s*\)"), compare=False
     )
     digits: int = 0
+    marks: frozenset[str] = field(
+        default=frozenset(
+            f"<{slash}{name}>"
+            for name in ("point_box", "collection", "point", "polygon", "hint")
+            for slash in ("", "/")
+        ),
+        compare=False,
+    )
 
     def scan(self, text: str) -> Layout:
         """One pass over the tags."""

@@ -12,7 +12,7 @@ def build() -> Family:
     """Grammar, codec, contract, prompts."""
     grammar = TagGrammar(
         ("<object>", "</object>"),
-        AngleReader("<patch_index_", ">", arity=2, digits="[0-9]{4}", gap=r"\s*"),
+        AngleReader("<patch_index_", ">", arity=2, digits="[0-9]{4}"),
         write_patches,
         PATCH_BOX,
         ref=("<phrase>", "</phrase>"),

@@ -15,6 +15,7 @@ import numpy as np
 
 from spr.boxes import iou, sanitize
 from spr.dialects import Dialect
+from spr.dialects.explain import told
 from spr.errors import ConfigError
 from spr.evaluation.items import Item
 from spr.evaluation.rows import FileRow
@@ -22,7 +23,7 @@ from spr.evaluation.statistics import Floats, Table
 from spr.types import Answer, Box, Frame, GroundedText, Prediction
 
 NO_LIMIT = 1 << 30  # pixels
-_FAILED = "answer_failed: "  # before the reason, among the problems of a row
+FAILED = "answer_failed: "  # before the reason, among the problems of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,12 @@ def full_id(item: Item) -> str:
 
 
 def problems_of(g: GroundedText, answer: Answer) -> tuple[str, ...]:
-    """What was wrong with an answer, as identifiers: the dialect's problems; "answer_failed: …"; "cut" by the
-    token limit; "empty"; "no_box".
+    """What was wrong with an answer, as identifiers: the dialect's problems ("kind" or "kind: what it is");
+    "answer_failed: …"; "cut" by the token limit; "empty"; "no_box".
     """
     if answer.failed is not None:
-        return (f"{_FAILED}{answer.failed}",)
-    found: list[str] = [p.kind for p in g.problems]
+        return (f"{FAILED}{answer.failed}",)
+    found = [told(g, p) for p in g.problems]
     if not answer.stopped:
         found.append("cut")
     if not answer.text.strip():
@@ -137,7 +138,7 @@ def frame_of(row: Prediction) -> Frame:
 
 def why_failed(row: Prediction) -> str | None:
     """Why the model gave no answer at all ("<kind>: <detail>"); None where it gave one."""
-    return next((p.removeprefix(_FAILED) for p in row.problems if p.startswith(_FAILED)), None)
+    return next((p.removeprefix(FAILED) for p in row.problems if p.startswith(FAILED)), None)
 
 
 def failed(row: Prediction) -> bool:
