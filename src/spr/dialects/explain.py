@@ -25,8 +25,6 @@ WORDS: Mapping[str, str] = {
     "frame_error": "an image size that this model cannot be shown",
 }
 _KEY = re.compile(r"\W{0,3}([A-Za-z_][\w\\]{0,30})\W{0,3}\s*[:=]")
-
-
 # in what is said about all answers: no trouble of the notation
 _NO_TROUBLE = ("phrase_guessed", "absent_marker")
 

@@ -95,9 +95,7 @@ class JsonGrammar:
 
     def scan(self, text: str) -> Layout:
         """All objects with a box, bare lists of four numbers, and lines `x1,y1,x2,y2 label`, in order."""
-        scan = _Scan(self.key, text)
-        roots, steps = read_json(text)
-        scan.layout.steps += steps
+        scan, roots = self._read(text)
         scan.run(scan.with_lines(roots), lists=True)
         scan.lines()
         scan.layout.mentions.sort(key=lambda m: m.span)
@@ -105,12 +103,16 @@ class JsonGrammar:
 
     def objects(self, text: str) -> tuple[Layout, list[Span]]:
         """What objects say, wherever they stand, and where the outermost values around them do."""
-        scan = _Scan(self.key, text)
-        roots, steps = read_json(text)
-        scan.layout.steps += steps
+        scan, roots = self._read(text)
         scan.run([root for root in roots if root.holds_objects])
         scan.layout.mentions.sort(key=lambda m: m.span)
         return scan.layout, scan.roots
+
+    def _read(self, text: str) -> tuple[_Scan, list[Node]]:
+        scan = _Scan(self.key, text)
+        roots, steps = read_json(text)
+        scan.layout.steps += steps
+        return scan, roots
 
     def box_text(self, numbers: Sequence[str]) -> str:
         """`{"bbox_2d": [1, 2, 3, 4]}`."""
@@ -389,6 +391,8 @@ class _Scan:
         self._labels.append((words[0].start, label))
         if not numbers:
             self.layout.unboxed.append((words[0].start, label))
+        elif not self._key:
+            self.layout.problem("non_box_payload", *span)
         else:
             self.layout.problem("foreign_key", *span)
             group = (numbers[0][0], numbers[-1][1]) if box.start == box.end else (box.start, box.end)
@@ -442,6 +446,9 @@ class _Scan:
 
     def _bare_box(self, box: RawBox, where: _Where) -> None:
         cut = where.lone or box.group
+        if not self._key:
+            self.layout.problem("non_box_payload", *box.group)
+            return
         self.layout.mentions.append(RawMention(None, (Container(cut, (box,)),), box.group, None, (cut,)))
 
     def lines(self) -> None:

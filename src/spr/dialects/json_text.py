@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 from spr.types import Span
 
 Kind: TypeAlias = Literal["object", "array", "string", "word"]
-BLANK = re.compile(r"(?:\s|\\[nrt])*+")  # a line end may be escaped: JSON in a JSON string
+_BLANK = re.compile(r"(?:\s|\\[nrt])*+")  # a line end may be escaped: JSON in a JSON string
 _QUOTES = {'\\"': ('\\"',), '"': ('"',), "'": ("'",), "“": ("”", "“"), "”": ("”", "“"), "‘": ("’", "‘")}
 _ANY = {quote: re.compile("|".join(map(re.escape, signs))) for quote, signs in _QUOTES.items()}
 _OPENING = re.compile(r"\\\"|[\"'“”‘]")
@@ -363,7 +363,7 @@ class _Reader:
 
 
 def _skip(text: str, at: int) -> int:
-    blank = BLANK.match(text, at)
+    blank = _BLANK.match(text, at)
     return blank.end() if blank else at
 
 

@@ -29,8 +29,8 @@ class RawBox:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One of several things in a row (members of a JSON object, values of a list), which goes with a comma.
-    Items of one row share their tuple.
+    """One of several things in a row (members of a JSON object, values of a list), which goes with a
+    comma.
     """
 
     row: tuple[Span, ...]
@@ -53,10 +53,10 @@ def without(row: Sequence[Span], gone: Set[int]) -> list[Span]:
 def cut_spans(cuts: Iterable[Cut]) -> list[Span]:
     """The spans of everything that goes, sorted and without overlaps."""
     spans: list[Span] = []
-    rows: dict[int, tuple[tuple[Span, ...], set[int]]] = {}
+    rows: dict[Span, tuple[tuple[Span, ...], set[int]]] = {}  # no two rows begin with the same thing
     for cut in cuts:
         if isinstance(cut, Item):
-            rows.setdefault(id(cut.row), (cut.row, set()))[1].add(cut.index)
+            rows.setdefault(cut.row[0], (cut.row, set()))[1].add(cut.index)
         else:
             spans.append(cut)
     return merged(spans + [span for row, gone in rows.values() for span in without(row, gone)])

@@ -49,19 +49,21 @@ def read_brackets(text: str, start: int, end: int) -> Found:
     groups = [m.span() for m in _BRACKETS.finditer(text, start, end)]
     for s, e in groups:
         _four(text, s + 1, e - 1, (s, e), found)
+    return _with_rest(text, start, end, groups, found)
+
+
+def _with_rest(text: str, start: int, end: int, groups: Sequence[Span], found: Found) -> Found:
+    """What was found in brackets. Numbers outside of them are of no box, where nothing else says why; without
+    any brackets they are one.
+    """
     if not groups:
         return read_blanks(text, start, end)
-    _stray(text, start, end, groups, found)
-    return found
-
-
-def _stray(text: str, start: int, end: int, groups: Sequence[Span], found: Found) -> None:
-    """Numbers outside the brackets are of no box, where nothing else says why."""
     last = start
     for s, e in () if found[1] else (*groups, (end, end)):
         if NUMBER.search(text, last, s):
             found[1].append(("not_a_number", (last, s)))
         last = e
+    return found
 
 
 def read_parens(text: str, start: int, end: int) -> Found:
@@ -85,10 +87,7 @@ def read_parens(text: str, start: int, end: int) -> Found:
             found[1].append(("wrong_arity", (s, e)))
     if first is not None:
         found[1].append(("wrong_arity", first[0]))
-    if not groups:
-        return read_blanks(text, start, end)
-    _stray(text, start, end, groups, found)
-    return found
+    return _with_rest(text, start, end, groups, found)
 
 
 def read_blanks(text: str, start: int, end: int) -> Found:

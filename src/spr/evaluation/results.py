@@ -35,9 +35,9 @@ def _numbers(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: asdict(e) for name, e in estimates.items()}
 
 
-def _answers_with(problems: Iterable[str]) -> dict[str, int]:
-    """In how many answers each problem stands."""
-    return dict(sorted(Counter(problems).items()))
+def _answers_with(problems: Iterable[Iterable[str]]) -> dict[str, int]:
+    """In how many answers each problem stands, from the problems of each answer."""
+    return dict(sorted(Counter(p for of_one in problems for p in set(of_one)).items()))
 
 
 def _masks(rows: Sequence[Prediction], field: str) -> dict[str, Mask]:
@@ -91,8 +91,8 @@ def measure(
         **part(everything),
         "failed": sum(failed(r) for r in rows),
         "cut": sum("cut" in r.problems for r in rows),
-        "problems": _answers_with(p.partition(":")[0] for r in rows for p in set(r.problems)),
-        "details": _answers_with(p for r in rows for p in set(r.problems) if not p.startswith(FAILED)),
+        "problems": _answers_with([p.partition(":")[0] for p in r.problems] for r in rows),
+        "details": _answers_with([p for p in r.problems if not p.startswith(FAILED)] for r in rows),
         "splits": {name: part(mask) for name, mask in splits.items()},
         "groups": {name: part(mask) for name, mask in _masks(rows, "group").items()},
         "bootstrap": {"resamples": bootstrap, "unit": "image", "interval": 0.95, "seed": seed},

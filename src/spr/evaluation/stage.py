@@ -40,7 +40,7 @@ from spr.evaluation.protocols.region_caption import CaptionOptions
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
 from spr.evaluation.rows import AnswerRow, read_predictions, write_predictions
-from spr.evaluation.tables import comparison_table, problem_lines
+from spr.evaluation.tables import comparison_table, problem_list
 from spr.ports import Describer
 from spr.store.config import load
 from spr.store.executor import Stage, run_stage
@@ -302,9 +302,7 @@ def _table(run: Run, folder: str, benchmark: str) -> str:
     comparison = run.read_json(folder, benchmark, COMPARISON)
     models = [comparison["reference"], *comparison["models"]]
     found = {m: run.read_json(folder, benchmark, m, METRICS) for m in models}
-    problems = [f"- {m}: {line}" for m, metrics in found.items() for line in problem_lines(metrics)]
-    listed = "\n\nproblems of the answers\n\n" + "\n".join(problems) if problems else ""
-    return f"## {benchmark}\n\n{comparison_table(found, comparison)}{listed}"
+    return f"## {benchmark}\n\n{comparison_table(found, comparison)}{problem_list(found)}"
 
 
 def _compare_all(

@@ -61,15 +61,19 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     if "mean_over_splits" in metrics:
         means = [f"{name} {estimate_text(name, e)}" for name, e in metrics["mean_over_splits"].items()]
         text += "\n\nmean over splits: " + " · ".join(means)
-    lines = problem_lines(metrics)
-    return text + (
-        "\n\nproblems of the answers\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
-    )
+    return text + problem_list({"": metrics})
 
 
-def problem_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """What was wrong with how many answers: "12 of 300: fractions where whole units are meant"."""
-    return counted(metrics.get("details", {}), metrics["n"])
+def problem_list(models: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was wrong with how many answers of each model, as a list below a table; empty where nothing was:
+    "- base: 12 of 300: fractions where whole units are meant". A model without a name is not named.
+    """
+    lines = [
+        f"- {model}: {line}" if model else f"- {line}"
+        for model, metrics in models.items()
+        for line in counted(metrics.get("details", {}), metrics["n"])
+    ]
+    return "\n\nproblems of the answers\n\n" + "\n".join(lines) if lines else ""
 
 
 def _thresholds(metrics: Mapping[str, Any]) -> list[str]:

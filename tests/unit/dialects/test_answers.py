@@ -20,7 +20,7 @@ from spr.dialects import Dialect, Frame, convert, get_dialect
 from spr.errors import DialectError
 from spr.pairing import refine
 from spr.types import Box, GroundedText
-from tests.properties.test_json_answers import is_json
+from tests.support.answers import is_json
 
 ROWS = [
     json.loads(line)

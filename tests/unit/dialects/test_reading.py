@@ -380,6 +380,8 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
     ("qwen3_vl", "<think>a <tool_call>b</tool_call></think>c", [], [], "c", "a tool call in a thought"),
     ("internvl", '{"label": "x", "n": 1} <ref>a</ref><box>[[1, 2, 3, 4]]</box>', [("a", [(1, 2, 3, 4)])], [],
         '{"label": "x", "n": 1} a', "JSON without a place is prose"),
+    ("internvl", '[[1, 2, 3, 4, "a"], [5, 6, 7, 8], {"n": 1}] here', [],
+        ["non_box_payload", "non_box_payload"], "a. here", "lists in the JSON of a family that writes none"),
     ("internvl", "<bbox>1 2 3 4<ref>a</ref><box>[[1, 2, 3, 4]]</box>", [("a", [(1, 2, 3, 4)])],
         ["non_box_payload"], "a", "another family's tag that nothing closes"),
     ("internvl", "a <point>b</point> <point>1 2", [], ["non_box_payload"], "a b",

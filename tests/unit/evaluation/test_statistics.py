@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from spr.evaluation.lmms import lmms_results
 from spr.evaluation.protocols import PROTOCOLS
 from spr.evaluation.results import compare, measure
 from spr.evaluation.statistics import Bootstrap, Table, over, resamples
-from spr.evaluation.tables import comparison_table, metrics_table
+from spr.evaluation.tables import comparison_table, metrics_table, problem_list
 from spr.types import Prediction
 
 REC = PROTOCOLS["rec"]
@@ -109,6 +111,19 @@ def test_tables_stand_beside_the_papers_row() -> None:
     assert table[5].startswith("| spr | 66.67 (+33.33")
     assert table[5].endswith("| 3 | 1 |")
     assert "| unparsed | 1 |" in metrics_table(models["base"])
+
+
+def test_problems_are_counted_once_an_answer_and_told_in_words() -> None:
+    """Two kinds of foreign notation in one answer are one answer with such a problem, and two lines."""
+    point, tag = "non_box_payload: a point: not read", "non_box_payload: tags of another notation"
+    problems = [(point, tag), (tag,), ("no_box",)]
+    answers = [replace(r, problems=p) for r, p in zip(rows([0.9, 0.1, None]), problems, strict=True)]
+    metrics = measure(answers, REC, REC.options(), 50, 0)
+    assert metrics["problems"] == {"no_box": 1, "non_box_payload": 2}
+    told = ["2 of 3: tags of another notation", "1 of 3: a point: not read"]
+    assert problem_list({"base": metrics}).splitlines()[-2:] == [f"- base: {line}" for line in told]
+    assert metrics_table(metrics).splitlines()[-2:] == [f"- {line}" for line in told]
+    assert problem_list({"base": measure(rows([0.9]), REC, REC.options(), 50, 0)}) == ""
 
 
 def test_the_form_of_lmms_eval() -> None:

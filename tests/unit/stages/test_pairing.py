@@ -76,6 +76,13 @@ def test_a_json_notation_stays_json() -> None:
     assert better.text == '[{"bbox_2d": [0, 0, 100, 100], "label": "cat"}, {"label": "dog"}]'
 
 
+def test_an_object_and_one_in_it_go_together_and_leave_json() -> None:
+    """The box of an object and the object beside it are things of one row: else a comma would stay."""
+    text = '{"bbox_2d": [0, 0, 9, 9], "wheel": {"bbox_2d": [600, 600, 700, 700]}, "id": 1}'
+    better = refine(QWEN.parse(text, FRAME), [A, B], QWEN, FRAME, unmatched="drop_clause")
+    assert better.text == '{"id": 1}'
+
+
 coordinate = st.integers(0, 900)
 
 
