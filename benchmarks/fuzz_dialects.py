@@ -1,8 +1,9 @@
 """`make fuzz`: mutated strings through every dialect, looking for an exception or a lossy round trip.
 
-Corpus: the texts of tests/golden/dialects.json. A string is a corpus text after 1-6 mutations (delete,
-duplicate, swap, truncate, splice with another text, insert a sign or a tag, change a digit). It is read by
-its own dialect and, every fourth time, by another; one of its boxes is replaced and removed.
+Corpus: the texts of tests/golden/dialects.json and answers.jsonl. A string is a corpus text after 1-6
+mutations (delete, duplicate, swap, truncate, splice with another text, insert a sign or a tag, change a
+digit). It is read by its own dialect and, every fourth time, by another; one of its boxes is replaced and
+removed.
 
     python -m benchmarks.fuzz_dialects --count 10000000 --seed 0 --processes 2
 """
@@ -10,6 +11,7 @@ its own dialect and, every fourth time, by another; one of its boxes is replaced
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -20,7 +22,7 @@ from pathlib import Path
 from benchmarks.fuzz import drive
 from spr.dialects import Dialect, Frame, get_dialect, known_names
 
-CORPUS = Path(__file__).parents[1] / "tests" / "golden" / "dialects.json"
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 BLOCK = 5000  # strings
 SIGNS = [*'[]{}()<>,;"\\\n 09-.', "null", "None", "<think>", "</think>", "</s>", "\x00", "é", "漢", "𝟙", "٣"]
 # RecursionError is a RuntimeError
@@ -70,6 +72,8 @@ def check(d: Dialect, text: str, frame: Frame, rng: random.Random) -> None:
         0 <= start <= end <= len(text)
         for start, end in [m.span for m in g.mentions] + [p.span for p in g.problems]
     )
+    numbers = d.coordinate_spans(text)
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(numbers)), "two boxes share a number"
     assert all(math.isfinite(v) for m in g.mentions for box in m.boxes for v in box), "a box is not finite"
     slots = [(m, b) for m, mention in enumerate(g.mentions) for b in range(len(mention.boxes))]
     if slots:
@@ -88,13 +92,15 @@ def check(d: Dialect, text: str, frame: Frame, rng: random.Random) -> None:
             "an edit moved another box"
         )
         assert d.replace_boxes(once, {slot: box}, frame).text == once.text, "an edit is not idempotent"
-        d.replace_boxes(g, {slot: None}, frame)
+        left = d.replace_boxes(g, {slot: None}, frame)
+        assert sum(len(m.boxes) for m in left.mentions) < len(slots), "without a box another one appeared"
 
 
 def block(number: int, seed: int) -> tuple[Counter[str], list[str]]:
     """The strings of one block: how many each dialect read, and what failed."""
     rng = random.Random(f"{seed}/{number}")
-    rows = json.loads(CORPUS.read_text(encoding="utf-8"))
+    rows = json.loads((GOLDEN / "dialects.json").read_text(encoding="utf-8"))
+    rows += map(json.loads, (GOLDEN / "answers.jsonl").read_text(encoding="utf-8").splitlines())
     corpus, names = [row["text"] for row in rows], known_names()
     dialects = {name: get_dialect(name) for name in names}
     done: Counter[str] = Counter()
@@ -114,7 +120,8 @@ def block(number: int, seed: int) -> tuple[Counter[str], list[str]]:
 
 
 def main() -> None:
-    corpus = hashlib.blake2b(CORPUS.read_bytes(), digest_size=4).hexdigest()
+    texts = (GOLDEN / "dialects.json").read_bytes() + (GOLDEN / "answers.jsonl").read_bytes()
+    corpus = hashlib.blake2b(texts, digest_size=4).hexdigest()
     drive(__doc__ or "", "dialects", corpus, block, BLOCK, 1_000_000)
 
 

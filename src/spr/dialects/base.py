@@ -8,6 +8,7 @@ clipped or guessed.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from bisect import bisect_right
@@ -306,9 +307,40 @@ class Dialect:
         """A new grounded text in which box b of mention m is `edits[m, b]` (pixels), or gone (None). Other
         bytes stay.
 
-        Raises KeyError naming an unknown (m, b), DialectError for another frame or a box that is not finite.
+        What looks like a box only because another one is gone goes too. Raises KeyError naming an unknown
+        (m, b), DialectError for another frame or a box that is not finite.
         """
         text = self.render(g, frame)
+        while edits:
+            changes = self._changes(text, g, edits, frame)
+            left = self._left(text, edits, changes)
+            g = self.parse(splice(text, changes), frame)
+            text, mentions = g.text, self.layout(g.text).mentions
+            edits = {
+                (m, b): None
+                for m, mention in enumerate(mentions)
+                for b, box in enumerate(mention.boxes)
+                if left is not None and box.numbers[0][0] not in left
+            }
+        return g
+
+    def _left(self, text: str, edits: Edits, changes: Sequence[Change]) -> set[int] | None:
+        """Where the boxes that stay begin, after changes; None when all stay."""
+        if None not in edits.values():
+            return None
+        ordered = sorted(changes)
+        moved = itertools.accumulate((len(new) - (end - start) for (start, end), new in ordered), initial=0)
+        shifts, ends = list(moved), [end for (_, end), _ in ordered]
+        starts = (
+            box.numbers[0][0]
+            for m, mention in enumerate(self.layout(text).mentions)
+            for b, box in enumerate(mention.boxes)
+            if edits.get((m, b), box) is not None
+        )
+        return {start + shifts[bisect_right(ends, start)] for start in starts}
+
+    def _changes(self, text: str, g: GroundedText, edits: Edits, frame: Frame) -> list[Change]:
+        """What a text needs for these edits."""
         mentions = self.layout(text).mentions
         changes: list[Change] = []
         removed: dict[int, set[int]] = {}
@@ -320,8 +352,7 @@ class Dialect:
             else:
                 changes += self.restyled(text, mentions[m].boxes[b], box, frame)
         cuts = cut_spans(cut for m, gone in removed.items() for cut in mentions[m].cuts(gone))
-        changes += [(span, _glue(text, span)) for span in cuts]
-        return self.parse(splice(text, changes), frame)
+        return changes + [(span, _glue(text, span)) for span in cuts]
 
     def box_text(self, box: Box, frame: Frame) -> str:
         """How a region is written in a prompt."""

@@ -61,7 +61,7 @@ def guess_phrase(text: str, start: int, end: int, layout: Layout) -> tuple[str |
     leading = _LEADING.match(text, begin, end)
     begin = leading.end() if leading else begin
     phrase = text[begin:end].strip()
-    if not phrase:
+    if not any(map(str.isalnum, phrase)):
         return None, end
     layout.problem("phrase_guessed", begin, end)
     return phrase, begin

@@ -18,6 +18,7 @@ from spr.types import Box, Frame
 
 FrameKind: TypeAlias = Literal["original", "padded to a square", "resized"]
 ModelSize: TypeAlias = Callable[[Frame], tuple[int, int]]
+Axis: TypeAlias = tuple[float, float, float, float]
 # (pixels on the model's image, its side) -> the number to write
 Encoder: TypeAlias = Callable[[float, float], float]
 
@@ -54,9 +55,9 @@ class LinearCodec:
     # decode to whole pixels as transformers' Florence-2 does: lossy, exempt from the round-trip law
     truncate: bool = False
 
-    def axes(self, frame: Frame) -> tuple[tuple[float, float, float, float], ...]:
-        """(pixels of the side, units of the side, pad in pixels, inclusive maximum) of each written number.
-        Raises ValueError for a bad frame.
+    def axes(self, frame: Frame) -> tuple[Axis, Axis]:
+        """(pixels of the side, units of the side, pad in pixels, inclusive maximum) of the first and of the
+        second written number, and again of the third and fourth. Raises ValueError for a bad frame.
         """
         width, height = self.size(frame)
         if self.divisor is None or self.maximum is None:
@@ -65,7 +66,7 @@ class LinearCodec:
         else:
             x = float(width), self.divisor, float((width - frame.width) // 2), self.maximum
             y = float(height), self.divisor, float((height - frame.height) // 2), self.maximum
-        return (x, y, x, y) if self.order == "xyxy" else (y, x, y, x)
+        return (x, y) if self.order == "xyxy" else (y, x)
 
     def decode(self, values: tuple[float, ...], frame: Frame) -> Box:
         """The box of four written numbers, exactly as written."""
@@ -73,24 +74,26 @@ class LinearCodec:
         if self.truncate:
             a, b, c, d = (
                 float(math.trunc(_f32(_f32(v + self.offset) * _f32(side / units))))
-                for v, (side, units, _, _) in zip(values, axes, strict=True)
+                for v, (side, units, _, _) in zip(values, axes * 2, strict=True)
             )
         else:
-            a, b, c, d = [
-                (v + self.offset) * side / units - pad
-                for v, (side, units, pad, _) in zip(values, axes, strict=True)
-            ]
+            (side, units, pad, _), (side2, units2, pad2, _) = axes
+            a, b, c, d = [v + self.offset for v in values]
+            a, c = a * side / units - pad, c * side / units - pad
+            b, d = b * side2 / units2 - pad2, d * side2 / units2 - pad2
         return (a, b, c, d) if self.order == "xyxy" else (b, a, d, c)
 
     def in_range(self, values: tuple[float, ...], frame: Frame) -> bool:
         """Whether every number lies in [0, inclusive maximum]."""
-        return all(0 <= v <= maximum for v, (_, _, _, maximum) in zip(values, self.axes(frame), strict=True))
+        (*_, first), (*_, second) = self.axes(frame)
+        a, b, c, d = values
+        return 0 <= a <= first and 0 <= b <= second and 0 <= c <= first and 0 <= d <= second
 
     def encode(self, box: Box, frame: Frame, decimals: int, official: bool) -> tuple[float, ...]:
         """The four numbers to write for a box, rounded to `decimals`."""
         pixels = box if self.order == "xyxy" else (box[1], box[0], box[3], box[2])
         values = []
-        for p, (side, units, pad, maximum) in zip(pixels, self.axes(frame), strict=True):
+        for p, (side, units, pad, maximum) in zip(pixels, self.axes(frame) * 2, strict=True):
             v = round((p + pad) * units / side - self.offset, decimals)
             if official and self.official is not None:
                 v = self.official(p + pad, side)

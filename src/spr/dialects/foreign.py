@@ -11,18 +11,18 @@ from bisect import bisect_right
 from collections.abc import Iterator, Set
 
 from spr.dialects.brackets import NUMBER, N, is_note
-from spr.dialects.json_objects import JSON_MARK, JsonGrammar
+from spr.dialects.json_objects import JSON_MARK, WHERE, JsonGrammar
 from spr.dialects.layout import Layout, blanked, merged
 from spr.types import Span
 
 # opening and closing tags around coordinates, or around the words for them
 _TAG = re.compile(
-    r"<(?P<xclose>/?)(?P<x>(?:3d)?b?box|quad|poly(?:gon)?|points?|point_box|object|roi|region|mask)"
-    r"(?P<attributes>\s[^<>]*)?>"
+    r"<(?P<xclose>/?)(?P<x>[0-9]{0,2}[A-Za-z_][\w-]{0,30}+)(?:\s[^<>]*)?>"
     r"|<\|(?P<pclose>/?)(?P<p>det|box|quad|point|poly)\|>"
     r"|<\|(?P<s>box|quad|point|poly)_(?:start|(?P<sclose>end))\|>"
     r"|<\|(?:begin|(?P<gclose>end))_of_(?P<g>box)\|>"
 )
+_PLACE = re.compile(rf"{WHERE.pattern}|object\Z|click|tap\Z", re.IGNORECASE)  # names of such tags
 # tags around words only
 _NAME = re.compile(
     r"</?(?:ref|p|phrase|grounding)>|<\|object_ref_(?:start|end)\|>|<\|/?(?:ref|grounding)\|>|<delim>|"
@@ -43,7 +43,10 @@ _CALL = re.compile(
     r"[A-Za-z_]{0,12}\((?=[^\n]{0,80}[0-9])(?:[^()\n]|\([^()\n]*\))*\)"
 )
 _WORDS = re.compile(r"\s(?:alt|mention|label)=(?:\"([^\"]*)\"|'([^']*)')")
-_COORDINATES = re.compile(r"(?:[\s0-9.,;:()\[\]{}|/\-]|<(?:loc_?|patch_index_|seg|bin_)?[0-9]++>?)*+")
+_COORDINATES = re.compile(
+    r"(?:[\s0-9.,;:()\[\]{}|/\-]|<(?:loc_?|patch_index_|seg|bin_)?[0-9]++(?:>|(?![A-Za-z_-])))*+"
+)
+_PAIR = re.compile(rf"\s*{N}\s*[,;\s]\s*{N}")
 # boxes without any tag, where the grammar has not read them
 _SHAPE = re.compile(
     rf"\[\s*{N}(?:\s*,\s*{N}){{3}}\s*\]|\(\s*{N}\s*,\s*{N}\s*\)\s*,?\s*\(\s*{N}\s*,\s*{N}\s*\)"
@@ -120,20 +123,29 @@ def _elements(text: str, marks: Set[str]) -> Iterator[tuple[Span, str]]:
     """Tags with what they hold, and the words of it. One that is not closed holds the numbers behind it."""
     opened: re.Match[str] | None = None
     for tag in _TAG.finditer(text):
-        if _opening(tag) in marks:
+        of_opened = opened is not None and _opening(opened) == _opening(tag)
+        if _opening(tag) in marks or not (of_opened or _is_place(text, tag)):
             continue
         closing = any(tag.group(sign) for sign in ("xclose", "pclose", "sclose", "gclose"))
-        if closing and opened is not None and _opening(opened) == _opening(tag):
+        if closing and opened is not None and of_opened:
             yield _element(text, opened, (tag.start(), tag.end()))
             opened = None
             continue
         if opened is not None:
-            yield _element(text, opened, None)
+            yield _element(text, opened, None, tag.start())
         opened = None if closing else tag
         if closing:
             yield tag.span(), ""
     if opened is not None:
         yield _element(text, opened, None)
+
+
+def _is_place(text: str, tag: re.Match[str]) -> bool:
+    """Whether a tag says where something is: by its name, or by the numbers right behind it."""
+    name = tag.group("x")
+    if name is None or _PLACE.search(name):
+        return True
+    return _PAIR.match(text, tag.end()) is not None
 
 
 def _opening(tag: re.Match[str]) -> str:
@@ -144,8 +156,10 @@ def _opening(tag: re.Match[str]) -> str:
     return f"<|{tag.group('s')}_start|>" if tag.group("s") else "<|begin_of_box|>"
 
 
-def _element(text: str, opened: re.Match[str], closed: Span | None) -> tuple[Span, str]:
-    coordinates = _COORDINATES.match(text, opened.end())
+def _element(
+    text: str, opened: re.Match[str], closed: Span | None, limit: int | None = None
+) -> tuple[Span, str]:
+    coordinates = _COORDINATES.match(text, opened.end(), len(text) if limit is None else limit)
     after = coordinates.end() if coordinates else opened.end()
     stop, end = closed or (after, after)
     named = _WORDS.search(opened.group())

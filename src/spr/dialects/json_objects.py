@@ -34,7 +34,7 @@ from spr.types import Span
 
 JSON_MARK = "{}"  # among a grammar's marks: it reads objects
 _LINE = re.compile(
-    rf"^[ \t]*({N}(?:[ \t]*,[ \t]*{N}){{3}})(?:[ \t,]+(?!-?[0-9.]+[ \t]*,)([^\n\[]*))?$", re.MULTILINE
+    rf"^[ \t]*({N}(?:[ \t]*,[ \t]*{N}){{3}})(?:[ \t,]+(?!-?[0-9.]+[ \t]*,)([^\n\[\]]*))?$", re.MULTILINE
 )
 _BEFORE = re.compile(r"(?:\bjson\s*|(?:\A|\n)[ \t]*[-*][ \t]+)\Z", re.IGNORECASE)  # left of a fence, a dash
 _AFTER = re.compile(r"(?:\s*+[,\]}])*+")  # brackets and commas too many
@@ -49,7 +49,7 @@ LABELS = (
 )  # fmt: skip
 _RANK = {name: rank for rank, name in enumerate(LABELS)}
 # keys that say where something is, in whichever notation
-_WHERE = re.compile(
+WHERE = re.compile(
     r"box|bound|coord|rect|region|posi|locat|point|poly|mask|quad|segment|contour|corner|keypoint|xyxy|xywh|"
     r"roi\b|pixel|cent(?:er|re)\b"
 )
@@ -182,7 +182,9 @@ class _Scan:
         self._plain()
 
     def with_lines(self, roots: Sequence[Node]) -> Sequence[Node]:
-        """The outermost values, with objects that are written a key a line in the place of their lists."""
+        """The outermost values, with objects that are written a key a line in the place of their lists, or of
+        the lists around them.
+        """
         lists = [root for root in roots if not root.holds_objects]
         if not lists or ":" not in self._text:
             return roots
@@ -195,12 +197,15 @@ class _Scan:
             if any(_bare(member.key) == self._key or self._is_place(member) for member in node.members)
         ]
         objects.sort(key=lambda node: node.start)
-        starts = [node.start for node in objects]
-        for root in lists:
-            k = bisect_right(starts, root.start) - 1
-            if k < 0 or objects[k].end <= root.start:
-                objects.append(root)
-        return sorted(objects, key=lambda node: node.start)
+        starts, apart = [node.start for node in objects], list[Node]()
+        while lists:
+            node = lists.pop()
+            k = bisect_right(starts, node.end - 1) - 1  # the last one that may reach into the list
+            if k < 0 or objects[k].end <= node.start:
+                apart.append(node)
+            elif node.start < objects[k].start:
+                lists += [item for item in node.items if item.kind == "array"]
+        return sorted(objects + apart, key=lambda node: node.start)
 
     def _has_own_lines(self, root: Node) -> bool:
         """Whether nothing else stands in the lines of a root. Its brackets stay then: it is no part of a
@@ -233,7 +238,8 @@ class _Scan:
                 owned = self._object(node, where) or owned
             elif node.kind == "array" and not where.in_object and (box := self._list(node, where)):
                 self._bare_box(box, where)
-            stack += reversed(list(_inside(node, where, owned)))
+            if node.items or any(member.value.holds_objects for member in node.members):
+                stack += reversed(list(_inside(node, where, owned)))
         if lost is not None:
             self.layout.problem("truncated", lost.start, len(self._text))
 
@@ -244,7 +250,6 @@ class _Scan:
         named = where.name if len(things) == 1 else None
         owned = any(thing.box for thing in things)
         lone = where.lone if len(row) == 1 else None
-        nested = any(member.value.holds_objects for member in node.members)
         for thing in things:
             label = _words(thing.label.value) if thing.label else named if thing.box or not row else None
             at = thing.label.start if thing.label else node.start
@@ -253,8 +258,9 @@ class _Scan:
                 self.layout.unboxed += [] if thing.box else [(at, label)]
             if thing.box is not None:
                 item = Item(row, thing.box_index)
-                parts = (item, Item(row, thing.label_index)) if thing.label else (item,)
-                clause = (where.whole,) if where.whole and len(things) == 1 and not nested else parts
+                clause: tuple[Cut, ...] = (item, Item(row, thing.label_index)) if thing.label else (item,)
+                if where.whole and len(things) == 1 and not any(m.value.holds_objects for m in node.members):
+                    clause = (where.whole,)
                 self._box(thing.box, label, (node.start, node.end), lone or item, clause)
             elif not owned and not where.owned:
                 self._elsewhere(node, thing, row)
@@ -365,7 +371,7 @@ class _Scan:
         if value.kind == "string" and ("mask" in key or "segment" in key):
             return bool(value.text)
         numbers = NUMBER.finditer(self._text, value.start, value.end)
-        return bool(_WHERE.search(key)) and any(True for _ in numbers) and any(True for _ in numbers)
+        return bool(WHERE.search(key)) and any(True for _ in numbers) and any(True for _ in numbers)
 
     def _quoted(self, value: Node) -> tuple[Span, ...] | None:
         """Four numbers in a string."""
@@ -530,7 +536,7 @@ def _spoken(key: str) -> str:
 
 def _is_wrapper(key: str) -> bool:
     bare = _bare(key)
-    return not bare or bare in LABELS or bool(_WRAPPERS.fullmatch(bare) or _WHERE.search(bare))
+    return not bare or bare in LABELS or bool(_WRAPPERS.fullmatch(bare) or WHERE.search(bare))
 
 
 def _is_nothing(value: Node) -> bool:

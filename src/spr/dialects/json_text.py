@@ -58,7 +58,7 @@ _N = r"-?[0-9]{1,8}(?:\.[0-9]{1,8})?"
 # a member as every writer of JSON writes it, with what follows
 _PLAIN_MEMBER = re.compile(
     r"\s*\"(\w+)\"\s*:\s*(?:(\"[^\"\\\n]*\")"
-    rf"|(\[\s*{_N}(?:\s*,\s*{_N})*+\s*\])"
+    rf"|(\[\s*({_N})\s*,\s*({_N})\s*,\s*({_N})\s*,\s*({_N})\s*\])"
     r"|(-?[0-9][0-9.]*|true|false|null))\s*([,}])"
 )
 _LITERALS = frozenset(("true", "false", "null", "none", "nan"))
@@ -123,6 +123,7 @@ class _Frame:
         """Where what was read of it ends."""
         node = self.node
         ends = [m.value.end for m in node.members[-1:]] + [n.end for n in node.items[-1:]]
+        ends += [self.key.end] if self.key is not None and self.colon else []
         return max(ends, default=node.start + 1)
 
     def add(self, value: Node) -> None:
@@ -209,14 +210,14 @@ class _Reader:
         if node.kind != "object" or frame.key is not None or frame.comma:
             return at
         while (found := _PLAIN_MEMBER.match(self._text, at)) is not None:
-            key, string, numbers, word, sign = found.groups()
+            key, string, box, *_, word, sign = found.groups()
             if string:
                 value = Node("string", *found.span(2), string[1:-1])
-            elif numbers:
+            elif box:
                 value = Node("array", *found.span(3))
-                value.numbers = tuple(m.span() for m in _NUMBER.finditer(self._text, *found.span(3)))
+                value.numbers = found.span(4), found.span(5), found.span(6), found.span(7)
             else:
-                value = Node("word", *found.span(4), word)
+                value = Node("word", *found.span(8), word)
             node.members.append(Member(key, found.start(1) - 1, value))
             self.steps += found.end() - at
             at = found.end()

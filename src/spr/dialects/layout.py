@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from spr.types import Problem, ProblemKind, Span
 
@@ -17,8 +17,7 @@ from spr.types import Problem, ProblemKind, Span
 Written: TypeAlias = str | tuple[str | None, Sequence[Sequence[str]]]
 
 
-@dataclass(frozen=True, slots=True)
-class RawBox:
+class RawBox(NamedTuple):
     """Four numbers as written (or two cell ids in Kosmos-2), in the order of the notation. `group` spans them
     with their own brackets.
     """
@@ -27,14 +26,13 @@ class RawBox:
     group: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One of several things in a row (members of a JSON object, values of a list), which goes with a
     comma.
     """
 
     row: tuple[Span, ...]
-    index: int
+    at: int
 
 
 Cut: TypeAlias = Span | Item
@@ -56,7 +54,7 @@ def cut_spans(cuts: Iterable[Cut]) -> list[Span]:
     rows: dict[Span, tuple[tuple[Span, ...], set[int]]] = {}  # no two rows begin with the same thing
     for cut in cuts:
         if isinstance(cut, Item):
-            rows.setdefault(cut.row[0], (cut.row, set()))[1].add(cut.index)
+            rows.setdefault(cut.row[0], (cut.row, set()))[1].add(cut.at)
         else:
             spans.append(cut)
     return merged(spans + [span for row, gone in rows.values() for span in without(row, gone)])
@@ -73,8 +71,7 @@ def merged(spans: Iterable[Span]) -> list[Span]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """Markup that holds one or more boxes; `cut` is what goes when none of them stays."""
 
     cut: Cut
@@ -89,8 +86,7 @@ class Container:
         return list(without([box.group for box in self.boxes], removed))
 
 
-@dataclass(frozen=True, slots=True)
-class RawMention:
+class RawMention(NamedTuple):
     """A phrase with its boxes, or said to be absent (no containers). `keep`: what stays of the whole span
     when no box does (an attribute). `clause`: what goes when its phrase goes too; () = the text around it
     decides.

@@ -31,7 +31,9 @@ def _partial(text: str, prefix: str, layout: Layout) -> None:
     at = text.rfind("<", max(0, len(text) - 12))
     if at >= 0 and ">" not in text[at:]:
         tail = text[at:]
-        if len(tail) > 1 and (prefix.startswith(tail) or re.fullmatch(re.escape(prefix) + r"[0-9]*", tail)):
+        before = text[max(0, at - 8) : at]  # a lone bracket behind a blank is a sign in prose
+        begun = len(tail) > 1 or before[-1:].strip() or before.rstrip().endswith((">", ";"))
+        if begun and (prefix.startswith(tail) or re.fullmatch(re.escape(prefix) + r"[0-9]*", tail)):
             layout.truncated(at, len(text))
 
 

@@ -26,7 +26,7 @@ BLANK_BOX = re.compile(rf"(?<=<box>)\s*{N}(?:\s+{N}){{3}}\s*(?=</box>)")
 ANGLE_BOX = re.compile(r"<[0-9]+>(?:[ \t]*<[0-9]+>){3}")
 PATCH_BOX = re.compile(r"<patch_index_[0-9]{4}>\s*<patch_index_[0-9]{4}>")
 BARE_BRACKET = re.compile(r"\[[^\[\]]*\]")  # what a box looks like when its tags were stripped
-BARE_PARENS = re.compile(r"\([^()]*\)\s*(?:,\s*)?\([^()]*\)")
+BARE_PARENS = re.compile(r"\([\s0-9.,;\-]*\)\s*(?:,\s*)?\([\s0-9.,;\-]*\)")
 BARE_ANGLES = re.compile(r"(?:<[0-9]{1,4}>){4}")
 _BRACKETS = re.compile(r"[\[(<][^\[\]()<>]*[\])>]")
 _PARENS = re.compile(r"\([^()]*\)")

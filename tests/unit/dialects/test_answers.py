@@ -11,11 +11,13 @@ these).
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spr.dialects import FAMILIES as KNOWN
 from spr.dialects import Dialect, Frame, convert, get_dialect
 from spr.errors import DialectError
 from spr.pairing import refine
@@ -104,10 +106,48 @@ def test_reported_answers(row: dict[str, Any]) -> None:
     assert holds(row["expect"], g, d), (row["why"], said(g), g.problems, g.plain)
 
 
+DAMAGED = Path(__file__).parents[2] / "golden" / "damaged"
+FAMILIES = sorted(path.stem for path in DAMAGED.glob("*.jsonl"))
+
+
+def damaged(name: str) -> list[dict[str, Any]]:
+    """The rows that tests/golden/make_damaged.py wrote for a dialect."""
+    return [json.loads(line) for line in (DAMAGED / f"{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_damaged_answers(name: str) -> None:
+    """Three hundred answers of each family, one thing wrong with each: what is read follows from what
+    happened, and nothing of the notation is left in the plain text.
+    """
+    d, frame = get_dialect(name), Frame(1000, 1000)
+    for row in damaged(name):
+        text = row["text"]
+        g, layout = d.parse(text, frame), d.layout(text)
+        found = [
+            (
+                m.phrase and " ".join(m.phrase.split()),
+                [[text[slice(*n)] for n in box.numbers] for box in m.boxes],
+            )
+            for m in layout.mentions
+        ]
+        says = [(f if p == "*" else p, boxes) for (p, boxes), (f, _) in zip(row["says"], found, strict=True)]
+        assert found == says, row
+        kinds = {p.kind for p in g.problems}
+        assert all(kinds & set(either.split("|")) for either in row["problems"]), (row, kinds)
+        assert not re.search(r"[0-9]{3}|[0-9]\.[0-9]|[<>{}`]|\[\[|null", g.plain), (row, g.plain)
+
+
+def test_each_family_has_damaged_answers() -> None:
+    assert set(KNOWN) == set(FAMILIES)
+    assert all(len(damaged(name)) == 300 for name in FAMILIES)
+
+
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "dialects.json").read_text("utf-8"))
 TEXTS = dict.fromkeys(
     [(row["dialect"], row["text"], tuple(row["size"])) for row in GOLDEN]
     + [(row["dialect"], row["text"], (row["w"], row["h"])) for row in ROWS]
+    + [(name, row["text"], (1000, 1000)) for name in FAMILIES for row in damaged(name)]
 )
 
 

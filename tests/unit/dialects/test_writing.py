@@ -112,6 +112,10 @@ EDITS: list[tuple[str, str, dict[tuple[int, int], Box | None], str]] = [
         '<collection mention="x"><point_box> (1,2) (3,4) </point_box><point_box> (5,6) (7,8) '
         '</point_box></collection>',
         {(0, 0): None}, '<collection mention="x"><point_box> (5,6) (7,8) </point_box></collection>'),
+    # what looks like a box only when another one is gone goes too, however deep
+    ("ferret", "a [1, 2, 3, 4[5, 6, 7, 8]] sits", {(0, 0): None}, "a sits"),
+    ("ferret", "a " + "[1, 2, 3, 4" * 9 + "]" * 9 + ".", {(0, 0): None}, "a."),
+    ("qwen3_vl", '{"lamp": [1, 2, 3, 4], "bbox_2d": [5, 6, 7, 8]}', {(0, 0): None}, '{"lamp": []}'),
 ]  # fmt: skip
 
 

@@ -57,6 +57,10 @@ class IsaacGrammar:
             layout.markup.append(tag.span())
             closing, name = tag.group(1) == "/", tag.group(2)
             if name == "collection":
+                if opened is not None:
+                    layout.problem("tag_mismatch" if closing else "nested_tag", *tag.span())
+                    self._unclosed(text, opened, tag.start(), layout, collection)
+                    opened = None
                 if closing == (collection is None):
                     layout.problem("tag_mismatch" if closing else "nested_tag", *tag.span())
                 if collection is not None:
@@ -65,17 +69,16 @@ class IsaacGrammar:
             elif not closing:
                 if opened is not None:
                     layout.problem("nested_tag", *tag.span())
+                    self._unclosed(text, opened, tag.start(), layout, collection)
                 opened = tag
             elif opened is None or opened.group(2) != name:
                 layout.problem("tag_mismatch", *tag.span())
                 opened = None
             else:
-                container = self._element(text, opened, tag, layout)
-                if collection is not None:
-                    collection.containers += container
-                else:
-                    self._mention(text, opened, container, tag.end(), layout)
+                self._element(text, opened, tag.span(), layout, collection)
                 opened = None
+        if opened is not None:
+            self._unclosed(text, opened, len(text), layout, collection)
         for unclosed in (opened, collection.tag if collection else None):
             if unclosed is not None:
                 layout.truncated(unclosed.start(), len(text))
@@ -92,21 +95,38 @@ class IsaacGrammar:
             if any(name.startswith(tail) for name in ("point_box", "collection")):
                 layout.truncated(at, len(text))
 
+    def _unclosed(
+        self, text: str, opened: re.Match[str], end: int, layout: Layout, collection: _Collection | None
+    ) -> None:
+        """An element that something else ends: its boxes are those whose own brackets are closed."""
+        closing = text.rfind(")", opened.end(), end) + 1
+        if closing:
+            self._element(text, opened, (closing, closing), layout, collection)
+
     def _element(
-        self, text: str, opened: re.Match[str], closed: re.Match[str], layout: Layout
-    ) -> list[Container]:
-        """The boxes of one element, in a container; none: a problem says why."""
-        span = (opened.start(), closed.end())
+        self,
+        text: str,
+        opened: re.Match[str],
+        closed: Span,
+        layout: Layout,
+        collection: _Collection | None,
+    ) -> None:
+        """The boxes of one element, for its collection or as a mention; none: a problem says why."""
+        span = (opened.start(), closed[1])
         layout.markup.append(span)
         boxes, problems = (
-            read_parens(text, opened.end(), closed.start()) if opened.group(2) == "point_box" else ([], [])
+            read_parens(text, opened.end(), closed[0]) if opened.group(2) == "point_box" else ([], [])
         )
         for kind, where in problems:
             layout.problem(kind, *where)
         if not boxes and not problems:
             layout.problem("non_box_payload", *span)
         groups = tuple(RawBox(box.numbers, span if len(boxes) == 1 else box.group) for box in boxes)
-        return [Container(with_blank(text, *span), groups)] if groups else []
+        containers = [Container(with_blank(text, *span), groups)] if groups else []
+        if collection is not None:
+            collection.containers += containers
+        else:
+            self._mention(text, opened, containers, closed[1], layout)
 
     def _mention(
         self, text: str, tag: re.Match[str], containers: Sequence[Container], end: int, layout: Layout

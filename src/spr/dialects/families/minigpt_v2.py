@@ -21,7 +21,7 @@ def build() -> Family:
         glue=" ",
         extra=("<delim>",),
         bare=BARE_ANGLES,
-        needs=("(?=<-?[0-9])", "(?<=[0-9>])"),
+        needs=("(?=<(?:-?[0-9]|\\Z))", "(?<=[0-9>])"),
     )
     return family(
         grammar,
