@@ -43,7 +43,6 @@ class Form:
 
     item: str
     token: str = "#"
-    low: int = 0
     high: int = 999
     digits: int = 0  # zero padding
     decimals: int = 0
@@ -65,7 +64,7 @@ class Form:
         return self.item.count("#")
 
     def number(self, rng: random.Random, low: float, high: float) -> str:
-        value = self.low + rng.uniform(low, high) * (self.high - self.low)
+        value = rng.uniform(low, high) * self.high
         return (f"{value:.{self.decimals}f}" if self.decimals else str(int(value))).zfill(self.digits)
 
 
@@ -128,29 +127,35 @@ class Answer:
     words: tuple[str, ...]
 
     def item(self, k: int, numbers: Sequence[str] | None = None, template: str | None = None) -> str:
+        """Thing k as its family writes it, or with other numbers or in another form."""
         phrase, box = self.things[k]
         tokens = (self.form.token.replace("#", n) for n in (box if numbers is None else numbers))
-        return re.sub("#", lambda _: next(tokens), self.form.item if template is None else template).replace(
-            "@", phrase
-        )
+        item = self.form.item if template is None else template
+        return re.sub("#", lambda _: next(tokens), item).replace("@", phrase)
 
-    def text(self, **changed: str) -> str:
-        """The whole answer; `k2="..."`: in the place of thing 2."""
+    def text(self, k: int | None = None, item: str = "") -> str:
+        """The whole answer, with `item` in the place of thing k."""
         pieces = [self.words[0]]
-        for k in range(len(self.things)):
-            pieces += [changed.get(f"k{k}", self.item(k)), self.words[k + 1]]
+        for j in range(len(self.things)):
+            pieces += [item if j == k else self.item(j), self.words[j + 1]]
         return "".join(pieces)
 
-    def says(self, without: int | None = None, **phrases: str | None) -> tuple[Said, ...]:
+    def says(self, k: int | None = None, phrase: str = "") -> tuple[Said, ...]:
+        """What is said, with another phrase for thing k; without one thing k is lost."""
+        named = self.form.has_phrase
         return tuple(
-            (phrases.get(f"k{k}", phrase if self.form.has_phrase else "*"), (box,))
-            for k, (phrase, box) in enumerate(self.things)
-            if k != without
+            (phrase if j == k else said if named else "*", (box,))
+            for j, (said, box) in enumerate(self.things)
+            if j != k or phrase
         )
 
-    @property
-    def all(self) -> Row:
-        return Row(self.text(), self.says())
+    def with_box(self, k: int, box: Box) -> Answer:
+        """The same with another box for thing k."""
+        return replace(self, things=(*self.things[:k], (self.things[k][0], box), *self.things[k + 1 :]))
+
+    def without(self, k: int, item: str, problem: str) -> Row:
+        """Thing k is lost, since `item` stands in its place."""
+        return Row(self.text(k, item), self.says(k), (problem,))
 
 
 def answer(form: Form, rng: random.Random) -> Answer:
@@ -198,7 +203,7 @@ def _one(a: Answer, rng: random.Random) -> int:
 
 @damage("as the family writes it")
 def _clean(a: Answer, rng: random.Random) -> Row | None:
-    return a.all
+    return Row(a.text(), a.says())
 
 
 @damage("a number is missing: this box is lost, no other")
@@ -210,7 +215,7 @@ def _fewer(a: Answer, rng: random.Random) -> Row | None:
     gone, box = template[:start].count("#"), a.things[k][1]
     short = template[:start] + template[end:]
     text = a.item(k, [*box[:gone], *box[gone + 1 :]], short)
-    return Row(a.text(**{f"k{k}": text}), a.says(k), ("wrong_arity|truncated",))
+    return a.without(k, text, "wrong_arity|truncated")
 
 
 @damage("a number too many: this box is lost, no other")
@@ -222,7 +227,7 @@ def _more(a: Answer, rng: random.Random) -> Row | None:
     between = a.form.item[last[0][1] : last[1][0]]
     long = a.form.item[: last[-1][1]] + between + "#" + a.form.item[last[-1][1] :]
     text = a.item(k, [*a.things[k][1], a.things[k][1][0]], long)
-    return Row(a.text(**{f"k{k}": text}), a.says(k), ("wrong_arity",))
+    return a.without(k, text, "wrong_arity")
 
 
 @damage("a word in the place of a number: this box is lost, no other")
@@ -232,7 +237,7 @@ def _word(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
     numbers = list(a.things[k][1])
     numbers[rng.randrange(4)] = rng.choice(["unknown", "x1", "12px", "?", "left", "1e3", "3O4"])
-    return Row(a.text(**{f"k{k}": a.item(k, numbers)}), a.says(k), ("not_a_number|wrong_arity|truncated",))
+    return a.without(k, a.item(k, numbers), "not_a_number|wrong_arity|truncated")
 
 
 @damage("digits run away: this box is lost, no other")
@@ -242,13 +247,13 @@ def _runaway(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
     numbers = list(a.things[k][1])
     numbers[rng.randrange(4)] = rng.choice("159") * rng.randint(20, 60)
-    return Row(a.text(**{f"k{k}": a.item(k, numbers)}), a.says(k), ("not_a_number",))
+    return a.without(k, a.item(k, numbers), "not_a_number")
 
 
 @damage("a number above the range: the box stays, and is reported")
 def _outside(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
-    phrase, box = a.things[k]
+    box = a.things[k][1]
     step = 1 if a.form.arity == 2 else rng.choice([2, 3])
     big = (
         f"{a.form.high + 1 + rng.uniform(0, 0.9):.{a.form.decimals}f}"
@@ -256,16 +261,16 @@ def _outside(a: Answer, rng: random.Random) -> Row | None:
         else str(a.form.high + rng.randint(1 if a.form.high != 970 else 100, 900))
     )
     new = (*box[:step], big.zfill(a.form.digits), *box[step + 1 :])
-    changed = replace(a, things=(*a.things[:k], (phrase, new), *a.things[k + 1 :]))
+    changed = a.with_box(k, new)
     return Row(changed.text(), changed.says(), ("out_of_range",))
 
 
 @damage("two corners changed places: the box stays as written, and is reported")
 def _reversed(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
-    phrase, box = a.things[k]
+    box = a.things[k][1]
     half = len(box) // 2
-    changed = replace(a, things=(*a.things[:k], (phrase, (*box[half:], *box[:half])), *a.things[k + 1 :]))
+    changed = a.with_box(k, (*box[half:], *box[:half]))
     return Row(changed.text(), changed.says(), ("reversed",))
 
 
@@ -370,10 +375,9 @@ def _unclosed(a: Answer, rng: random.Random) -> Row | None:
     if not closing or a.form.token == "<loc#>" or len(a.things) < 2 or k == len(a.things) - 1:
         return None
     tag = rng.choice(closing)
-    text = a.text(**{f"k{k}": a.item(k, template=a.form.item.replace(tag, ""))})
+    text = a.text(k, a.item(k, template=a.form.item.replace(tag, "")))
     bare = a.form.token == "#" and f"#{tag}" in a.form.item  # nothing else ends these numbers
-    rest = a.says(k) if bare else a.says(**{f"k{k}": "*"})
-    return Row(text, rest, ("tag_mismatch|nested_tag",))
+    return Row(text, a.says(k, "" if bare else "*"), ("tag_mismatch|nested_tag",))
 
 
 @damage("the whole answer says that there is none")
@@ -417,10 +421,13 @@ def _foreign(a: Answer, rng: random.Random) -> Row | None:
 # --- JSON ---------------------------------------------------------------------------------------------
 
 
+def json_damage(reason: str) -> Callable[[Damage], Damage]:
+    """What can happen to JSON alone."""
+    return lambda make: damage(reason)(lambda a, rng: make(a, rng) if a.form.is_json else None)
+
+
 def _in_json(change: Callable[[str, random.Random], str]) -> Damage:
     def make(a: Answer, rng: random.Random) -> Row | None:
-        if not a.form.is_json:
-            return None
         text = change(a.text(), rng)
         return Row(text, a.says()) if text != a.text() else None
 
@@ -441,59 +448,55 @@ def _sub(pattern: str, new: str, some: bool = False) -> Damage:
     return _in_json(change)
 
 
-damage("single quotes")(_sub('"', "'"))
-damage("curly quotes")(_sub(r'"([^"\n]*)"', "“\\1”"))
-damage("keys without quotes")(_sub(r'"(\w+)": ', r"\1: "))
-damage("a comma between objects is missing")(_sub(r"\},\n", "}\n", some=True))
-damage("a comma between keys is missing")(_sub(r"\], \"", '] "', some=True))
-damage("a comma behind the last object")(_sub(r"\}\n\]", "},\n]"))
-damage("the last brackets are missing")(_sub(r"\n\]\n```", ""))
-damage("the key is escaped, as Markdown does it")(_sub(r"(b\w*ox)_2d", r"\1\\\\_2d"))
-damage("a brace is closed twice")(_sub(r"\}(?=,?\n)", "}}", some=True))
-damage("one object a line, without a list")(
+json_damage("single quotes")(_sub('"', "'"))
+json_damage("curly quotes")(_sub(r'"([^"\n]*)"', "“\\1”"))
+json_damage("keys without quotes")(_sub(r'"(\w+)": ', r"\1: "))
+json_damage("a comma between objects is missing")(_sub(r"\},\n", "}\n", some=True))
+json_damage("a comma between keys is missing")(_sub(r"\], \"", '] "', some=True))
+json_damage("a comma behind the last object")(_sub(r"\}\n\]", "},\n]"))
+json_damage("the last brackets are missing")(_sub(r"\n\]\n```", ""))
+json_damage("the key is escaped, as Markdown does it")(_sub(r"(b\w*ox)_2d", r"\1\\\\_2d"))
+json_damage("a brace is closed twice")(_sub(r"\}(?=,?\n)", "}}", some=True))
+json_damage("one object a line, without a list")(
     _in_json(lambda t, _: t.replace("```json\n[\n\t", "").replace("\n]\n```", "").replace(",\n\t", "\n"))
 )
-damage("no fence, in one line")(
+json_damage("no fence, in one line")(
     _in_json(lambda t, _: " ".join(t.replace("```json", "").strip("`\n").split()))
 )
-damage("tuples in the place of lists")(_sub(r": \[([^\]\n]*)\]", r": (\1)"))
-damage("other keys beside the box: no part of the answer")(
+json_damage("tuples in the place of lists")(_sub(r": \[([^\]\n]*)\]", r": (\1)"))
+json_damage("other keys beside the box: no part of the answer")(
     _sub(r"\"label\"", '"score": 0.87, "mask": [[12, 40, 61, 90, 33, 71]], "label"', some=True)
 )
-damage("the numbers stand in quotes")(_sub(r"\[(\d+), (\d+), (\d+), (\d+)\]", r'["\1", "\2", "\3", "\4"]'))
-damage("a doubly encoded answer")(_in_json(lambda t, _: json.dumps(t, ensure_ascii=False)))
-damage("line ends of another system")(_in_json(lambda t, _: t.replace("\n", "\r\n")))
+json_damage("the numbers stand in quotes")(
+    _sub(r"\[(\d+), (\d+), (\d+), (\d+)\]", r'["\1", "\2", "\3", "\4"]')
+)
+json_damage("a doubly encoded answer")(_in_json(lambda t, _: json.dumps(t, ensure_ascii=False)))
+json_damage("line ends of another system")(_in_json(lambda t, _: t.replace("\n", "\r\n")))
 
 
-@damage("a box under a key that is not the family's: no box, the others stay")
+@json_damage("a box under a key that is not the family's: no box, the others stay")
 def _key(a: Answer, rng: random.Random) -> Row | None:
-    if not a.form.is_json:
-        return None
     k = _one(a, rng)
     key = rng.choice(["bbox", "box", "bounding_box", "coordinates", "position", "rect", "xyxy"])
     text = re.sub(r"b\w*ox_2d", key, a.item(k))
-    return Row(a.text(**{f"k{k}": text}), a.says(k), ("non_box_payload",))
+    return a.without(k, text, "non_box_payload")
 
 
-@damage("a point in the place of a box: no box, the others stay")
+@json_damage("a point in the place of a box: no box, the others stay")
 def _json_point(a: Answer, rng: random.Random) -> Row | None:
-    if not a.form.is_json:
-        return None
     k = _one(a, rng)
     text = re.sub(r"b\w*ox_2d\": \[(\d+), (\d+).*?\]", r'point_2d": [\1, \2]', a.item(k))
-    return Row(a.text(**{f"k{k}": text}), a.says(k), ("non_box_payload",))
+    return a.without(k, text, "non_box_payload")
 
 
-@damage("a label with a quote or a line end in it")
+@json_damage("a label with a quote or a line end in it")
 def _label(a: Answer, rng: random.Random) -> Row | None:
-    if not a.form.is_json:
-        return None
     k = _one(a, rng)
     said, written = rng.choice(
         [('a 5" screen', 'a 5\\" screen'), ('a 5" pipe', 'a 5" pipe'), ("EXIT only", "EXIT\nonly")]
     )
     text = a.item(k).replace(f'"label": "{a.things[k][0]}"', f'"label": "{written}"')
-    return Row(a.text(**{f"k{k}": text}), a.says(**{f"k{k}": said}))
+    return Row(a.text(k, text), a.says(k, said))
 
 
 def rows(name: str) -> list[dict[str, object]]:

@@ -313,21 +313,21 @@ class Dialect:
         text = self.render(g, frame)
         while edits:
             changes = self._changes(text, g, edits, frame)
-            left = self._left(text, edits, changes)
+            left = self._left(text, edits, changes) if None in edits.values() else None
             g = self.parse(splice(text, changes), frame)
-            text, mentions = g.text, self.layout(g.text).mentions
+            if left is None:
+                break
+            text = g.text
             edits = {
                 (m, b): None
-                for m, mention in enumerate(mentions)
+                for m, mention in enumerate(self.layout(text).mentions)
                 for b, box in enumerate(mention.boxes)
-                if left is not None and box.numbers[0][0] not in left
+                if box.numbers[0][0] not in left
             }
         return g
 
-    def _left(self, text: str, edits: Edits, changes: Sequence[Change]) -> set[int] | None:
-        """Where the boxes that stay begin, after changes; None when all stay."""
-        if None not in edits.values():
-            return None
+    def _left(self, text: str, edits: Edits, changes: Sequence[Change]) -> set[int]:
+        """Where the boxes that stay begin, after changes."""
         ordered = sorted(changes)
         moved = itertools.accumulate((len(new) - (end - start) for (start, end), new in ordered), initial=0)
         shifts, ends = list(moved), [end for (_, end), _ in ordered]

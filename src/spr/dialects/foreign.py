@@ -128,16 +128,16 @@ def _elements(text: str, marks: Set[str]) -> Iterator[tuple[Span, str]]:
             continue
         closing = any(tag.group(sign) for sign in ("xclose", "pclose", "sclose", "gclose"))
         if closing and opened is not None and of_opened:
-            yield _element(text, opened, (tag.start(), tag.end()))
+            yield _element(text, opened, *tag.span())
             opened = None
             continue
         if opened is not None:
-            yield _element(text, opened, None, tag.start())
+            yield _element(text, opened, tag.start())
         opened = None if closing else tag
         if closing:
             yield tag.span(), ""
     if opened is not None:
-        yield _element(text, opened, None)
+        yield _element(text, opened, len(text))
 
 
 def _is_place(text: str, tag: re.Match[str]) -> bool:
@@ -156,15 +156,16 @@ def _opening(tag: re.Match[str]) -> str:
     return f"<|{tag.group('s')}_start|>" if tag.group("s") else "<|begin_of_box|>"
 
 
-def _element(
-    text: str, opened: re.Match[str], closed: Span | None, limit: int | None = None
-) -> tuple[Span, str]:
-    coordinates = _COORDINATES.match(text, opened.end(), len(text) if limit is None else limit)
+def _element(text: str, opened: re.Match[str], stop: int, end: int | None = None) -> tuple[Span, str]:
+    """What an element spans, and the words of it. The next tag begins at `stop`; where it closes this one, it
+    ends at `end`. One that is not closed ends with its numbers.
+    """
+    coordinates = _COORDINATES.match(text, opened.end(), stop)
     after = coordinates.end() if coordinates else opened.end()
-    stop, end = closed or (after, after)
     named = _WORDS.search(opened.group())
-    inner = "" if after >= stop else text[opened.end() : stop].strip()
-    return (opened.start(), end), inner or (named.group(1) or named.group(2) or "" if named else "")
+    inner = text[opened.end() : stop].strip() if end is not None and after < stop else ""
+    words = inner or (named.group(1) or named.group(2) or "" if named else "")
+    return (opened.start(), after if end is None else end), words
 
 
 def _tokens(text: str, marks: Set[str]) -> Iterator[tuple[Span, str]]:

@@ -238,7 +238,7 @@ class _Scan:
                 owned = self._object(node, where) or owned
             elif node.kind == "array" and not where.in_object and (box := self._list(node, where)):
                 self._bare_box(box, where)
-            if node.items or any(member.value.holds_objects for member in node.members):
+            if node.items or node.nests:
                 stack += reversed(list(_inside(node, where, owned)))
         if lost is not None:
             self.layout.problem("truncated", lost.start, len(self._text))
@@ -259,7 +259,7 @@ class _Scan:
             if thing.box is not None:
                 item = Item(row, thing.box_index)
                 clause: tuple[Cut, ...] = (item, Item(row, thing.label_index)) if thing.label else (item,)
-                if where.whole and len(things) == 1 and not any(m.value.holds_objects for m in node.members):
+                if where.whole and len(things) == 1 and not node.nests:
                     clause = (where.whole,)
                 self._box(thing.box, label, (node.start, node.end), lone or item, clause)
             elif not owned and not where.owned:

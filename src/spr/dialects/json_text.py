@@ -86,6 +86,11 @@ class Node:
     cut: bool = False  # the text ends in it
     holds_objects: bool = False  # is one, or has one in it
 
+    @property
+    def nests(self) -> bool:
+        """Of an object: whether another one stands in one of its values."""
+        return any(member.value.holds_objects for member in self.members)
+
     def walk(self) -> Iterator[Node]:
         """This value and all inside it, in order."""
         stack = [self]

@@ -17,17 +17,21 @@ from typing import Any
 
 import pytest
 
-from spr.dialects import FAMILIES as KNOWN
-from spr.dialects import Dialect, Frame, convert, get_dialect
+from spr.dialects import FAMILIES, Dialect, Frame, convert, get_dialect
 from spr.errors import DialectError
 from spr.pairing import refine
 from spr.types import Box, GroundedText
 from tests.support.answers import is_json
 
-ROWS = [
-    json.loads(line)
-    for line in (Path(__file__).parents[2] / "golden" / "answers.jsonl").read_text("utf-8").splitlines()
-]
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def lines(*name: str) -> list[dict[str, Any]]:
+    """The rows of a golden file."""
+    return [json.loads(line) for line in GOLDEN.joinpath(*name).read_text("utf-8").splitlines()]
+
+
+ROWS = lines("answers.jsonl")
 QUIET = {"phrase_guessed", "tags_stripped", "absent_marker", "draft_box"}
 Said = list[tuple[str | None, list[Box]]]
 
@@ -106,22 +110,17 @@ def test_reported_answers(row: dict[str, Any]) -> None:
     assert holds(row["expect"], g, d), (row["why"], said(g), g.problems, g.plain)
 
 
-DAMAGED = Path(__file__).parents[2] / "golden" / "damaged"
-FAMILIES = sorted(path.stem for path in DAMAGED.glob("*.jsonl"))
+# what tests/golden/make_damaged.py wrote for each dialect
+DAMAGED = {path.stem: lines("damaged", path.name) for path in sorted((GOLDEN / "damaged").glob("*.jsonl"))}
 
 
-def damaged(name: str) -> list[dict[str, Any]]:
-    """The rows that tests/golden/make_damaged.py wrote for a dialect."""
-    return [json.loads(line) for line in (DAMAGED / f"{name}.jsonl").read_text("utf-8").splitlines()]
-
-
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_answers(name: str) -> None:
     """Three hundred answers of each family, one thing wrong with each: what is read follows from what
     happened, and nothing of the notation is left in the plain text.
     """
     d, frame = get_dialect(name), Frame(1000, 1000)
-    for row in damaged(name):
+    for row in DAMAGED[name]:
         text = row["text"]
         g, layout = d.parse(text, frame), d.layout(text)
         found = [
@@ -139,15 +138,17 @@ def test_damaged_answers(name: str) -> None:
 
 
 def test_each_family_has_damaged_answers() -> None:
-    assert set(KNOWN) == set(FAMILIES)
-    assert all(len(damaged(name)) == 300 for name in FAMILIES)
+    assert set(DAMAGED) == set(FAMILIES)
+    assert all(len(rows) == 300 for rows in DAMAGED.values())
 
 
-GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "dialects.json").read_text("utf-8"))
 TEXTS = dict.fromkeys(
-    [(row["dialect"], row["text"], tuple(row["size"])) for row in GOLDEN]
+    [
+        (row["dialect"], row["text"], tuple(row["size"]))
+        for row in json.loads((GOLDEN / "dialects.json").read_text("utf-8"))
+    ]
     + [(row["dialect"], row["text"], (row["w"], row["h"])) for row in ROWS]
-    + [(name, row["text"], (1000, 1000)) for name in FAMILIES for row in damaged(name)]
+    + [(name, row["text"], (1000, 1000)) for name, rows in DAMAGED.items() for row in rows]
 )
 
 

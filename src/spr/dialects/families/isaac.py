@@ -56,20 +56,17 @@ class IsaacGrammar:
         for tag in _TAG.finditer(text):
             layout.markup.append(tag.span())
             closing, name = tag.group(1) == "/", tag.group(2)
+            if opened is not None and (name == "collection" or not closing):
+                layout.problem("tag_mismatch" if closing else "nested_tag", *tag.span())
+                self._unclosed(text, opened, tag.start(), layout, collection)
+                opened = None
             if name == "collection":
-                if opened is not None:
-                    layout.problem("tag_mismatch" if closing else "nested_tag", *tag.span())
-                    self._unclosed(text, opened, tag.start(), layout, collection)
-                    opened = None
                 if closing == (collection is None):
                     layout.problem("tag_mismatch" if closing else "nested_tag", *tag.span())
                 if collection is not None:
                     self._mention(text, collection.tag, collection.containers, tag.end(), layout)
                 collection = None if closing else _Collection(tag)
             elif not closing:
-                if opened is not None:
-                    layout.problem("nested_tag", *tag.span())
-                    self._unclosed(text, opened, tag.start(), layout, collection)
                 opened = tag
             elif opened is None or opened.group(2) != name:
                 layout.problem("tag_mismatch", *tag.span())
