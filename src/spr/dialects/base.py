@@ -48,6 +48,9 @@ _FENCE = re.compile(r"```(?:\s*json\w*|\w+(?=\s))?", re.IGNORECASE)
 _ABSENT = re.compile(r"\s*(none|\[\s*\])\.?\s*", re.IGNORECASE)
 
 
+_DECIMALS = 8  # ours: with more of them, a larger number would be too long to be read
+
+
 class Grammar(Protocol):
     """The form of a notation, without the meaning of its numbers."""
 
@@ -298,7 +301,7 @@ class Dialect:
     def restyled(self, text: str, raw: RawBox, box: Box, frame: Frame) -> list[Change]:
         """What makes `box` out of a box in `text`, with the decimals and the zero padding found in it."""
         old = [text[start:end] for start, end in raw.numbers]
-        decimals = max(len(t.partition(".")[2]) for t in old) or self.codec.decimals
+        decimals = min(max(len(t.partition(".")[2]) for t in old), _DECIMALS) or self.codec.decimals
         padded = [len(t) for t in old if len(t) > 1 and t[0] == "0" and t[1] != "."]
         widths = [max([self.grammar.digits, *padded])] * len(old)
         return list(zip(raw.numbers, self._numbers(box, frame, decimals, widths), strict=True))

@@ -44,8 +44,8 @@ def numbers_in(text: str, start: int, end: int) -> list[Span] | None:
 
 
 def is_note(text: str, numbers: Sequence[Span]) -> bool:
-    """Whether numbers in brackets are small and whole, as those of notes are: "see [2, 3]"."""
-    return all(end - start <= 2 and "." not in text[start:end] for start, end in numbers)
+    """Whether numbers in brackets are few, small and whole, as those of notes are: "see [2, 3]"."""
+    return len(numbers) < 4 and all(end - start <= 2 and "." not in text[start:end] for start, end in numbers)
 
 
 def guess_phrase(text: str, start: int, end: int, layout: Layout) -> tuple[str | None, int]:

@@ -109,7 +109,7 @@ def report_shapes(text: str, marks: frozenset[str], layout: Layout) -> None:
         if k >= 0 and shape.start() < read[k][1]:
             continue
         numbers = [m.span() for m in NUMBER.finditer(text, *shape.span())]
-        if len(numbers) == 4 or not is_note(text, numbers):
+        if not is_note(text, numbers):
             layout.problem("non_box_payload", *shape.span())
             layout.markup.append(shape.span())
 

@@ -9,6 +9,7 @@ under any other one it is reported and not read, since nobody says what its numb
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from bisect import bisect_right
@@ -178,7 +179,9 @@ class _Scan:
             else:
                 self._lists(root)
             if self._said() != said or (lists and self._alone):
-                self.roots.append((root.start, root.end))
+                inside = bool(self.roots) and root.start < self.roots[-1][1]  # of keys without braces
+                start, end = self.roots.pop() if inside else (root.start, root.end)
+                self.roots.append((start, max(end, root.end)))
         self._plain()
 
     def with_lines(self, roots: Sequence[Node]) -> Sequence[Node]:
@@ -198,12 +201,15 @@ class _Scan:
         ]
         objects.sort(key=lambda node: node.start)
         starts, apart = [node.start for node in objects], list[Node]()
+        reach = list(itertools.accumulate((node.end for node in objects), max, initial=0))
         while lists:
             node = lists.pop()
-            k = bisect_right(starts, node.end - 1) - 1  # the last one that may reach into the list
-            if k < 0 or objects[k].end <= node.start:
+            k = bisect_right(starts, node.start)
+            if reach[k] > node.start:  # part of an object
+                continue
+            if k == len(starts) or starts[k] >= node.end:
                 apart.append(node)
-            elif node.start < objects[k].start:
+            else:  # around one
                 lists += [item for item in node.items if item.kind == "array"]
         return sorted(objects + apart, key=lambda node: node.start)
 

@@ -112,6 +112,9 @@ EDITS: list[tuple[str, str, dict[tuple[int, int], Box | None], str]] = [
         '<collection mention="x"><point_box> (1,2) (3,4) </point_box><point_box> (5,6) (7,8) '
         '</point_box></collection>',
         {(0, 0): None}, '<collection mention="x"><point_box> (5,6) (7,8) </point_box></collection>'),
+    # as many decimals as there were, but a number must still be read (at most 17 characters)
+    ("ferret", "a [0.1, 0.2, 0.30353840092463, 0.8]", {(0, 0): NEW},
+        "a [100.00000000, 200.00000000, 300.00000000, 400.00000000]"),
     # what looks like a box only when another one is gone goes too, however deep
     ("ferret", "a [1, 2, 3, 4[5, 6, 7, 8]] sits", {(0, 0): None}, "a sits"),
     ("ferret", "a " + "[1, 2, 3, 4" * 9 + "]" * 9 + ".", {(0, 0): None}, "a."),
