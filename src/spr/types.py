@@ -52,16 +52,17 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A phrase with its boxes. `boxes` exactly as decoded (never swapped, clipped, guessed); () = said to be
-    absent.
+    """A phrase with its boxes, in a dialect with points also its points. Both exactly as decoded (never
+    swapped, clipped, guessed); neither = said to be absent.
 
-    `phrase` is stripped and never empty; None = the notation gave none. `span` covers phrase, markup and
-    boxes.
+    `phrase` is stripped and never empty; None = the notation gave none. `span` covers phrase, markup, boxes
+    and points. A point is (x, y) in pixels of the original image.
     """
 
     phrase: str | None
     boxes: tuple[Box, ...]
     span: Span
+    points: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

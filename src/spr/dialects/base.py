@@ -22,10 +22,10 @@ from spr.dialects.foreign import has_other_tags, report_shapes, without_foreign
 from spr.dialects.layout import Layout, RawBox, RawMention, Written, blanked, cut_spans, merged
 from spr.dialects.resize import frame_for
 from spr.errors import DialectError
-from spr.types import Box, Frame, GroundedText, Mention, Problem, Span
+from spr.types import Box, Frame, GroundedText, Mention, Point, Problem, Span
 
-# of a text to write: words, or a phrase with its boxes in pixels
-Part: TypeAlias = str | tuple[str | None, Sequence[Box]]
+# of a text to write: words, or a phrase with its boxes or points in pixels
+Part: TypeAlias = str | tuple[str | None, Sequence[Box | Point]]
 Edits: TypeAlias = Mapping[tuple[int, int], Box | None]
 Change: TypeAlias = tuple[Span, str]  # what stands at a span from now on
 # around what is not the answer yet
@@ -257,21 +257,28 @@ class Dialect:
     def _mention(self, text: str, raw: RawMention, frame: Frame, problems: list[Problem]) -> Mention:
         boxes = []
         for box in raw.boxes:
-            written = [text[start:end] for start, end in box.numbers]
-            values = tuple(map(float, written))
-            span = (box.numbers[0][0], box.numbers[-1][1])
-            if not self.codec.in_range(values, frame):
-                problems.append(Problem("out_of_range", span))
-            if max(values) < 2 and not self.codec.decimals and "." in "".join(written):
-                problems.append(Problem("non_box_payload", span))  # fractions where whole units are meant
-            decoded = self.codec.decode(values, frame)
+            decoded = self._decoded(text, box.numbers, frame, problems)
             if decoded[0] > decoded[2] or decoded[1] > decoded[3]:
-                problems.append(Problem("reversed", span))
+                problems.append(Problem("reversed", (box.numbers[0][0], box.numbers[-1][1])))
             boxes.append(decoded)
-        return Mention(raw.phrase, tuple(boxes), raw.span)
+        if not raw.points:
+            return Mention(raw.phrase, tuple(boxes), raw.span)
+        corners = (self._decoded(text, point * 2, frame, problems) for point in raw.points)
+        return Mention(raw.phrase, tuple(boxes), raw.span, tuple((x, y) for x, y, _, _ in corners))
+
+    def _decoded(self, text: str, numbers: tuple[Span, ...], frame: Frame, problems: list[Problem]) -> Box:
+        """Four numbers (of a point: twice its two) in pixels."""
+        written = [text[start:end] for start, end in numbers]
+        values = tuple(map(float, written))
+        span = (numbers[0][0], numbers[-1][1])
+        if not self.codec.in_range(values, frame):
+            problems.append(Problem("out_of_range", span))
+        if max(values) < 2 and not self.codec.decimals and "." in "".join(written):
+            problems.append(Problem("non_box_payload", span))  # fractions where whole units are meant
+        return self.codec.decode(values, frame)
 
     def coordinate_spans(self, text: str) -> list[Span]:
-        """(start, end) of every number of every readable box of the answer, in order."""
+        """(start, end) of every number of every readable box and point of the answer, in order."""
         return self.layout(text).numbers()
 
     # --- writing ----------------------------------------------------------------------------------
@@ -286,13 +293,15 @@ class Dialect:
             )
         return g.text
 
-    def _numbers(self, box: Box, frame: Frame, decimals: int, widths: Sequence[int] = ()) -> list[str]:
-        """The numbers of a box as strings, with `decimals` and zero padding to `widths`."""
+    def _numbers(self, box: Box | Point, frame: Frame, decimals: int, widths: Sequence[int] = ()) -> list[str]:
+        """The numbers of a box or a point as strings, with `decimals` and zero padding to `widths`."""
+        what = "points" if len(box) == 2 else "boxes"
+        if what not in self.contract.writes:
+            raise DialectError(f"{self.name}: found {what}, expected {' or '.join(self.contract.writes)}")
         if not all(math.isfinite(v) for v in box):
-            raise DialectError(
-                f"{self.name}: found the box {tuple(box)}, expected four finite numbers of pixels"
-            )
-        values = self.codec.encode(box, frame, decimals, self.official)
+            raise DialectError(f"{self.name}: found {tuple(box)}, expected finite numbers of pixels")
+        corners = (*box, *box) if len(box) == 2 else box
+        values = self.codec.encode(corners, frame, decimals, self.official)[: len(box)]
         return [
             f"{v:.{decimals}f}".zfill(width)
             for v, width in zip(values, widths or [self.grammar.digits] * len(values), strict=True)
@@ -358,12 +367,12 @@ class Dialect:
         return changes + [(span, _glue(text, span)) for span in cuts]
 
     def box_text(self, box: Box, frame: Frame) -> str:
-        """How a region is written in a prompt."""
+        """How a region is written in a prompt. Raises DialectError for a notation of points alone."""
         return self.grammar.box_text(self._numbers(box, frame, self.codec.decimals))
 
     def compose(self, parts: Sequence[Part], frame: Frame) -> str:
-        """A new text from strings and (phrase or None, boxes). Raises DialectError for what the notation
-        cannot say.
+        """A new text from strings and (phrase or None, boxes), in a dialect with points also (phrase or None,
+        points). Raises DialectError for what the notation cannot say.
         """
         written: list[Written] = []
         for part in parts:

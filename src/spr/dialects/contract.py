@@ -38,6 +38,7 @@ class Contract:
     several: str  # how several boxes of one phrase are written
     source: str
     verified: bool = True
+    writes: tuple[str, ...] = ("boxes",)  # "boxes", "points"
 
     @property
     def scale(self) -> str:
@@ -51,8 +52,9 @@ class Contract:
     def __str__(self) -> str:
         offset = f" · offset {self.offset:g}" if self.offset else ""
         mark = "" if self.verified else " · unverified"
+        writes = "" if self.writes == ("boxes",) else f" · writes {' and '.join(self.writes)}"
         return (
             f"{self.order} · {self.scale} · {self.frame}{offset} · encode {self.encode} · decode "
             f"{self.official_decode}"
-            f" · phrase {self.phrase} · several boxes: {self.several} · {self.source}{mark}"
+            f" · phrase {self.phrase} · several boxes: {self.several}{writes} · {self.source}{mark}"
         )

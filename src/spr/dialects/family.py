@@ -33,6 +33,7 @@ def family(
     encode: str = NOT_PUBLISHED,
     frame: str = "",
     verified: bool = True,
+    writes: tuple[str, ...] = ("boxes",),
     **prompts: Given,
 ) -> Family:
     """The contract takes its numbers from the codec. `prompts`: the forms of question that the family
@@ -50,6 +51,7 @@ def family(
         several,
         source,
         verified,
+        writes,
     )
     forms = {
         name: Prompt(given, source) if isinstance(given, str) else Prompt(*given)

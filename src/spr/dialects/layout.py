@@ -26,6 +26,9 @@ class RawBox(NamedTuple):
     group: Span
 
 
+RawPoint: TypeAlias = tuple[Span, Span]  # the two numbers of a point, in the order of the notation
+
+
 class Item(NamedTuple):
     """One of several things in a row (members of a JSON object, values of a list), which goes with a
     comma.
@@ -72,24 +75,27 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 
 
 class Container(NamedTuple):
-    """Markup that holds one or more boxes; `cut` is what goes when none of them stays."""
+    """Markup that holds one or more boxes; `cut` is what goes when none of them stays, with `more` of it
+    elsewhere.
+    """
 
     cut: Cut
     boxes: tuple[RawBox, ...]
+    more: tuple[Cut, ...] = ()
 
     def cuts(self, removed: Set[int]) -> list[Cut]:
         """What goes when some of the boxes (by index) are removed: each with the separator towards the
         nearest box that stays.
         """
         if len(removed) == len(self.boxes):
-            return [self.cut]
+            return [self.cut, *self.more]
         return list(without([box.group for box in self.boxes], removed))
 
 
 class RawMention(NamedTuple):
-    """A phrase with its boxes, or said to be absent (no containers). `keep`: what stays of the whole span
-    when no box does (an attribute). `clause`: what goes when its phrase goes too; () = the text around it
-    decides.
+    """A phrase with its boxes and points, or said to be absent (neither). `keep`: what stays of the whole
+    span when no box does (an attribute). `clause`: what goes when its phrase goes too; () = the text around
+    it decides.
     """
 
     phrase: str | None
@@ -97,6 +103,7 @@ class RawMention(NamedTuple):
     span: Span
     keep: Span | None = None
     clause: tuple[Cut, ...] = ()
+    points: tuple[RawPoint, ...] = ()
 
     @property
     def boxes(self) -> list[RawBox]:
@@ -151,8 +158,9 @@ class Layout:
         self.markup.append((start, end))
 
     def numbers(self) -> list[Span]:
-        """Spans of all numbers of all readable boxes, in order."""
-        return sorted(number for mention in self.mentions for box in mention.boxes for number in box.numbers)
+        """Spans of all numbers of all readable boxes and points, in order."""
+        boxes = [number for mention in self.mentions for box in mention.boxes for number in box.numbers]
+        return sorted(boxes + [n for mention in self.mentions for point in mention.points for n in point])
 
 
 _BLANK_OR_SIGN = frozenset(" \t\n.,;:!?)")
