@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 Box: TypeAlias = tuple[float, float, float, float]
+Point: TypeAlias = tuple[float, float]
 Span: TypeAlias = tuple[int, int]
 Out = TypeVar("Out")
 
@@ -280,6 +281,7 @@ class Prediction:
     question: str = ""  # as it was put to the model, before its chat template
     # of gt_boxes, as an annotator would say it; () where the benchmark does not
     gt_phrases: tuple[str, ...] = ()
+    points: tuple[Point, ...] = ()  # all readable points of the answer, as parsed
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "bright_green", "bright_cyan", "bright_magenta")
 
 
+def example(d: Dialect) -> str:
+    """A box as the dialect writes it, or a point where it writes no boxes."""
+    place = (64.0, 48.0, 320.0, 240.0) if "boxes" in d.contract.writes else (64.0, 48.0)
+    return d.box_text(place, Frame(640, 480))
+
+
 def dialects_table() -> Table:
     """One row per dialect and variant."""
     table = Table(title="How each model family writes boxes", show_lines=False)
@@ -29,7 +35,7 @@ def dialects_table() -> Table:
         d = get_dialect(name)
         c = d.contract
         mark = "" if c.verified else " (unverified)"
-        box = d.box_text((64.0, 48.0, 320.0, 240.0), Frame(640, 480))
+        box = example(d)
         # Text: brackets are no markup
         table.add_row(
             *(Text(cell) for cell in (name + mark, c.order, c.scale, c.frame, c.phrase, c.several, box))
@@ -49,7 +55,7 @@ def markdown_table() -> str:
     for name in known_names():
         d = get_dialect(name)
         c = d.contract
-        box = d.box_text((64.0, 48.0, 320.0, 240.0), Frame(640, 480))
+        box = example(d)
         frame = c.frame if c.verified else f"{c.frame} (unverified)"
         cells = [
             f"`{name}`",
@@ -93,11 +99,12 @@ def coloured(g: GroundedText) -> Text:
 def reading(d: Dialect, g: GroundedText) -> Table:
     """Mentions with their boxes in pixels, then the problems."""
     table = Table(title=Text(str(d)))
-    for column in ("mention", "phrase", "boxes (x1, y1, x2, y2 in pixels of the original)"):
+    for column in ("mention", "phrase", "boxes (x1, y1, x2, y2) and points (x, y) in pixels of the original"):
         table.add_column(column, overflow="fold")
     for k, mention in enumerate(g.mentions):
+        places = (*mention.boxes, *mention.points)
         boxes = (
-            "\n".join("(" + ", ".join(f"{v:.1f}" for v in box) + ")" for box in mention.boxes)
+            "\n".join("(" + ", ".join(f"{v:.1f}" for v in place) + ")" for place in places)
             or "said to be absent"
         )
         table.add_row(Text(str(k), COLOURS[k % len(COLOURS)]), Text(mention.phrase or "-"), boxes)

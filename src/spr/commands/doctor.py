@@ -87,7 +87,7 @@ def doctor_config(
         dialect,
         _options(config),
         asked,
-        [wording(get_dialect(n), "rec") for n in known_names()],
+        [wording(get_dialect(n), "rec") for n in known_names("boxes")],
     )
     findings += box_findings(exam, dialect)
     findings.append(

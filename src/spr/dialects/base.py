@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 from spr.dialects.codec import Codec
 from spr.dialects.contract import Contract, Prompt
 from spr.dialects.foreign import has_other_tags, report_shapes, without_foreign
-from spr.dialects.layout import Layout, RawBox, RawMention, Written, blanked, cut_spans, merged
+from spr.dialects.layout import Layout, RawMention, Written, blanked, cut_spans, merged
 from spr.dialects.resize import frame_for
 from spr.errors import DialectError
 from spr.types import Box, Frame, GroundedText, Mention, Point, Problem, Span
@@ -45,7 +45,7 @@ _TURN = re.compile(
 _SIGN = re.compile(r"◁|(?:INST|THINK)\]|ASSISTANT:")  # without a tag
 _FENCE = re.compile(r"```(?:\s*json\w*|\w+(?=\s))?", re.IGNORECASE)
 # the whole answer is "there is none"
-_ABSENT = re.compile(r"\s*(none|\[\s*\])\.?\s*", re.IGNORECASE)
+_ABSENT = re.compile(r"\s*((?:there (?:is|are) )?none|\[\s*\])\.?\s*", re.IGNORECASE)
 
 
 _DECIMALS = 8  # ours: with more of them, a larger number would be too long to be read
@@ -66,7 +66,8 @@ class Grammar(Protocol):
 
     @property
     def marks(self) -> frozenset[str]:
-        """Its own tags; "{}" for JSON, "[" for lists, "<0>" for number tokens, "<loc" for tokens so named.
+        """Its own tags; "{}" for JSON, "[" for lists, "()" for actions, "<0>" for number tokens, "<loc" for
+        tokens so named.
         What has the marks of other notations is not read.
         """
         ...
@@ -115,6 +116,11 @@ def splice(text: str, changes: Sequence[Change]) -> str:
         pieces += [text[last:start], new]
         last = end
     return "".join([*pieces, text[last:]])
+
+
+def _around(numbers: Sequence[Span]) -> Span:
+    """From the first to the last of them; keys of their own may stand in any order."""
+    return min(numbers)[0], max(numbers)[1]
 
 
 def _glue(text: str, span: Span) -> str:
@@ -259,7 +265,7 @@ class Dialect:
         for box in raw.boxes:
             decoded = self._decoded(text, box.numbers, frame, problems)
             if decoded[0] > decoded[2] or decoded[1] > decoded[3]:
-                problems.append(Problem("reversed", (box.numbers[0][0], box.numbers[-1][1])))
+                problems.append(Problem("reversed", _around(box.numbers)))
             boxes.append(decoded)
         if not raw.points:
             return Mention(raw.phrase, tuple(boxes), raw.span)
@@ -270,7 +276,7 @@ class Dialect:
         """Four numbers (of a point: twice its two) in pixels."""
         written = [text[start:end] for start, end in numbers]
         values = tuple(map(float, written))
-        span = (numbers[0][0], numbers[-1][1])
+        span = _around(numbers)
         if not self.codec.in_range(values, frame):
             problems.append(Problem("out_of_range", span))
         if max(values) < 2 and not self.codec.decimals and "." in "".join(written):
@@ -293,7 +299,9 @@ class Dialect:
             )
         return g.text
 
-    def _numbers(self, box: Box | Point, frame: Frame, decimals: int, widths: Sequence[int] = ()) -> list[str]:
+    def _numbers(
+        self, box: Box | Point, frame: Frame, decimals: int, widths: Sequence[int] = ()
+    ) -> list[str]:
         """The numbers of a box or a point as strings, with `decimals` and zero padding to `widths`."""
         what = "points" if len(box) == 2 else "boxes"
         if what not in self.contract.writes:
@@ -307,13 +315,15 @@ class Dialect:
             for v, width in zip(values, widths or [self.grammar.digits] * len(values), strict=True)
         ]
 
-    def restyled(self, text: str, raw: RawBox, box: Box, frame: Frame) -> list[Change]:
-        """What makes `box` out of a box in `text`, with the decimals and the zero padding found in it."""
-        old = [text[start:end] for start, end in raw.numbers]
+    def restyled(self, text: str, numbers: Sequence[Span], box: Box | Point, frame: Frame) -> list[Change]:
+        """What makes `box` out of the box (or the point) with these numbers in `text`, with the decimals and
+        the zero padding found in it.
+        """
+        old = [text[start:end] for start, end in numbers]
         decimals = min(max(len(t.partition(".")[2]) for t in old), _DECIMALS) or self.codec.decimals
         padded = [len(t) for t in old if len(t) > 1 and t[0] == "0" and t[1] != "."]
         widths = [max([self.grammar.digits, *padded])] * len(old)
-        return list(zip(raw.numbers, self._numbers(box, frame, decimals, widths), strict=True))
+        return list(zip(numbers, self._numbers(box, frame, decimals, widths), strict=True))
 
     def replace_boxes(self, g: GroundedText, edits: Edits, frame: Frame) -> GroundedText:
         """A new grounded text in which box b of mention m is `edits[m, b]` (pixels), or gone (None). Other
@@ -362,12 +372,12 @@ class Dialect:
             if box is None:
                 removed.setdefault(m, set()).add(b)
             else:
-                changes += self.restyled(text, mentions[m].boxes[b], box, frame)
+                changes += self.restyled(text, mentions[m].boxes[b].numbers, box, frame)
         cuts = cut_spans(cut for m, gone in removed.items() for cut in mentions[m].cuts(gone))
         return changes + [(span, _glue(text, span)) for span in cuts]
 
-    def box_text(self, box: Box, frame: Frame) -> str:
-        """How a region is written in a prompt. Raises DialectError for a notation of points alone."""
+    def box_text(self, box: Box | Point, frame: Frame) -> str:
+        """How a region, or a point, is written in a prompt. Raises DialectError for what it cannot write."""
         return self.grammar.box_text(self._numbers(box, frame, self.codec.decimals))
 
     def compose(self, parts: Sequence[Part], frame: Frame) -> str:

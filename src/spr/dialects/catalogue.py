@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from spr.dialects.base import Dialect
 from spr.dialects.families import FAMILIES, OPTIONS, VARIANTS
 from spr.errors import DialectError, unknown_name
 
 
-def known_names() -> tuple[str, ...]:
-    """All families, then the named variants where officials disagree."""
-    return (*FAMILIES, *VARIANTS)
+def known_names(writes: Literal["boxes", "points"] | None = None) -> tuple[str, ...]:
+    """All families, then the named variants where officials disagree; or those that write boxes, or points."""
+    both = {**FAMILIES, **VARIANTS}
+    return tuple(name for name in both if writes is None or writes in both[name]()[2].writes)
 
 
 def get_dialect(name: str, *, encode: str = "nearest", **options: Any) -> Dialect:

@@ -13,7 +13,7 @@ import re
 from spr.dialects.base import Change, Dialect, Part, splice
 from spr.dialects.layout import Layout
 from spr.errors import DialectError
-from spr.types import Box, Frame, GroundedText
+from spr.types import Box, Frame, GroundedText, Point
 
 UNREADABLE = frozenset(
     ("truncated", "wrong_arity", "not_a_number", "non_box_payload", "draft_box", "frame_error")
@@ -37,17 +37,18 @@ def convert(g: GroundedText, frame: Frame, source: Dialect, target: Dialect) -> 
                 "expected readable boxes only"
             )
     sx, sy = frame.width / g.frame.width, frame.height / g.frame.height
-    boxes = [
-        [(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in mention.boxes] for mention in g.mentions
-    ]
+    boxes = [[(x1 * sx, y1 * sy, x2 * sx, y2 * sy) for x1, y1, x2, y2 in m.boxes] for m in g.mentions]
+    points = [[(x * sx, y * sy) for x, y in m.points] for m in g.mentions]
     layout = source.layout(g.text)
     if source.grammar == target.grammar:
         changes: list[Change] = []
-        for raw, moved in zip(layout.mentions, boxes, strict=True):
+        for raw, moved, shifted in zip(layout.mentions, boxes, points, strict=True):
             for old, box in zip(raw.boxes, moved, strict=True):
-                changes += target.restyled(g.text, old, box, frame)
+                changes += target.restyled(g.text, old.numbers, box, frame)
+            for numbers, point in zip(raw.points, shifted, strict=True):
+                changes += target.restyled(g.text, numbers, point, frame)
         return splice(g.text, changes)
-    return target.compose(_parts(g, boxes, layout), frame)
+    return target.compose(_parts(g, boxes, points, layout), frame)
 
 
 def _words(text: str, start: int, end: int, visible: bytearray, layout: Layout) -> str:
@@ -59,7 +60,7 @@ def _words(text: str, start: int, end: int, visible: bytearray, layout: Layout) 
     return words + between + labels + (", " if labels and end < len(text) else "")
 
 
-def _parts(g: GroundedText, boxes: list[list[Box]], layout: Layout) -> list[Part]:
+def _parts(g: GroundedText, boxes: list[list[Box]], points: list[list[Point]], layout: Layout) -> list[Part]:
     """Words without markup, and mentions; between two mentions something always stands."""
     visible = bytearray(b"\x01" * len(g.text))
     for start, end in [*layout.markup, *(span for span, _ in layout.replaced)]:
@@ -69,7 +70,11 @@ def _parts(g: GroundedText, boxes: list[list[Box]], layout: Layout) -> list[Part
     for k, mention in enumerate(g.mentions):
         start, end = mention.span
         words = _words(g.text, last, start, visible, layout)
-        parts += [", " if k and words.strip() == "" else words, (mention.phrase, boxes[k])]
+        parts.append(", " if k and words.strip() == "" else words)
+        if boxes[k] or not points[k]:
+            parts.append((mention.phrase, boxes[k]))
+        if points[k]:
+            parts += [", "] * bool(boxes[k]) + [(mention.phrase, points[k])]
         last = end
     parts.append(_words(g.text, last, len(g.text), visible, layout))
     return [part for part in parts if part != ""]

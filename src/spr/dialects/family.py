@@ -40,7 +40,7 @@ def family(
     publishes; one that it does not is absent.
     """
     contract = Contract(
-        codec.order,
+        codec.order if "boxes" in writes else codec.order[:2],
         codec.divisor,
         codec.maximum,
         codec.offset,

@@ -38,7 +38,8 @@ _TOKENS = {
 }
 _CALLS = re.compile(r"[a-z_]\([^)\n]{0,80}[0-9]")  # there may be one
 _LEAD = re.compile(r"<[|/｜]*[A-Za-z_]*")
-_CALL = re.compile(
+CALL_MARK = "()"  # among a grammar's marks: it reads actions
+CALL = re.compile(
     r"\b(?:pyautogui\.)?(?:[a-z]{1,12}_)?(?:click|tap|drag|press|hover|scroll|swipe|double|single|moveTo)"
     r"[A-Za-z_]{0,12}\((?=[^\n]{0,80}[0-9])(?:[^()\n]|\([^()\n]*\))*\)"
 )
@@ -114,9 +115,9 @@ def report_shapes(text: str, marks: frozenset[str], layout: Layout) -> None:
             layout.markup.append(shape.span())
 
 
-def _calls(text: str, _marks: Set[str]) -> Iterator[tuple[Span, str]]:
-    for call in _CALL.finditer(text):
-        yield call.span(), ""
+def _calls(text: str, marks: Set[str]) -> Iterator[tuple[Span, str]]:
+    if CALL_MARK not in marks:
+        yield from ((call.span(), "") for call in CALL.finditer(text))
 
 
 def _elements(text: str, marks: Set[str]) -> Iterator[tuple[Span, str]]:

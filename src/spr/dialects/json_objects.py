@@ -15,6 +15,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from spr.dialects.brackets import NUMBER, N, guess_phrase, is_note
@@ -26,14 +27,18 @@ from spr.dialects.layout import (
     Layout,
     RawBox,
     RawMention,
+    RawPoint,
     Written,
     blanked,
     with_blank,
 )
 from spr.errors import DialectError
-from spr.types import Span
+from spr.types import ProblemKind, Span
 
 JSON_MARK = "{}"  # among a grammar's marks: it reads objects
+BOX_SIDES = ("x_min", "y_min", "x_max", "y_max")
+POINT_SIDES = ("x", "y")
+_FOUR = re.compile(rf"(?<=[\[(])\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=[\])])")
 _LINE = re.compile(
     rf"^[ \t]*({N}(?:[ \t]*,[ \t]*{N}){{3}})(?:[ \t,]+(?!-?[0-9.]+[ \t]*,)([^\n\[\]]*))?$", re.MULTILINE
 )
@@ -78,24 +83,48 @@ class _Thing:
 
     label: Member | None = None
     box: Member | None = None
+    point: Member | None = None
     label_index: int = 0
     box_index: int = 0
+    point_index: int = 0
     others: list[tuple[int, Member]] = field(default_factory=list)
+
+    def indices(self) -> list[int]:
+        """Where its members stand in the object."""
+        both = (self.box, self.box_index), (self.point, self.point_index), (self.label, self.label_index)
+        return [index for member, index in both if member is not None]
 
 
 @dataclass(frozen=True)
 class JsonGrammar:
-    """`key` holds the box; "" reads none, for JSON in the answer of a family that does not write it."""
+    """`key` holds the box, `point` a point; "" reads none. `sides`: the numbers have keys of their own,
+    `x_min` and so on, `x` and `y` (Moondream). Without any it is for JSON in the answer of a family that does
+    not write it.
+    """
 
     key: str
-    token_pattern: re.Pattern[str] = field(
-        default=re.compile(rf"(?<=[\[(])\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=[\])])"), compare=False
-    )
+    point: str = ""
+    sides: bool = False
     digits: int = 0
-    marks: frozenset[str] = field(default=frozenset((JSON_MARK, "[")), compare=False)
+
+    @cached_property
+    def marks(self) -> frozenset[str]:
+        """Objects, and bare lists where numbers stand in lists."""
+        return frozenset((JSON_MARK,) if self.sides else (JSON_MARK, "["))
+
+    @property
+    def token_pattern(self) -> re.Pattern[str]:
+        """The four numbers in their list, or the members with the four sides."""
+        if self.sides:
+            return re.compile(r",\s*".join(rf"\"{side}\"\s*:\s*{N}" for side in BOX_SIDES))
+        return _FOUR
 
     def scan(self, text: str) -> Layout:
-        """All objects with a box, bare lists of four numbers, and lines `x1,y1,x2,y2 label`, in order."""
+        """All objects with a box or a point, bare lists of four numbers, and lines `x1,y1,x2,y2 label`, in
+        order.
+        """
+        if self.sides:
+            return self.objects(text)[0]
         scan, roots = self._read(text)
         scan.run(scan.with_lines(roots), lists=True)
         scan.lines()
@@ -110,14 +139,20 @@ class JsonGrammar:
         return scan.layout, scan.roots
 
     def _read(self, text: str) -> tuple[_Scan, list[Node]]:
-        scan = _Scan(self.key, text)
+        scan = _Scan(self, text)
         roots, steps = read_json(text)
         scan.layout.steps += steps
         return scan, roots
 
     def box_text(self, numbers: Sequence[str]) -> str:
-        """`{"bbox_2d": [1, 2, 3, 4]}`."""
-        return f'{{"{self.key}": [{", ".join(numbers)}]}}'
+        """`{"bbox_2d": [1, 2, 3, 4]}`, or a point."""
+        return f"{{{self._members(numbers)}}}"
+
+    def _members(self, numbers: Sequence[str]) -> str:
+        if self.sides:
+            names = BOX_SIDES if len(numbers) == 4 else POINT_SIDES
+            return ", ".join(f'"{side}": {number}' for side, number in zip(names, numbers, strict=True))
+        return f'"{self.key if len(numbers) == 4 else self.point}": [{", ".join(numbers)}]'
 
     def compose(self, parts: Sequence[Written]) -> str:
         """One fenced list, an object per mention. Words may stand before the first and behind the last object
@@ -151,15 +186,21 @@ class JsonGrammar:
             raise DialectError(
                 f"found {len(boxes)} boxes under one label, expected 1: repeat the object instead"
             )
+        if phrase is not None and self.sides:
+            raise DialectError(
+                f"found the phrase {phrase!r}, expected none: this notation has no place for a label"
+            )
         label = f', "label": {json.dumps(phrase, ensure_ascii=False)}' if phrase is not None else ""
-        return f'{{"{self.key}": [{", ".join(boxes[0])}]{label}}}'
+        return f"{{{self._members(boxes[0])}{label}}}"
 
 
 class _Scan:
     """One reading of a text."""
 
-    def __init__(self, key: str, text: str) -> None:
-        self._key, self._text = _bare(key), text
+    def __init__(self, grammar: JsonGrammar, text: str) -> None:
+        self._key, self._point, self._sides = _bare(grammar.key), _bare(grammar.point), grammar.sides
+        self._own = {key for key in (self._key, self._point) if key}
+        self._text = text
         self.layout = Layout()
         self.roots: list[Span] = []  # of what says something
         self._labels: list[tuple[int, str]] = []  # where they stand, for the plain text
@@ -197,7 +238,7 @@ class _Scan:
         objects += [
             node
             for node in found
-            if any(_bare(member.key) == self._key or self._is_place(member) for member in node.members)
+            if any(_bare(member.key) in self._own or self._is_place(member) for member in node.members)
         ]
         objects.sort(key=lambda node: node.start)
         starts, apart = [node.start for node in objects], list[Node]()
@@ -223,7 +264,7 @@ class _Scan:
 
     def _said(self) -> tuple[int, int, int]:
         """How much was found so far. In a family without JSON, labels alone are prose."""
-        labels = len(self._labels) if self._key else 0
+        labels = len(self._labels) if self._key or self._sides else 0
         return labels, len(self.layout.problems), len(self.layout.mentions)
 
     # --- objects ----------------------------------------------------------------------------------
@@ -254,23 +295,27 @@ class _Scan:
         things = self._things(node)
         row = tuple(member.span for member in node.members)
         named = where.name if len(things) == 1 else None
-        owned = any(thing.box for thing in things)
+        owned = any(thing.box or thing.point for thing in things)
         lone = where.lone if len(row) == 1 else None
         for thing in things:
-            label = _words(thing.label.value) if thing.label else named if thing.box or not row else None
+            has_place = bool(thing.box or thing.point)
+            label = _words(thing.label.value) if thing.label else named if has_place or not row else None
             at = thing.label.start if thing.label else node.start
             if label:
                 self._labels.append((at, label))
-                self.layout.unboxed += [] if thing.box else [(at, label)]
-            if thing.box is not None:
-                item = Item(row, thing.box_index)
-                clause: tuple[Cut, ...] = (item, Item(row, thing.label_index)) if thing.label else (item,)
+            if self._sides and not where.owned and self._in_sides(node, thing, label, row, where):
+                owned = True
+                continue
+            self.layout.unboxed += [(at, label)] if label and not has_place else []
+            if has_place:
+                clause: tuple[Cut, ...] = tuple(Item(row, k) for k in thing.indices())
                 if where.whole and len(things) == 1 and not node.nests:
                     clause = (where.whole,)
-                self._box(thing.box, label, (node.start, node.end), lone or item, clause)
+                cut = lone or Item(row, thing.box_index)
+                self._place(thing.box, thing.point, label, (node.start, node.end), cut, clause)
             elif not owned and not where.owned:
                 self._elsewhere(node, thing, row)
-        if len(things) > 1 and not all(thing.label and thing.box for thing in things):
+        if len(things) > 1 and not all(thing.label and (thing.box or thing.point) for thing in things):
             self.layout.problem("tag_mismatch", node.start, node.end)
         if owned and (node.loose or not node.closed):
             self.layout.problem("tag_mismatch", node.start, node.end)
@@ -281,21 +326,42 @@ class _Scan:
         for k, member in enumerate(node.members):
             key = _bare(member.key)
             is_box = key == self._key and key != ""
+            is_point = key == self._point and key != ""
             rank = _RANK[key] if key in _RANK and _words(member.value) else None
-            if key in keys and (is_box or rank is not None):
+            if key in keys and (is_box or is_point or rank is not None):
                 things.append(_Thing())
                 keys = set()
             keys.add(key)
             thing = things[-1]
             if is_box:
                 thing.box, thing.box_index = member, k
+            elif is_point:
+                thing.point, thing.point_index = member, k
             elif rank is not None and (thing.label is None or rank < _RANK[_bare(thing.label.key)]):
                 thing.label, thing.label_index = member, k
             else:
                 thing.others.append((k, member))
         return things
 
-    def _box(self, member: Member, label: str | None, span: Span, cut: Cut, clause: tuple[Cut, ...]) -> None:
+    def _place(
+        self,
+        box: Member | None,
+        point: Member | None,
+        label: str | None,
+        span: Span,
+        cut: Cut,
+        clause: tuple[Cut, ...],
+    ) -> None:
+        """What the values of the box key and of the point key say: a mention, or why there is none."""
+        groups = self._groups(box) if box else []
+        points = self._points(point) if point else []
+        if groups or points:
+            containers = (Container(cut, tuple(groups)),) if groups else ()
+            self.layout.mentions.append(RawMention(label, containers, span, None, clause, tuple(points)))
+        elif all(_is_nothing(member.value) for member in (box, point) if member):
+            self.layout.mentions.append(RawMention(label, (), span))
+
+    def _groups(self, member: Member) -> list[RawBox]:
         """The value of the box key: four numbers, or several times four in a list, which is a problem."""
         value, layout = member.value, self.layout
         groups: list[RawBox] = []
@@ -308,15 +374,67 @@ class _Scan:
                     self._group(array, groups)
         elif value.kind == "string" and (quoted := self._quoted(value)):
             groups.append(RawBox(quoted, (value.start, value.end)))
-        elif _is_nothing(value):
-            layout.problem("absent_marker", value.start, value.end)
-            layout.mentions.append(RawMention(label, (), span))
-        elif value.end == value.start:
-            layout.problem("not_a_number", member.start, value.end)
         else:
-            layout.problem("non_box_payload", value.start, value.end)
-        if groups:
-            layout.mentions.append(RawMention(label, (Container(cut, tuple(groups)),), span, None, clause))
+            self._no_place(member)
+        return groups
+
+    def _points(self, member: Member) -> list[RawPoint]:
+        """The value of the point key: two numbers, or several times two in a list."""
+        value, points = member.value, list[RawPoint]()
+        if value.kind == "array" and not _is_empty(value) and not value.holds_objects:
+            for array in [i for i in value.walk() if i.kind == "array" and not _has(i, "array")]:
+                numbers = _numbers(array)
+                if array.loose or not array.closed:
+                    self.layout.problem("tag_mismatch", array.start, array.end)
+                if numbers is not None and len(numbers) == 2:
+                    points.append((numbers[0], numbers[1]))
+                else:
+                    kind: ProblemKind = "not_a_number" if numbers is None else "wrong_arity"
+                    self.layout.problem(kind, array.start, array.end)
+        elif value.kind == "string" and (quoted := self._quoted(value, 2)):
+            points.append((quoted[0], quoted[1]))
+        else:
+            self._no_place(member)
+        return points
+
+    def _no_place(self, member: Member) -> None:
+        """The value of a key for places that holds none."""
+        value = member.value
+        if _is_nothing(value):
+            self.layout.problem("absent_marker", value.start, value.end)
+        elif value.end == value.start:
+            self.layout.problem("not_a_number", member.start, value.end)
+        else:
+            self.layout.problem("non_box_payload", value.start, value.end)
+
+    def _in_sides(
+        self, node: Node, thing: _Thing, label: str | None, row: tuple[Span, ...], where: _Where
+    ) -> bool:
+        """A box or a point whose numbers have keys of their own, or a list of them that is empty."""
+        span = (node.start, node.end)
+        found: dict[str, list[tuple[int, Node]]] = {}
+        for k, member in thing.others:
+            found.setdefault(_bare(member.key), []).append((k, member.value))
+            if _bare(member.key) in ("objects", "points") and _is_nothing(member.value):
+                self.layout.problem("absent_marker", member.value.start, member.value.end)
+                self.layout.mentions.append(RawMention(label, (), span))
+        for sides in (BOX_SIDES, POINT_SIDES):
+            members = [found.get(_bare(side), []) for side in sides]
+            if not all(len(given) == 1 and _is_number(given[0][1]) for given in members):
+                continue
+            places, values = zip(*(given[0] for given in members), strict=True)
+            numbers = tuple((v.start + (quote := v.kind == "string"), v.end - quote) for v in values)
+            if sides is POINT_SIDES:
+                point = (numbers[0], numbers[1])
+                self.layout.mentions.append(RawMention(label, (), span, None, (), (point,)))
+                return True
+            first, *more = [Item(row, k) for k in places]
+            lone = where.lone if len(row) == 4 else None
+            clause: tuple[Cut, ...] = (where.whole,) if where.whole and not node.nests else (first, *more)
+            container = Container(lone or first, (RawBox(numbers, span),), () if lone else tuple(more))
+            self.layout.mentions.append(RawMention(label, (container,), span, None, clause))
+            return True
+        return False
 
     def _group(self, array: Node, groups: list[RawBox]) -> None:
         """One list in the value of the box key."""
@@ -352,7 +470,7 @@ class _Scan:
                 self._labels.append((member.start, name))
             if named and self._key:
                 inside = (value.start + 1, value.end - 1) if value.closed else member.span
-                self._box(member, name, member.span, inside, (Item(row, k),))
+                self._place(member, None, name, member.span, inside, (Item(row, k),))
                 if not _is_empty(value):
                     layout.problem("foreign_key", *member.span)
             elif not _is_empty(value):
@@ -368,7 +486,7 @@ class _Scan:
     def _is_place(self, member: Member) -> bool:
         """Whether a key that says where holds numbers, or any key more numbers than a box has."""
         value, key = member.value, _bare(member.key)
-        if any(inner.value.holds_objects or _bare(inner.key) == self._key for inner in value.members):
+        if any(inner.value.holds_objects or _bare(inner.key) in self._own for inner in value.members):
             return False
         if value.kind == "array" and value.holds_objects:
             return False
@@ -379,12 +497,14 @@ class _Scan:
         numbers = NUMBER.finditer(self._text, value.start, value.end)
         return bool(WHERE.search(key)) and any(True for _ in numbers) and any(True for _ in numbers)
 
-    def _quoted(self, value: Node) -> tuple[Span, ...] | None:
-        """Four numbers in a string."""
+    def _quoted(self, value: Node, arity: int = 4) -> tuple[Span, ...] | None:
+        """So many numbers in a string, and nothing else."""
         inside = value.start + 1, value.end - 1
         spans = tuple(m.span() for m in NUMBER.finditer(self._text, *inside))
         rest = blanked(self._text[slice(*inside)], [(s - inside[0], e - inside[0]) for s, e in spans])
-        fits = len(spans) == 4 and not rest.strip(" \n,;[]()") and all(e - s <= _LONGEST for s, e in spans)
+        fits = (
+            len(spans) == arity and not rest.strip(" \n,;[]()") and all(e - s <= _LONGEST for s, e in spans)
+        )
         return spans if fits else None
 
     # --- lists ------------------------------------------------------------------------------------

@@ -13,10 +13,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from spr.dialects.brackets import guess_phrase
-from spr.dialects.layout import Container, Layout, RawBox, RawMention, Written, blanked, merged, with_blank
+from spr.dialects.brackets import NUMBER, guess_phrase, numbers_in
+from spr.dialects.layout import (
+    Container,
+    Layout,
+    RawBox,
+    RawMention,
+    RawPoint,
+    Written,
+    blanked,
+    merged,
+    with_blank,
+)
 from spr.dialects.payloads import AngleReader, Reader
 from spr.errors import DialectError
+from spr.types import ProblemKind, Span
 
 _CLOSING_SIGNS = frozenset(")]>}")
 _BETWEEN = " \t\r\n:：-–=>"  # between a phrase and its box
@@ -24,13 +35,15 @@ _BETWEEN = " \t\r\n:：-–=>"  # between a phrase and its box
 
 @dataclass(frozen=True)
 class TagGrammar:
-    """`ref` and `box` are (opening, closing) tags; `ref` None: the notation names nothing."""
+    """`ref`, `box` and `point` are (opening, closing) tags; `ref` None: no tag says what is named."""
 
     box: tuple[str, str]
     reader: Reader
     write: Callable[[Sequence[Sequence[str]]], str]  # numbers of the boxes of one container -> its payload
     token_pattern: re.Pattern[str]
     ref: tuple[str, str] | None = None
+    point: tuple[str, str] | None = None  # around two numbers
+    guess: bool = False  # the phrase is the text before, without tags
     # several boxes of one phrase: in one container, or one container each
     several: Literal["inside", "repeat"] = "inside"
     between: str = ""  # between repeated containers
@@ -47,7 +60,12 @@ class TagGrammar:
     @cached_property
     def _names(self) -> tuple[str, ...]:
         """All tags but those of the box."""
-        return (*(t for pair in self.others for t in pair), *self.extra, *(self.ref or ()))
+        return (*(t for pair in self.shapes for t in pair), *self.extra, *(self.ref or ()))
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[str, str], ...]:
+        """Tags of other shapes than boxes."""
+        return (*self.others, *([self.point] if self.point else []))
 
     @cached_property
     def marks(self) -> frozenset[str]:
@@ -123,8 +141,9 @@ class TagGrammar:
         return layout
 
     def box_text(self, numbers: Sequence[str]) -> str:
-        """One box with its tags."""
-        return f"{self.box[0]}{self.write([numbers])}{self.box[1]}"
+        """One box, or point, with its tags."""
+        opening, closing = self.point if self.point and len(numbers) == 2 else self.box
+        return f"{opening}{self.write([numbers])}{closing}"
 
     def compose(self, parts: Sequence[Written]) -> str:
         """Phrases in their tags, each followed by its boxes."""
@@ -140,14 +159,14 @@ class TagGrammar:
         return f"{named}{glue}{self.box[0]}{self.write(boxes)}{self.box[1]}"
 
     def _named(self, phrase: str) -> str:
-        if self.ref is None:
+        if self.ref is None and not self.guess:
             raise DialectError(
                 f"found the phrase {phrase!r}, expected none: this notation has no place for a label"
             )
         for sign in (*self.forbidden, *self._names, *self.box):
             if sign in phrase:
                 raise DialectError(f"found {sign!r} in the phrase {phrase!r}, expected a phrase without it")
-        return f"{self.ref[0]}{self.pad}{phrase}{self.ref[1]}"
+        return f"{self.ref[0]}{self.pad}{phrase}{self.ref[1]}" if self.ref else phrase
 
 
 @dataclass
@@ -158,10 +177,13 @@ class _Building:
     start: int
     end: int
     parts: list[tuple[int, int, tuple[RawBox, ...]]] = field(default_factory=list)
+    points: list[RawPoint] = field(default_factory=list)
 
-    def add(self, start: int, end: int, boxes: tuple[RawBox, ...]) -> None:
-        """One more container."""
-        self.parts.append((start, end, boxes))
+    def add(self, start: int, end: int, boxes: Sequence[RawBox], points: Sequence[RawPoint]) -> None:
+        """One more container, or more points."""
+        if boxes:
+            self.parts.append((start, end, tuple(boxes)))
+        self.points += points
         self.end = end
 
     def mention(self, text: str, merge: bool) -> RawMention:
@@ -169,14 +191,11 @@ class _Building:
         their separators go with them.
         """
         span = (self.start, self.end)
-        if merge and self.parts and all(len(boxes) == 1 for _, _, boxes in self.parts):
+        containers = tuple(Container(with_blank(text, s, e), boxes) for s, e, boxes in self.parts)
+        if merge and self.parts and not self.points and all(len(boxes) == 1 for _, _, boxes in self.parts):
             groups = tuple(RawBox(boxes[0].numbers, (start, end)) for start, end, boxes in self.parts)
-            return RawMention(
-                self.phrase, (Container(with_blank(text, self.parts[0][0], self.end), groups),), span
-            )
-        return RawMention(
-            self.phrase, tuple(Container(with_blank(text, s, e), boxes) for s, e, boxes in self.parts), span
-        )
+            containers = (Container(with_blank(text, self.parts[0][0], self.end), groups),)
+        return RawMention(self.phrase, containers, span, points=tuple(self.points))
 
 
 @dataclass
@@ -192,6 +211,7 @@ class _TagScan:
     box_open: re.Match[str] | None = None
     other_open: re.Match[str] | None = None
     building: _Building | None = None  # the named mention whose containers still come
+    last: int = 0  # where the last container ends
 
     def run(self, tags: Sequence[re.Match[str]]) -> Layout:
         g = self.grammar
@@ -208,9 +228,9 @@ class _TagScan:
                 self.ref_open, self.ref = tag, None
             elif name == ref_close:
                 self._close_ref(tag)
-            elif any(name == closing for _, closing in g.others):
+            elif any(name == closing for _, closing in g.shapes):
                 self._close_other(tag)
-            elif any(name == opening for opening, _ in g.others):
+            elif any(name == opening for opening, _ in g.shapes):
                 self._interrupt(tag)
                 self.other_open = tag
             elif name not in g.extra:
@@ -239,10 +259,25 @@ class _TagScan:
         if self.other_open is None:
             self.layout.problem("tag_mismatch", *tag.span())
             return
-        span = (self.other_open.start(), tag.end())
-        self.layout.problem("non_box_payload", *span)
+        opening, span = self.other_open, (self.other_open.start(), tag.end())
         self.layout.markup.append(span)
         self.other_open = None
+        if (opening.group(), tag.group()) == self.grammar.point:
+            self._point((opening.end(), tag.start()), span)
+        else:
+            self.layout.problem("non_box_payload", *span)
+
+    def _point(self, inner: Span, outer: Span) -> None:
+        """The two numbers between the tags of a point."""
+        numbers = numbers_in(self.text, *inner)
+        self.layout.steps += 3 * (inner[1] - inner[0])
+        if numbers is None:
+            kind: ProblemKind = "not_a_number" if NUMBER.search(self.text, *inner) else "non_box_payload"
+            self.layout.problem(kind, *outer)
+        elif len(numbers) != 2:
+            self.layout.problem("wrong_arity", *outer)
+        else:
+            self._attach(*outer, points=[(numbers[0], numbers[1])])
 
     def _close_box(self, tag: re.Match[str]) -> None:
         if self.box_open is None:
@@ -262,7 +297,7 @@ class _TagScan:
         payload = text[opening.end() : end].strip()
         if payload.lower() == "none":
             layout.problem("absent_marker", opening.end(), end)
-            self._attach(opening.start(), outer_end, None)
+            self._attach(opening.start(), outer_end)
             return
         if not closed:
             boxes, problems = [box for box in boxes if text[box.group[1] - 1] in _CLOSING_SIGNS], []
@@ -273,20 +308,25 @@ class _TagScan:
         elif not problems and closed:
             layout.problem("non_box_payload" if payload else "wrong_arity", opening.start(), outer_end)
 
-    def _attach(self, start: int, end: int, boxes: Sequence[RawBox] | None) -> None:
+    def _attach(
+        self, start: int, end: int, boxes: Sequence[RawBox] = (), points: Sequence[RawPoint] = ()
+    ) -> None:
         """A container belongs to the mention it continues, to the phrase before it, or to nothing."""
-        if self.building is not None and boxes and not self._between(self.building.end, start):
-            self.building.add(start, end, tuple(boxes))
+        found = bool(boxes or points)
+        if self.building is not None and found and not self._between(self.building.end, start):
+            self.building.add(start, end, boxes, points)
+            self.last = end
             return
         self._flush()
-        phrase, begin, named = None, start, False
-        if self.ref is not None and not self.text[self.ref[2] : start].strip(_BETWEEN):
+        phrase, begin, named = None, start, self.grammar.guess
+        if self.grammar.guess:
+            phrase, begin = guess_phrase(self.text, self.last, start, self.layout)
+        elif self.ref is not None and not self.text[self.ref[2] : start].strip(_BETWEEN):
             phrase, begin, named = self.ref[1] or None, self.ref[0], True
-        self.ref = None
+        self.ref, self.last = None, end
         self.building = _Building(phrase, begin, end)
-        if boxes:
-            self.building.add(start, end, tuple(boxes))
-        if not boxes or not named:
+        self.building.add(start, end, boxes, points)
+        if not found or not named:
             self._flush()
 
     def _flush(self) -> None:

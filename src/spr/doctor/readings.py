@@ -180,7 +180,7 @@ def readings(
     """
     first = dialect_reading(assumed, answers, items)
     others = []
-    for name in known_names():
+    for name in known_names("boxes"):
         dialect = get_dialect("qwen2_5_vl", **options) if name == "qwen2_5_vl" else get_dialect(name)
         if dialect.name != assumed.name or dialect.options != assumed.options:
             others.append(dialect_reading(dialect, answers, items))

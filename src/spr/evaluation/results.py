@@ -61,10 +61,10 @@ def _part(rows: Sequence[Prediction], whole: Table, protocol: Protocol, options:
     ), mask
 
 
-def _counts(rows: Sequence[Prediction], protocol: Protocol) -> dict[str, int]:
+def _counts(rows: Sequence[Prediction], protocol: Protocol, options: Any) -> dict[str, int]:
     return {
         "n": len(rows),
-        "unparsed": sum(not protocol.is_read(r) for r in rows),
+        "unparsed": sum(not protocol.reads(r, options) for r in rows),
         "images": len({r.image for r in rows}),
     }
 
@@ -82,7 +82,10 @@ def measure(
         return _part(rows, whole, protocol, options, mask)
 
     def part(mask: Mask) -> dict[str, Any]:
-        return {**_counts(_chosen(rows, mask), protocol), "values": _numbers(draws.estimates([table(mask)]))}
+        return {
+            **_counts(_chosen(rows, mask), protocol, options),
+            "values": _numbers(draws.estimates([table(mask)])),
+        }
 
     splits = _masks(rows, "split")
     result = {

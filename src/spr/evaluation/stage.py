@@ -194,6 +194,11 @@ def prepare(benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect) -> 
     """
     protocol = protocol_named(benchmark.protocol)
     options = metric_options(benchmark, protocol)
+    if "boxes" not in dialect.contract.writes and not getattr(options, "points", False):
+        raise ConfigError(
+            f"evaluate.benchmarks[{benchmark.name}]: found the dialect {dialect.name}, which writes points "
+            "only, expected protocol: rec with options: {points: true}"
+        )
     if isinstance(options, CaptionOptions) and options.meteor:
         require_meteor()
     items, notes = read_benchmark(_limited(benchmark, limit), size_of)

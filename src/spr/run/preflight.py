@@ -121,6 +121,16 @@ def _images(config: Config, progress: Progress) -> None:
         check_where(config.data.where)
 
 
+def _boxes(config: Config, progress: Progress) -> None:
+    """What the stages from describe on score and refine are boxes."""
+    dialect = dialect_of(config)
+    if "boxes" not in dialect.contract.writes:
+        raise ConfigError(
+            f"model.dialect: found {dialect.name}, which writes points only, expected one with boxes: a "
+            "preference pair differs in its boxes (`spr evaluate` scores points)"
+        )
+
+
 def _candidates(config: Config, progress: Progress) -> None:
     templates, samples = len(config.describe.templates), config.describe.samples
     if templates * samples < 2:
@@ -187,13 +197,13 @@ _CHECKPOINT: Mapping[Check, Sequence[str]] = {_checkpoint: ("model",)}
 CHECKS: Mapping[str, Mapping[Check, Sequence[str]]] = {  # of a stage, with the sections that each looks at
     "index": {_annotations: ("data",)},
     "regions": _PICTURES,
-    "describe": {_candidates: ("describe",), **_PICTURES, **_REACHED, **_CHECKPOINT},
-    "score": {**_PICTURES, _scoring: ("semantic", "detector", "score")},
-    "pair": {},
+    "describe": {_boxes: ("model",), _candidates: ("describe",), **_PICTURES, **_REACHED, **_CHECKPOINT},
+    "score": {_boxes: ("model",), **_PICTURES, _scoring: ("semantic", "detector", "score")},
+    "pair": {_boxes: ("model",)},
     "train": {**_PICTURES, _training: ("train", "adapters"), **_CHECKPOINT},
     "evaluate": {**_REACHED, **_CHECKPOINT, _benchmarks: ("model", "evaluate")},
     "report": {},
-    "doctor": {**_PICTURES, **_REACHED, _readable: ("model",)},
+    "doctor": {_boxes: ("model",), **_PICTURES, **_REACHED, _readable: ("model",)},
 }
 
 

@@ -95,7 +95,9 @@ def refine(
         emptied = {
             m
             for m, mention in enumerate(g.mentions)
-            if mention.boxes and all(edits[m, b] is None for b in range(len(mention.boxes)))
+            if mention.boxes
+            and not mention.points
+            and all(edits[m, b] is None for b in range(len(mention.boxes)))
         }
         if emptied:
             return _drop_clauses(g, emptied, edits, dialect, frame)

@@ -156,6 +156,8 @@ def _why_unscored(g: GroundedText, reference: Sequence[Box]) -> str | None:
     ]
     if not read and broken:
         return f"unparsed:{broken[0]}"
+    if not read and any(mention.points for mention in g.mentions):
+        return "unparsed:points_only"
     return None
 
 

@@ -48,6 +48,10 @@ class Protocol:
     # columns of an item depend on the other items (CIDEr), so a split has a table of its own
     weighs_the_set: bool = False
 
+    def reads(self, row: Prediction, options: Any) -> bool:
+        """Whether an answer was read as these metric options mean it."""
+        return self.is_read(row) or (getattr(options, "points", False) and bool(row.points))
+
     def template(self, dialect: Dialect, override: str | None) -> str:
         """The form of the question: the configuration's, the dialect's, or the default."""
         if override is not None:
@@ -97,6 +101,7 @@ def judge(item: Item, answer: Answer, protocol: str, dialect: Dialect) -> list[P
         phrases=tuple(p for _, p in found),
         plain=g.plain,
         gt_phrases=item.gt_phrases,
+        points=tuple(point for mention in g.mentions for point in mention.points),
     )
     return [row]
 
@@ -108,7 +113,7 @@ def full_id(item: Item) -> str:
 
 def problems_of(g: GroundedText, answer: Answer) -> tuple[str, ...]:
     """What was wrong with an answer, as identifiers: the dialect's problems ("kind" or "kind: what it is");
-    "answer_failed: …"; "cut" by the token limit; "empty"; "no_box".
+    "answer_failed: …"; "cut" by the token limit; "empty"; "no_box"; "points_only" in its place.
     """
     if answer.failed is not None:
         return (f"{FAILED}{answer.failed}",)
@@ -118,7 +123,7 @@ def problems_of(g: GroundedText, answer: Answer) -> tuple[str, ...]:
     if not answer.text.strip():
         found.append("empty")
     elif not any(mention.boxes for mention in g.mentions):
-        found.append("no_box")
+        found.append("points_only" if any(mention.points for mention in g.mentions) else "no_box")
     return tuple(found)
 
 

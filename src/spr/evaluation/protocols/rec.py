@@ -3,7 +3,8 @@ readable box is wrong.
 
 First box of the answer, IoU >= t [Ferret, Qwen-VL, InternVL, Kosmos-2, lmms-eval, VLMEvalKit]. Options:
 strict > [Shikra, Ref-L4]; GIoU [MDETR on RefExp]; the best of all boxes named, which uses the truth and is
-therefore an upper bound and named so; `sweep` adds mAcc over 0.50, 0.55 … 0.95 [Ref-L4].
+therefore an upper bound and named so; `sweep` adds mAcc over 0.50, 0.55 … 0.95 [Ref-L4]; `points` adds
+point_in_box, the share of items whose first point lies in the true box, its sides included.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class RecOptions:
     overlap: Literal["iou", "giou"] = "iou"
     box: Literal["first", "best"] = "first"  # "best" is an upper bound: it looks at the truth
     sweep: bool = False  # mAcc of Ref-L4
+    points: bool = False  # point_in_box, for models that point: it says nothing about boxes
 
 
 def overlaps(row: Prediction, options: RecOptions) -> float | None:
@@ -42,6 +44,15 @@ def overlaps(row: Prediction, options: RecOptions) -> float | None:
     truth = sanitize([row.gt], frame_of(row))
     matrix = iou_matrix(truth, boxes) if options.overlap == "iou" else giou_matrix(truth, boxes)
     return float(matrix.max())
+
+
+def points_into(row: Prediction) -> bool:
+    """Whether the first point of a row lies in the true box."""
+    if row.gt is None or not row.points:
+        return False
+    x, y = row.points[0]
+    x1, y1, x2, y2 = sanitize([row.gt], frame_of(row))[0]
+    return bool(x1 <= x <= x2 and y1 <= y <= y2)
 
 
 def all_overlaps(rows: Sequence[Prediction], options: RecOptions) -> list[float | None]:
@@ -79,6 +90,12 @@ def tabulate(rows: Sequence[Prediction], options: RecOptions) -> Table:
             np.mean([hits(values, t, options.comparison) for t in SWEEP], axis=0) if rows else np.zeros(0)
         )
         metrics["macc"] = over("sweep", "n")
+    if options.points:
+        right["point_in_box"] = np.array([points_into(r) for r in rows], dtype=bool)
+        columns["point_in_box"] = right["point_in_box"].astype(np.float64)
+        columns["pointed"] = column([bool(r.points) for r in rows])
+        metrics["point_in_box"] = over("point_in_box", "n")
+        metrics["point_rate"] = over("pointed", "n")
     metrics[f"mean_{options.overlap}"] = over("iou", "n")
     metrics[f"mean_{options.overlap}_read"] = over("iou", "read")
     metrics["parse_rate"] = over("read", "n")
