@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from spr.dialects import Frame, get_dialect
+from tests.unit.dialects.test_points import ROWS as POINTS
 from tests.unit.dialects.test_reading import ROWS
 from tests.unit.dialects.test_writing import EDITS
 
@@ -17,7 +18,7 @@ SIZE = (640, 480)
 def rows() -> list[dict[str, object]]:
     edits = {(name, text): edit for name, text, edit, _ in EDITS if len(edit) == 1}
     texts = dict.fromkeys(
-        [(name, text) for name, text, *_ in EDITS] + [(name, text) for name, text, *_ in ROWS]
+        [(name, text) for name, text, *_ in (*EDITS, *ROWS)] + [(name, text) for name, text, *_ in POINTS]
     )
     found: list[dict[str, object]] = []
     for name, text in texts:
@@ -29,7 +30,11 @@ def rows() -> list[dict[str, object]]:
             "options": {},
             "text": text,
             "size": SIZE,
-            "mentions": [{"phrase": m.phrase, "boxes": m.boxes, "span": m.span} for m in g.mentions],
+            "mentions": [
+                {"phrase": m.phrase, "boxes": m.boxes, "span": m.span}
+                | ({"points": m.points} if m.points else {})
+                for m in g.mentions
+            ],
             "problems": [[p.kind, *p.span] for p in g.problems],
             "plain": g.plain,
             "edit": None,

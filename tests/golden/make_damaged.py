@@ -63,6 +63,16 @@ class Form:
     def arity(self) -> int:
         return self.item.count("#")
 
+    @property
+    def is_named(self) -> bool:
+        """Whether each number has a name of its own."""
+        return '="#' in self.item or '": #' in self.item
+
+    @property
+    def unnamed(self) -> str:
+        """What else may be said where a number is lost: named ones are then places under odd keys."""
+        return "|non_box_payload" if self.is_named else ""
+
     def number(self, rng: random.Random, low: float, high: float) -> str:
         value = rng.uniform(low, high) * self.high
         return (f"{value:.{self.decimals}f}" if self.decimals else str(int(value))).zfill(self.digits)
@@ -101,6 +111,21 @@ FORMS = {
     "locate_anything": Form("<ref>@</ref><box>####</box>", "<#>", high=1000, stripped="@####"),
     "minicpm_v": Form("<ref>@</ref><box># # # #</box>", high=1000),
     "isaac": Form('<point_box mention="@"> (#,#) (#,#) </point_box>', high=1000),
+    "deepseek_ocr": Form("<|ref|>@<|/ref|><|det|>[[#, #, #, #]]<|/det|>", stripped="@[[#, #, #, #]]"),
+    "seed": Form("@ <bbox># # # #</bbox>", guessed=True),
+    "ui_tars": Form(
+        "click(point='<point># #</point>')", high=970, between="\nAction: ", around=("Action: ", "")
+    ),
+    "molmo": Form('<point x="#" y="#" alt="@">@</point>', high=100, decimals=1),
+    "molmo2": Form('<points coords="1 1 # #" alt="@">@</points>', high=1000, digits=3),
+    "moondream": Form(
+        '{"x_min": #, "y_min": #, "x_max": #, "y_max": #}', high=1, decimals=3, between=", ",
+        around=('{"objects": [', "]}"),
+    ),
+    "qwen_points": Form(
+        '{"point_2d": [#, #], "label": "@"}', high=1000, between=",\n\t",
+        around=("```json\n[\n\t", "\n]\n```"),
+    ),
     "qwen2_5_vl": _json("bbox_2d", 970),
     "qwen3_vl": _json("bbox_2d", 1000),
     "gemini": _json("box_2d", 1000),
@@ -166,6 +191,8 @@ def answer(form: Form, rng: random.Random) -> Answer:
             row, column = rng.randint(0, 15), rng.randint(0, 15)
             cells = (row * 32 + column, (row + rng.randint(1, 15)) * 32 + column + rng.randint(1, 15))
             box: Box = tuple(f"{cell:04}" for cell in cells)
+        elif form.arity == 2:
+            box = tuple(form.number(rng, 0.1, 0.99) for _ in "xy")
         else:
             box = (*(form.number(rng, 0, 0.45) for _ in "xy"), *(form.number(rng, 0.5, 0.99) for _ in "xy"))
         phrase = rng.choice(PHRASES)
@@ -210,17 +237,18 @@ def _clean(a: Answer, rng: random.Random) -> Row | None:
 def _fewer(a: Answer, rng: random.Random) -> Row | None:
     k, template = _one(a, rng), a.form.item
     # with what stands between it and the number before or behind it
-    cuts = [m.span() for side in ("(?<=#),? ?#", "#,? ?(?=#)") for m in re.finditer(side, template)]
+    sides = ("(?<=#),? ?#", "#,? ?(?=#)", '(?<=#), "[a-z_]+": #', ' [xy]="#"')
+    cuts = [m.span() for side in sides for m in re.finditer(side, template)]
     start, end = rng.choice(cuts)
     gone, box = template[:start].count("#"), a.things[k][1]
     short = template[:start] + template[end:]
     text = a.item(k, [*box[:gone], *box[gone + 1 :]], short)
-    return a.without(k, text, "wrong_arity|truncated")
+    return a.without(k, text, "wrong_arity|truncated" + a.form.unnamed)
 
 
 @damage("a number too many: this box is lost, no other")
 def _more(a: Answer, rng: random.Random) -> Row | None:
-    if a.form.token == "<loc_#>":  # the first four are a box there
+    if a.form.token == "<loc_#>" or a.form.is_named:  # the first four are a box there
         return None
     k = _one(a, rng)
     last = [m.span() for m in re.finditer("#", a.form.item)]
@@ -236,8 +264,9 @@ def _word(a: Answer, rng: random.Random) -> Row | None:
         return None
     k = _one(a, rng)
     numbers = list(a.things[k][1])
-    numbers[rng.randrange(4)] = rng.choice(["unknown", "x1", "12px", "?", "left", "1e3", "3O4"])
-    return a.without(k, a.item(k, numbers), "not_a_number|wrong_arity|truncated")
+    words = ["unknown", "x1", "12px", "?", "left", "1e3", "3O4"]
+    numbers[rng.randrange(len(numbers))] = rng.choice(words)
+    return a.without(k, a.item(k, numbers), "not_a_number|wrong_arity|truncated" + a.form.unnamed)
 
 
 @damage("digits run away: this box is lost, no other")
@@ -246,8 +275,8 @@ def _runaway(a: Answer, rng: random.Random) -> Row | None:
         return None
     k = _one(a, rng)
     numbers = list(a.things[k][1])
-    numbers[rng.randrange(4)] = rng.choice("159") * rng.randint(20, 60)
-    return a.without(k, a.item(k, numbers), "not_a_number")
+    numbers[rng.randrange(len(numbers))] = rng.choice("159") * rng.randint(20, 60)
+    return a.without(k, a.item(k, numbers), "not_a_number" + a.form.unnamed)
 
 
 @damage("a number above the range: the box stays, and is reported")
@@ -267,6 +296,8 @@ def _outside(a: Answer, rng: random.Random) -> Row | None:
 
 @damage("two corners changed places: the box stays as written, and is reported")
 def _reversed(a: Answer, rng: random.Random) -> Row | None:
+    if a.form.arity == 2 and a.form.token == "#":  # a point
+        return None
     k = _one(a, rng)
     box = a.things[k][1]
     half = len(box) // 2
@@ -279,9 +310,9 @@ def _fractions(a: Answer, rng: random.Random) -> Row | None:
     if a.form.decimals or a.form.token != "#" or a.form.digits:
         return None
     things = []
-    for phrase, _ in a.things:
+    for phrase, box in a.things:
         low, high = [rng.uniform(0.05, 0.4) for _ in "xy"], [rng.uniform(0.5, 0.95) for _ in "xy"]
-        things.append((phrase, tuple(f"{v:.2f}" for v in (*low, *high))))
+        things.append((phrase, tuple(f"{v:.2f}" for v in (*low, *high)[-len(box) :])))
     changed = replace(a, things=tuple(things))
     return Row(changed.text(), changed.says(), ("non_box_payload",))
 
@@ -374,6 +405,8 @@ def _unclosed(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
     if not closing or a.form.token == "<loc#>" or len(a.things) < 2 or k == len(a.things) - 1:
         return None
+    if a.form.item.startswith("click"):  # its brackets end it all the same
+        return None
     tag = rng.choice(closing)
     text = a.text(k, a.item(k, template=a.form.item.replace(tag, "")))
     bare = a.form.token == "#" and f"#{tag}" in a.form.item  # nothing else ends these numbers
@@ -406,9 +439,14 @@ POINTS = [
 ]  # fmt: skip
 
 
+def _begins(text: str) -> str:
+    return re.split(r"[ (]", text)[0]
+
+
 @damage("a point of another notation behind the answer: no box, and it is reported")
 def _point(a: Answer, rng: random.Random) -> Row | None:
-    return Row(a.text() + "\n" + rng.choice(POINTS), a.says(), ("non_box_payload",))
+    others = [point for point in POINTS if _begins(point) != _begins(a.form.item)]
+    return Row(a.text() + "\n" + rng.choice(others), a.says(), ("non_box_payload",))
 
 
 @damage("a box of another notation behind the answer: not read, and it is reported")
@@ -479,6 +517,8 @@ def _key(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
     key = rng.choice(["bbox", "box", "bounding_box", "coordinates", "position", "rect", "xyxy"])
     text = re.sub(r"b\w*ox_2d", key, a.item(k))
+    if text == a.item(k):
+        return None
     return a.without(k, text, "non_box_payload")
 
 
@@ -486,6 +526,8 @@ def _key(a: Answer, rng: random.Random) -> Row | None:
 def _json_point(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
     text = re.sub(r"b\w*ox_2d\": \[(\d+), (\d+).*?\]", r'point_2d": [\1, \2]', a.item(k))
+    if text == a.item(k):
+        return None
     return a.without(k, text, "non_box_payload")
 
 
@@ -496,6 +538,8 @@ def _label(a: Answer, rng: random.Random) -> Row | None:
         [('a 5" screen', 'a 5\\" screen'), ('a 5" pipe', 'a 5" pipe'), ("EXIT only", "EXIT\nonly")]
     )
     text = a.item(k).replace(f'"label": "{a.things[k][0]}"', f'"label": "{written}"')
+    if text == a.item(k):
+        return None
     return Row(a.text(k, text), a.says(k, said))
 
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spr.dialects import Dialect, Frame, Part, get_dialect, known_names
+from spr.dialects import Dialect, Frame, Part, convert, get_dialect, known_names
 from spr.dialects.codec import PatchCodec
 from spr.errors import DialectError
 from spr.types import Box
 
-NAMES = known_names()
+NAMES, BOXES, POINTS = known_names(), known_names("boxes"), known_names("points")
 # decodes to whole pixels, as transformers does: marked lossy
-LOSSLESS = tuple(n for n in NAMES if n != "florence2:int")
+LOSSLESS = tuple(n for n in BOXES if n != "florence2:int")
 PIECES = [
     "[", "]", "[[", "]]", "(", ")", "{", "}", "<", ">", ",", ";", " ", "\n", ".", "-", '"', "'", "\\", ":",
     "0", "12", "345", "1000", "99999", "0.25", "1.02", "and", "with", "a dog", "None", "none", "null", "ü漢",
@@ -29,7 +29,10 @@ PIECES = [
     "</delimiter_of_multi_objects/>", "<grounding>", "<loc0010>", "<loc1023>", "<seg001>", "<loc_1>",
     "<loc_999>", "```json", "```", '{"bbox_2d": [', '{"box_2d": [', '], "label": "', '"}', "1, 2, 3, 4",
     "(1,2),(3,4)", "[10, 20, 30, 40]", '<point_box mention="x">', "</point_box>", "<collection>",
-    "</collection>", "<point>", "</point>",
+    "</collection>", "<point>", "</point>", "<bbox>", "</bbox>", "1 2 3 4", '<point x="12.5" y="3" alt="it">',
+    '<points x1="1" y1="2" x2="3" y2="', "</points>", '<points coords="1 1 123 456" alt="',
+    "click(start_box='", "(12,34)')", '{"x_min": 0.1, "y_min": 0.2, ', '"x_max": 0.3, "y_max": 0.4}',
+    '{"x": 0.1, "y": 0.2}', '{"point_2d": [1, 2', '"bbox": "<bbox>',
 ]  # fmt: skip
 texts = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=24).map("".join))
 frames = st.builds(Frame, st.integers(-1, 4000), st.integers(-1, 4000))
@@ -55,7 +58,7 @@ def test_reading_is_total_and_lossless(name: str, text: str, frame: Frame) -> No
 
 def _outside(d: Dialect, text: str, slot: tuple[int, int]) -> list[str]:
     """What stands around the numbers of one box."""
-    numbers = d.layout(text).mentions[slot[0]].boxes[slot[1]].numbers
+    numbers = sorted(d.layout(text).mentions[slot[0]].boxes[slot[1]].numbers)
     edges = [0, *(edge for span in numbers for edge in span), len(text)]
     return [text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
@@ -97,10 +100,13 @@ GUESSED = {
     "florence2",
     "florence2:float",
     "florence2:int",
+    "seed",
+    "ui_tars",
+    "ui_tars:relative",
 }
-JSON = {"qwen2_5_vl", "qwen3_vl", "gemini"}
+JSON = {"qwen2_5_vl", "qwen3_vl", "gemini", "moondream", "qwen_points"}
 ONE_BOX = JSON | {n for n in NAMES if n.startswith("paligemma")}
-NO_PHRASE = {"glm4v"}
+NO_PHRASE = {"glm4v", "moondream"}
 phrases = st.one_of(
     st.text(min_size=1, max_size=20), st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join)
 ).filter(str.strip)
@@ -133,7 +139,7 @@ def test_what_is_composed_is_read_or_refused(name: str, phrase: str, data: st.Da
         assert {p.kind for p in g.problems} <= {"reversed"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BOXES)
 @settings(max_examples=40)
 @given(data=st.data())
 def test_a_composed_answer_is_read_and_a_removal_takes_one_box_and_no_word(
@@ -170,6 +176,38 @@ def test_a_composed_answer_is_read_and_a_removal_takes_one_box_and_no_word(
     assert [box for mention in removed.mentions for box in mention.boxes] == left
     assert removed.plain == g.plain
     assert len(removed.text) < len(text)
+
+
+@pytest.mark.parametrize("name", POINTS)
+@settings(max_examples=60)
+@given(phrase=phrases, data=st.data())
+def test_points_are_written_and_read_or_refused(name: str, phrase: str, data: st.DataObject) -> None:
+    """The same phrase and the same tokens come back, or the writer has refused; a point is never a box, and
+    the same answer for an image of another size keeps its place.
+    """
+    d, frame = get_dialect(name), Frame(640, 480)
+    place = st.tuples(st.floats(0, 640), st.floats(0, 480))
+    points = data.draw(st.lists(place, min_size=1, max_size=1 if name in ONE_BOX else 3))
+    phrase_or_none = None if name in NO_PHRASE else phrase
+    try:
+        text = d.compose([(phrase_or_none, points)], frame)
+    except DialectError:
+        return
+    g = d.parse(text, frame)
+    assert not any(m.boxes for m in g.mentions)
+    read = [point for m in g.mentions for point in m.points]
+    assert [d.box_text(p, frame) for p in read] == [d.box_text(p, frame) for p in points]
+    if name not in GUESSED:
+        assert [m.phrase for m in g.mentions] == [phrase_or_none and phrase_or_none.strip()]
+        assert g.problems == ()
+    larger = Frame(1280, 960)
+    try:
+        moved = d.parse(convert(g, larger, d, d), larger)
+    except DialectError:
+        return
+    again = [(x / 2, y / 2) for m in moved.mentions for x, y in m.points]
+    step = max(frame) / (min(d.codec.maximum or 1000, 1000) * 10**d.codec.decimals)
+    assert again == [pytest.approx(point, abs=step) for point in read]
 
 
 def _values(limit: int) -> list[tuple[int, int, int, int]]:
@@ -222,6 +260,12 @@ def test_every_token_survives_decode_and_encode(name: str) -> None:
         "</think><think>",
         "click(1",
         "<point>",
+        "<point x",
+        '<point x="1" ',
+        '<points coords="1 1 123 456\t',
+        "click(point='",
+        '{"x_min": 0.1, ',
+        '{"point_2d": [[1, 2], ',
         '["a",:',
         '{"bbox_2d": [[',
         'a: [1, 2, 3, 4] "b": ',

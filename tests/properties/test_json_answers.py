@@ -293,23 +293,23 @@ def test_names_as_keys_are_read_and_reported(data: st.DataObject) -> None:
 
 # notations of others, with words around: text, and which families write it themselves
 NOTATIONS: list[tuple[str, str]] = [
-    ("<bbox>{} {} {} {}</bbox>", ""),
-    ("<point>{} {}</point>", "isaac"),
-    ('<point x="{}.5" y="{}.0" alt="it">it</point>', "isaac"),
-    ('<points coords="{} {} {}">it</points>', ""),
+    ("<bbox>{} {} {} {}</bbox>", "seed ui_tars"),
+    ("<point>{} {}</point>", "isaac seed ui_tars"),
+    ('<point x="{}.5" y="{}.0" alt="it">it</point>', "isaac molmo"),
+    ('<points coords="{} {} {}">it</points>', "molmo2"),
     ("<quad>{} {} {} {} {} {} {} {}</quad>", "qwen_vl"),
     ("<poly>{},{},{},{},{},{}</poly>", ""),
     ("<3dbbox>{} {} {} {} {} {} {} {} {}</3dbbox>", ""),
-    ("click(point='<point>{} {}</point>')", "isaac"),
-    ("click(start_box='({},{})')", ""),
+    ("click(point='<point>{} {}</point>')", "isaac seed ui_tars"),
+    ("click(start_box='({},{})')", "ui_tars"),
     ("pyautogui.click(x={}, y={})", ""),
     ("<|box_start|>({},{}),({},{})<|box_end|>", "qwen2_vl rex_omni"),
-    ("<|det|>[[{}, {}, {}, {}]]<|/det|>", "deepseek_vl2"),
+    ("<|det|>[[{}, {}, {}, {}]]<|/det|>", "deepseek_vl2 deepseek_ocr"),
     ("<loc0{}><loc0{}><loc0{}><loc0{}>", "paligemma"),
     ("<loc_{}><loc_{}><loc_{}><loc_{}>", "florence2"),
     ("<patch_index_0{}><patch_index_0{}>", "kosmos2"),
-    ('{{"bbox": [{}, {}, {}, {}], "label": "it"}}', ""),
-    ('{{"point_2d": [{}, {}], "label": "it"}}', ""),
+    ('{{"bbox": [{}, {}, {}, {}], "label": "it"}}', "seed ui_tars"),
+    ('{{"point_2d": [{}, {}], "label": "it"}}', "qwen_points"),
 ]
 
 
@@ -332,7 +332,9 @@ def test_other_notations_are_reported_in_every_dialect(name: str, notation: str,
 
 
 @settings(max_examples=100)
-@given(values=st.lists(st.integers(1, 99), min_size=4, max_size=4), name=st.sampled_from(known_names()))
+@given(
+    values=st.lists(st.integers(1, 99), min_size=4, max_size=4), name=st.sampled_from(known_names("boxes"))
+)
 def test_fractions_are_reported_where_whole_units_are_meant(values: list[int], name: str) -> None:
     d = get_dialect(name)
     box = d.compose([(None, [(100.0, 100.0, 200.0, 200.0)])], FRAME)

@@ -221,8 +221,9 @@ class Dialect:
             inner = self.grammar.scan(text[start:end])
             layout.steps += inner.steps
             for mention in inner.mentions:
-                for box in mention.boxes:
-                    layout.problem("draft_box", start + box.numbers[0][0], start + box.numbers[-1][1])
+                for numbers in (*(box.numbers for box in mention.boxes), *mention.points):
+                    first, last = _around(numbers)
+                    layout.problem("draft_box", start + first, start + last)
         return layout
 
     def _answer(self, text: str, layout: Layout) -> tuple[str, list[Span]]:
@@ -307,7 +308,11 @@ class Dialect:
         if what not in self.contract.writes:
             raise DialectError(f"{self.name}: found {what}, expected {' or '.join(self.contract.writes)}")
         if not all(math.isfinite(v) for v in box):
-            raise DialectError(f"{self.name}: found {tuple(box)}, expected finite numbers of pixels")
+            words = "point" if len(box) == 2 else "box"
+            count = "two" if len(box) == 2 else "four"
+            raise DialectError(
+                f"{self.name}: found the {words} {tuple(box)}, expected {count} finite numbers of pixels"
+            )
         corners = (*box, *box) if len(box) == 2 else box
         values = self.codec.encode(corners, frame, decimals, self.official)[: len(box)]
         return [

@@ -10,7 +10,9 @@ from spr.errors import DialectError, unknown_name
 
 
 def known_names(writes: Literal["boxes", "points"] | None = None) -> tuple[str, ...]:
-    """All families, then the named variants where officials disagree; or those that write boxes, or points."""
+    """All families, then the named variants where officials disagree; or those of them that write boxes, or
+    points.
+    """
     both = {**FAMILIES, **VARIANTS}
     return tuple(name for name in both if writes is None or writes in both[name]()[2].writes)
 

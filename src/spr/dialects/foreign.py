@@ -37,7 +37,7 @@ _TOKENS = {
     "<0>": re.compile(r"\{?(?:<[0-9]{1,12}>[ \t]*+){2,}+\}?"),
 }
 _CALLS = re.compile(r"[a-z_]\([^)\n]{0,80}[0-9]")  # there may be one
-_LEAD = re.compile(r"<[|/｜]*[A-Za-z_]*")
+_LEAD = re.compile(r"<[|/｜]*[A-Za-z_]* ?")
 CALL_MARK = "()"  # among a grammar's marks: it reads actions
 CALL = re.compile(
     r"\b(?:pyautogui\.)?(?:[a-z]{1,12}_)?(?:click|tap|drag|press|hover|scroll|swipe|double|single|moveTo)"
@@ -124,11 +124,12 @@ def _elements(text: str, marks: Set[str]) -> Iterator[tuple[Span, str]]:
     """Tags with what they hold, and the words of it. One that is not closed holds the numbers behind it."""
     opened: re.Match[str] | None = None
     for tag in _TAG.finditer(text):
-        of_opened = opened is not None and _opening(opened) == _opening(tag)
-        if _opening(tag) in marks or not (of_opened or _is_place(text, tag)):
-            continue
         closing = any(tag.group(sign) for sign in ("xclose", "pclose", "sclose", "gclose"))
-        if closing and opened is not None and of_opened:
+        of_opened = opened is not None and _opening(opened) == _opening(tag)
+        ends = closing and of_opened
+        if (_mark(tag) in marks and not ends) or not (of_opened or _is_place(text, tag)):
+            continue
+        if ends and opened is not None:
             yield _element(text, opened, *tag.span())
             opened = None
             continue
@@ -147,6 +148,13 @@ def _is_place(text: str, tag: re.Match[str]) -> bool:
     if name is None or _PLACE.search(name):
         return True
     return _PAIR.match(text, tag.end()) is not None
+
+
+def _mark(tag: re.Match[str]) -> str:
+    """How the tag stands among the marks of its notation: with attributes it is another one."""
+    if not tag.group("x"):
+        return _opening(tag)
+    return tag.group() if tag.group().isprintable() and " " not in tag.group() else f"<{tag.group('x')} …>"
 
 
 def _opening(tag: re.Match[str]) -> str:

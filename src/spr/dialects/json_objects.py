@@ -190,6 +190,10 @@ class JsonGrammar:
             raise DialectError(
                 f"found the phrase {phrase!r}, expected none: this notation has no place for a label"
             )
+        if phrase is not None and phrase.strip().lower() in _NOTHING:
+            raise DialectError(
+                f"found the phrase {phrase!r}, expected a name: this one says that there is none"
+            )
         label = f', "label": {json.dumps(phrase, ensure_ascii=False)}' if phrase is not None else ""
         return f"{{{self._members(boxes[0])}{label}}}"
 

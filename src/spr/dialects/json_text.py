@@ -266,6 +266,8 @@ class _Reader:
         elif sign in "}])":
             return self._close(sign, at)
         elif sign in ",;":
+            if frame.colon:  # a key without a value
+                frame.add(Node("word", at, at))
             frame.key, frame.colon, frame.comma = None, False, False
         elif sign == ":":
             self._colon(at)

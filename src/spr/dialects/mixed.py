@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from spr.dialects.brackets import NUMBER
+from spr.dialects.brackets import numbers_in
 from spr.dialects.foreign import CALL, CALL_MARK
 from spr.dialects.json_objects import JSON_MARK, JsonGrammar
 from spr.dialects.layout import (
@@ -28,6 +28,8 @@ from spr.dialects.tags import TagGrammar
 _ARGUMENT = re.compile(
     r"\b(?:start_box|end_box|start_point|end_point|point)\s*=\s*(?:'([^']*)'|\"([^\"]*)\")(?:,\s*)?"
 )
+# the value of an argument: numbers in tags or brackets
+_PLACE = re.compile(r"(?:<\|?\w+\|?>|[\s\[(])*+([-0-9.,;\s]*)(?:<\|?/?\w+\|?>|[\s\])])*+")
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,12 @@ class MixedGrammar:
             span = call.span()
             points, boxes = list[RawPoint](), list[RawBox]()
             for argument in _ARGUMENT.finditer(text, *span):
-                value = argument.span(1 if argument.group(1) is not None else 2)
-                numbers = tuple(m.span() for m in NUMBER.finditer(text, *value))
-                if len(numbers) == 4:
-                    boxes.append(RawBox(numbers, argument.span()))
+                place = _PLACE.fullmatch(text, *argument.span(1 if argument.group(1) is not None else 2))
+                numbers = numbers_in(text, *place.span(1)) if place else None
+                if numbers is None:
+                    layout.problem("not_a_number", *argument.span())
+                elif len(numbers) == 4:
+                    boxes.append(RawBox(tuple(numbers), argument.span()))
                 elif len(numbers) == 2:
                     points.append((numbers[0], numbers[1]))
                 else:

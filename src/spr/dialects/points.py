@@ -16,14 +16,15 @@ from spr.errors import DialectError
 from spr.types import Span
 
 _QUOTED = r"(?:[^<>\"']|\"[^\"<]*+\"|'[^'<]*+')*+"
-_TAG = re.compile(rf"<(/?)(points?|tracks)(?=[\s/>])(?:{_QUOTED}>|[^<>]*>)")
+_TAG = re.compile(rf"<(?:(/)|(?=\w+\s))(points?|tracks)(?=[\s/>])(?:{_QUOTED}>|[^<>]*>)")
 _ATTRIBUTE = re.compile(r"(?<=[\s\"'])([A-Za-z]+)([0-9]{0,4})\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
 _VALUE = re.compile(rf"\s*({N})\s*%?\s*")
 _LONGEST = 17  # longer runs of digits are not coordinates of anything
+_DIGITS = 3  # of Molmo2's coordinates, at least
 _IMAGE = "1"  # what coordinates are said to be of: there is no other one
 _GROUP = re.compile(r"[^\t:,;]+")
-_MARKS = frozenset(f"<{slash}{name}>" for name in ("point", "points", "tracks") for slash in ("", "/"))
-_NAME = re.compile(r"</?\w*")
+_MARKS = frozenset(mark for name in ("point", "points", "tracks") for mark in (f"<{name} …>", f"</{name}>"))
+_NAME = re.compile(r"<(?:/\w*|\w+)")
 _OPENINGS = ("<point", "<points", "<tracks", "</point", "</points")
 
 
@@ -35,12 +36,7 @@ class PointTagGrammar:
 
     coords: bool = False
     digits: int = 0
-    marks: frozenset[str] = field(
-        default=frozenset(
-            f"<{slash}{name}>" for name in ("point", "points", "tracks") for slash in ("", "/")
-        ),
-        compare=False,
-    )
+    marks: frozenset[str] = field(default=_MARKS, compare=False)
 
     @property
     def token_pattern(self) -> re.Pattern[str]:
@@ -76,7 +72,11 @@ class PointTagGrammar:
         tail = text[at:] if at >= 0 else ""
         if len(tail) > 1 and ">" not in tail:
             name = _NAME.match(tail)
-            if name and any(opening.startswith(name.group()) for opening in _OPENINGS):
+            if (
+                name
+                and len(name.group()) > 1
+                and any(opening.startswith(name.group()) for opening in _OPENINGS)
+            ):
                 layout.truncated(at, len(text))
         return layout
 
@@ -131,7 +131,7 @@ class PointTagGrammar:
                 numbers = numbers_in(text, *group.span())
                 if numbers is None:
                     layout.problem("not_a_number", *group.span())
-                elif len(numbers) < 3 or len(numbers) % 3 == 2:
+                elif len(numbers) < 3 or len(numbers) % 3 == 2 or _is_short(text, numbers):
                     layout.problem("wrong_arity", *group.span())
                 elif len(numbers) % 3 == 1 and text[slice(*numbers[0])] != _IMAGE:
                     layout.problem("non_box_payload", *group.span())  # of another image
@@ -164,6 +164,12 @@ class PointTagGrammar:
             pairs = (f'x{k + 1}="{x}" y{k + 1}="{y}"' for k, (x, y) in enumerate(points))
             name, where = "points", " ".join(pairs)
         return f'<{name} {where} alt="{phrase}">{phrase}</{name}>'
+
+
+def _is_short(text: str, numbers: Sequence[Span]) -> bool:
+    """Whether a coordinate has less than the three digits that the family writes: some number is missing."""
+    rest = numbers[len(numbers) % 3 :]
+    return any(end - start < _DIGITS for start, end in (*rest[1::3], *rest[2::3]))
 
 
 def _span(attribute: re.Match[str]) -> Span:

@@ -126,7 +126,7 @@ def test_damaged_answers(name: str) -> None:
         found = [
             (
                 m.phrase and " ".join(m.phrase.split()),
-                [[text[slice(*n)] for n in box.numbers] for box in m.boxes],
+                [[text[slice(*n)] for n in ns] for ns in (*(box.numbers for box in m.boxes), *m.points)],
             )
             for m in layout.mentions
         ]

@@ -109,6 +109,7 @@ def test_golden_rows() -> None:
         g = d.parse(row["text"], frame)
         assert [
             {"phrase": m.phrase, "boxes": [list(b) for b in m.boxes], "span": list(m.span)}
+            | ({"points": [list(p) for p in m.points]} if m.points else {})
             for m in g.mentions
         ] == row["mentions"]
         assert [[p.kind, *p.span] for p in g.problems] == row["problems"]

@@ -378,6 +378,7 @@ ROWS: list[tuple[str, str, list[tuple[str | None, list[tuple[float, ...]]]], lis
     ("qwen3_vl", '{"answer": [1, 2, 3, 4]}', [], ["non_box_payload"], "", "a key that is no name"),
     ("qwen3_vl", '{"label": "a", "frame": [1, 2, 3, 4]}', [], ["non_box_payload"], "a.",
         "the label is there, and four numbers under a key that says nothing"),
+    ("qwen3_vl", '{"bbox_2d": , "label": "a"}', [], ["not_a_number"], "a.", "nothing under the key"),
     ("qwen3_vl", '{"label": "a", "mask": "iVBO", "size": [640, 480]}', [], ["non_box_payload"], "a.",
         "a mask without a box; a size is no place"),
     ("qwen3_vl", '{"label": "man", "keypoints": {"nose": [120, 240]}}', [], ["non_box_payload"], "man.",

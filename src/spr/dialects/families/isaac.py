@@ -40,9 +40,9 @@ class IsaacGrammar:
     digits: int = 0
     marks: frozenset[str] = field(
         default=frozenset(
-            f"<{slash}{name}>"
+            mark
             for name in ("point_box", "collection", "point", "polygon", "hint")
-            for slash in ("", "/")
+            for mark in (f"<{name}>", f"<{name} …>", f"</{name}>")
         ),
         compare=False,
     )

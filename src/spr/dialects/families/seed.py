@@ -21,6 +21,7 @@ def grammar(calls: bool = False) -> MixedGrammar:
         guess=True,
         several="repeat",
         glue=" ",
+        forbidden=("{", "='"),  # what begins an object, or an argument
         extra=("<|box_start|>", "<|box_end|>") if calls else (),  # in actions
     )
     return MixedGrammar(tags, JsonGrammar("bbox", "point"), tags_in_json=True, calls=calls)
