@@ -274,6 +274,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no field of a prompt": (["evaluate.benchmarks.0.prompt={what}"], "what"),
     "no setting of a trainer": (["train.trainer={learning_speed: 1}"], "unknown setting 'learning_speed'"),
     "one description": (["describe.templates=[plain]", "describe.samples=1"], "expected at least 2 descri"),
+    "points in the place of boxes": (
+        ["model.dialect=molmo"],
+        "model.dialect: found molmo, which writes points only, expected one with boxes",
+    ),
     "an adapter at a server": (
         ["model.kind=endpoint", "model.url=http://127.0.0.1:9/v1"],
         "model.kind: found",

@@ -57,7 +57,7 @@ def explain(g: GroundedText, problem: Problem) -> str:
         return "boxes under the names of things: read"
     if problem.kind != "non_box_payload":
         return WORDS[problem.kind]
-    if len(numbers) == 4 and "." in said and not said.strip("0123456789-., \t\n"):
+    if len(numbers) in (2, 4) and "." in said and not said.strip("0123456789-., \t\n"):
         return "fractions where whole units are meant"
     if said.startswith("<"):
         return "tags or tokens of another notation: not read"

@@ -72,11 +72,7 @@ class PointTagGrammar:
         tail = text[at:] if at >= 0 else ""
         if len(tail) > 1 and ">" not in tail:
             name = _NAME.match(tail)
-            if (
-                name
-                and len(name.group()) > 1
-                and any(opening.startswith(name.group()) for opening in _OPENINGS)
-            ):
+            if name and any(opening.startswith(name.group()) for opening in _OPENINGS):
                 layout.truncated(at, len(text))
         return layout
 

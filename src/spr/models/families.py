@@ -34,6 +34,10 @@ WHY_REQUIRED: Mapping[str, str] = {
     "llava": "its frame is disputed (llava: the padded square, for a processor that pads; most of its "
     "fine-tunes say what they write)",
     "llava_onevision": "no source says which frame its boxes span (llava:original is a guess)",
+    "qwen3_5": "no code or cookbook of its authors shows what it writes (their answers say 0 to 1000, as "
+    "qwen3_vl; `spr doctor` tells)",
+    "qwen3_5_moe": "no code or cookbook of its authors shows what it writes (their answers say 0 to 1000, as "
+    "qwen3_vl; `spr doctor` tells)",
     "gemma3": "its authors document no notation of boxes",
     "idefics3": "its authors document no notation of boxes",
     "smolvlm": "its authors document no notation of boxes",

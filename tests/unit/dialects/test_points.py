@@ -7,6 +7,7 @@ import pytest
 from spr.dialects import Dialect, Frame, convert, get_dialect
 from spr.errors import DialectError
 from spr.stages.pairing import refine
+from spr.stages.scoring import _why_unscored
 from spr.types import Box, GroundedText, Point
 
 F = Frame(1000, 1000)
@@ -222,3 +223,9 @@ def test_what_cannot_be_said_is_refused() -> None:
     with pytest.raises(DialectError, match="found '<' in the phrase"):
         get_dialect("molmo").compose([("a < b", [_A])], F)
     assert get_dialect("molmo").compose(["There is ", ("a", [])], F) == "There is a"
+
+
+def test_points_alone_have_no_score() -> None:
+    """It is no text without boxes, whose places would all be wrong."""
+    g = _read(get_dialect("seed"), "a dog <point>1 2</point>")
+    assert _why_unscored(g, [_ONE]) == "unparsed:points_only"

@@ -7,6 +7,8 @@ import math
 import pytest
 
 from spr.dialects import get_dialect
+from spr.errors import ConfigError
+from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.items import Item, PhraseTruth
 from spr.evaluation.protocols import PROTOCOLS
 from spr.evaluation.protocols.many_boxes import density_f1, matched_in_order
@@ -14,6 +16,7 @@ from spr.evaluation.protocols.phrase_grounding import plain_words
 from spr.evaluation.protocols.pope import says
 from spr.evaluation.protocols.region_classification import is_named
 from spr.evaluation.results import measure
+from spr.evaluation.stage import prepare
 from spr.types import Answer, Box, Frame, Prediction
 
 FERRET, QWEN3 = get_dialect("ferret"), get_dialect("qwen3_vl")
@@ -320,6 +323,37 @@ def test_giou_counts_on_request() -> None:
             "words_per_answer": 1.0,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "inside", "problems"),
+    [
+        ('<point x="10" y="10">x</point>', 1.0, ("points_only",)),  # on the corner
+        ('<point x="10.1" y="1">x</point>', 0.0, ("points_only",)),
+        ('<points x1="5" y1="5" x2="90" y2="90">x</points>', 1.0, ("points_only",)),  # the first counts
+        ("There are none.", 0.0, ("absent_marker", "no_box")),
+        ("x", 0.0, ("no_box",)),
+    ],
+)
+def test_points_count_on_request_alone(answer: str, inside: float, problems: tuple[str, ...]) -> None:
+    item = Item("1", "v", "a", 1000, 1000, "x", gt=A)
+    rows = PROTOCOLS["rec"].judge(item, Answer(answer), "rec", get_dialect("molmo"))
+    assert rows[0].problems == problems
+    assert not rows[0].boxes
+    assert not {"point_in_box", "point_rate"} & set(values("rec", rows))
+    found = values("rec", rows, points=True)
+    pointed = float(bool(rows[0].points))
+    assert (found["point_in_box"], found["point_rate"], found["acc@0.5"]) == (inside, pointed, 0.0)
+    rec = PROTOCOLS["rec"]
+    assert measure(rows, rec, rec.options(), 20, 0)["unparsed"] == 1
+    assert measure(rows, rec, rec.options(points=True), 20, 0)["unparsed"] == 1 - pointed
+
+
+@pytest.mark.parametrize(("protocol", "options"), [("rec", {}), ("phrase_grounding", {})])
+def test_a_benchmark_of_boxes_refuses_a_dialect_of_points(protocol: str, options: dict[str, object]) -> None:
+    benchmark = BenchmarkConfig("b", protocol, "refer", "nowhere", options=options)
+    with pytest.raises(ConfigError, match=r"\[b\]: found the dialect molmo, which writes points only"):
+        prepare(benchmark, None, get_dialect("molmo"))
 
 
 @pytest.mark.parametrize(
