@@ -277,11 +277,10 @@ class Dialect:
         """Four numbers (of a point: twice its two) in pixels."""
         written = [text[start:end] for start, end in numbers]
         values = tuple(map(float, written))
-        span = _around(numbers)
         if not self.codec.in_range(values, frame):
-            problems.append(Problem("out_of_range", span))
-        if max(values) < 2 and not self.codec.decimals and "." in "".join(written):
-            problems.append(Problem("non_box_payload", span))  # fractions where whole units are meant
+            problems.append(Problem("out_of_range", _around(numbers)))
+        if max(values) < 2 and not self.codec.decimals and "." in "".join(written):  # fractions
+            problems.append(Problem("non_box_payload", _around(numbers)))
         return self.codec.decode(values, frame)
 
     def coordinate_spans(self, text: str) -> list[Span]:
