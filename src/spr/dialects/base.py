@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from spr.dialects.codec import Codec
+from spr.dialects.codec import Codec, Reader
 from spr.dialects.contract import Contract, Prompt
 from spr.dialects.foreign import has_other_tags, report_shapes, without_foreign
 from spr.dialects.layout import Layout, RawMention, Written, blanked, cut_spans, merged
@@ -253,35 +253,36 @@ class Dialect:
         layout = self.layout(text)
         problems = list(layout.problems)
         try:
-            self.codec.size(frame)
-            mentions = tuple(self._mention(text, raw, frame, problems) for raw in layout.mentions)
+            read = self.codec.reader(frame)
+            mentions = tuple(self._mention(text, raw, read, problems) for raw in layout.mentions)
         except (ValueError, OverflowError):  # OverflowError: sides that no float can hold
             mentions = ()
             problems.append(Problem("frame_error", (0, len(text))))
         ordered = sorted(set(problems), key=lambda p: (p.span, p.kind))
         return GroundedText(text, _plain(text, layout), mentions, tuple(ordered), frame)
 
-    def _mention(self, text: str, raw: RawMention, frame: Frame, problems: list[Problem]) -> Mention:
+    def _mention(self, text: str, raw: RawMention, read: Reader, problems: list[Problem]) -> Mention:
         boxes = []
         for box in raw.boxes:
-            decoded = self._decoded(text, box.numbers, frame, problems)
+            decoded = self._decoded(text, box.numbers, read, problems)
             if decoded[0] > decoded[2] or decoded[1] > decoded[3]:
                 problems.append(Problem("reversed", _around(box.numbers)))
             boxes.append(decoded)
         if not raw.points:
             return Mention(raw.phrase, tuple(boxes), raw.span)
-        corners = (self._decoded(text, point * 2, frame, problems) for point in raw.points)
+        corners = (self._decoded(text, point * 2, read, problems) for point in raw.points)
         return Mention(raw.phrase, tuple(boxes), raw.span, tuple((x, y) for x, y, _, _ in corners))
 
-    def _decoded(self, text: str, numbers: tuple[Span, ...], frame: Frame, problems: list[Problem]) -> Box:
+    def _decoded(self, text: str, numbers: tuple[Span, ...], read: Reader, problems: list[Problem]) -> Box:
         """Four numbers (of a point: twice its two) in pixels."""
         written = [text[start:end] for start, end in numbers]
-        values = tuple(map(float, written))
-        if not self.codec.in_range(values, frame):
+        values = list(map(float, written))
+        box, fits = read(values)
+        if not fits:
             problems.append(Problem("out_of_range", _around(numbers)))
         if max(values) < 2 and not self.codec.decimals and "." in "".join(written):  # fractions
             problems.append(Problem("non_box_payload", _around(numbers)))
-        return self.codec.decode(values, frame)
+        return box
 
     def coordinate_spans(self, text: str) -> list[Span]:
         """(start, end) of every number of every readable box and point of the answer, in order."""

@@ -396,7 +396,7 @@ def test_decoding_is_the_float_form_of_the_published_formula(name: str) -> None:
     d = get_dialect(name)
     for frame in FORMULA_FRAMES:
         for v in (k / 100 if d.codec.decimals else float(k) for k in range(0, 101, 3)):
-            box = d.codec.decode((v,) * 4, frame)
+            box = d.codec.reader(frame)((v,) * 4)[0]
             for axis in (0, 1):
                 scope = {**_scope(d, frame, axis), "v": v, "int": int if name == "florence2:int" else float}
                 assert (
