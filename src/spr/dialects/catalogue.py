@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from spr.dialects.base import Dialect
+from spr.dialects.configured import OPTIONS as CONTRACT
+from spr.dialects.configured import configured
 from spr.dialects.families import FAMILIES, OPTIONS, VARIANTS
 from spr.errors import DialectError, unknown_name
 
@@ -17,22 +20,38 @@ def known_names(writes: Literal["boxes", "points"] | None = None) -> tuple[str, 
     return tuple(name for name in both if writes is None or writes in both[name]()[2].writes)
 
 
-def get_dialect(name: str, *, encode: str = "nearest", **options: Any) -> Dialect:
-    """The dialect of that name. `encode="official"` writes with the published formula. Options of a family
-    are keywords.
+def get_dialect(
+    name: str | Mapping[str, Any], *, encode: Literal["nearest", "official"] = "nearest", **options: Any
+) -> Dialect:
+    """The dialect of that name. `encode="official"` writes with the published formula. Options are those of
+    the family, and what `spr.dialects.configured` can change; a mapping has the name under `base`, and
+    options.
 
     Raises DialectError (a ValueError) for an unknown name or option, listing the known ones.
     """
+    if isinstance(name, Mapping):
+        if "base" not in name:
+            raise DialectError(
+                f"found {', '.join(map(str, name)) or 'nothing'}, expected base, the name of a dialect, too"
+            )
+        rest = {str(option): value for option, value in name.items() if option != "base"}
+        return get_dialect(str(name["base"]), encode=encode, **{**options, **rest})
     build = FAMILIES.get(name) or VARIANTS.get(name)
     if build is None:
         raise DialectError(unknown_name("dialect", str(name), known_names()))
     if encode not in ("nearest", "official"):
         raise DialectError(f"encode: found {encode!r}, expected 'nearest' or 'official'")
     accepted = OPTIONS.get(name, ())
+    own = {}
     for option, value in options.items():
-        if option not in accepted:
-            raise DialectError(f"{name}: " + unknown_name("option", option, (*accepted, "encode")))
-        if not isinstance(value, int) or value < 1:
-            raise DialectError(f"{name}.{option}: found {value!r}, expected a positive whole number")
-    grammar, codec, contract, prompts = build(**options)
-    return Dialect(name, grammar, codec, contract, prompts, encode == "official", dict(options))
+        if option not in (*accepted, *CONTRACT):
+            raise DialectError(f"{name}: " + unknown_name("option", option, (*CONTRACT, "encode")))
+        if option in accepted:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise DialectError(f"{name}.{option}: found {value!r}, expected a positive whole number")
+            own[option] = value
+    family = build(**own)
+    changes = {option: value for option, value in options.items() if option not in own}
+    if changes:
+        family = configured(name, family, {**changes, **own})
+    return Dialect(name, *family, encode == "official", dict(options))

@@ -39,12 +39,13 @@ class Contract:
     source: str
     verified: bool = True
     writes: tuple[str, ...] = ("boxes",)  # "boxes", "points"
+    edge: float = 1.0  # of pixels: the inclusive maximum is the side less this
 
     @property
     def scale(self) -> str:
         """Units and inclusive range in words."""
         return (
-            "pixels, 0 to side - 1"
+            "pixels, 0 to side" + (f" - {self.edge:g}" if self.edge else "")
             if self.divisor is None
             else f"{self.divisor:g} per side, 0 to {self.maximum:g}"
         )
