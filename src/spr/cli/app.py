@@ -284,7 +284,9 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def dialects(
-    name: Annotated[str | None, typer.Argument(help="One family.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One family, or '{base: qwen3_vl, scale: 1024}'.")
+    ] = None,
     parse: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Show what the dialect reads in this text.")
     ] = None,

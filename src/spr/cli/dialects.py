@@ -15,6 +15,7 @@ from rich.text import Text
 from spr.dialects import Dialect, Frame, GroundedText, get_dialect, known_names
 from spr.dialects.explain import explain
 from spr.errors import DataError, UserError
+from spr.store.config import parse_yaml
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "bright_green", "bright_cyan", "bright_magenta")
@@ -121,12 +122,13 @@ def problem_counts(g: GroundedText) -> str:
 
 
 def dialects(name: str | None, parse: Path | None, size: str | None, console: Console | None = None) -> None:
-    """Behind `spr dialects [NAME --parse FILE --size WxH]`."""
+    """Behind `spr dialects [NAME --parse FILE --size WxH]`. A contract of one's own is a name, too: YAML."""
     console = console or Console()
     if name is None:
         console.print(dialects_table())
         return
-    d = get_dialect(name)
+    given = parse_yaml(name, "NAME") if name.startswith("{") else name
+    d = get_dialect(given if isinstance(given, dict) else name)
     if parse is None:
         console.print(Text(str(d)))
         for task, prompt in d.prompts.items():

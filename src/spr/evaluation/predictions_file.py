@@ -181,7 +181,9 @@ def _answer(entry: Entry, where: str) -> Answer:
 
 def _dialect(entry: Entry, where: str) -> Dialect:
     try:
-        return get_dialect(take_text(entry, "dialect", where), **dict(entry.get("dialect_options", {})))
+        named = entry.get("dialect")
+        named = named if isinstance(named, Mapping) else take_text(entry, "dialect", where)
+        return get_dialect(named, **dict(entry.get("dialect_options", {})))
     except DialectError as e:
         raise DialectError(f"{where}: {e}") from None
 

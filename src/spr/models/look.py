@@ -62,7 +62,7 @@ def cropping(processor: Any, dialect: Dialect) -> str | None:
         "the image processor cuts off the sides of a picture that is not square, but boxes of "
         f"{dialect.name} span all of it "
         f"({dialect.codec.frame}); set model.processor: "
-        f"{padded if dialect.codec.frame == 'padded to a square' else whole}"
+        f"{padded if dialect.codec.frame.startswith('padded') else whole}"
     )
 
 

@@ -49,8 +49,14 @@ def _prompts(config: Config, names: Iterable[str]) -> dict[str, Any]:
     return {name: asdict(templates[name]) for name in names}
 
 
+def _dialect(config: Config) -> dict[str, Any]:
+    """The notation with its options, wherever they come from."""
+    dialect = dialect_of(config)
+    return {"name": dialect.name, **dialect.options}
+
+
 def _model(config: Config) -> dict[str, Any]:
-    return {"model": options(config.model, _HOW), "dialect": dialect_of(config).name, "seed": config.seed}
+    return {"model": options(config.model, _HOW), "dialect": _dialect(config), "seed": config.seed}
 
 
 def settings(config: Config, stage: str) -> dict[str, Any]:
@@ -74,7 +80,7 @@ def settings(config: Config, stage: str) -> dict[str, Any]:
             return {
                 "pair": options(config.pair),
                 "prompts": _prompts(config, [config.pair.prompt]),
-                "dialect": dialect_of(config).name,
+                "dialect": _dialect(config),
             }
     raise ValueError(f"found stage {stage!r}, expected one from index to pair")
 

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from spr.data.config import DataConfig
 from spr.data.full_paths import FullPaths
 from spr.data.images import ImageStore, open_store
-from spr.dialects import Dialect, get_dialect
+from spr.dialects import Dialect, get_dialect, resize_options
+from spr.dialects.configured import RESIZED
 from spr.errors import ConfigError, DialectError
 from spr.evaluation.config import EvaluationConfig
 from spr.evaluation.results import BASE
@@ -45,7 +46,9 @@ class ModelConfig:
     folder: str
     revision: str | None = None  # of a hub name: branch, tag or commit
     kind: Literal["hf", "endpoint"] = "hf"
-    dialect: str | None = None  # None: from the checkpoint's model_type, where that is verified
+    # a name, or {base: name, scale: …, order: …, frame: …, key: …} (spr.dialects.configured); None: from the
+    # checkpoint's model_type, where that is verified
+    dialect: str | Mapping[str, Any] | None = None
     dialect_options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"  # cpu, cuda:1 …, or spread (spr.models.devices)
     # always explicit: transformers would take the file's own (fp16 is slow and coarse on a CPU)
@@ -174,7 +177,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if config.detector is None and not config.score.annotated:
         raise ConfigError("detector: found none, expected one: score.annotated: false needs what it finds")
     if config.model.dialect is not None:
-        dialect_of(config)
+        _named_dialect(config.model, config.model.dialect)
     return with_absolute_paths(config, Path(path).absolute().parent)
 
 
@@ -225,17 +228,35 @@ def with_absolute_paths(config: Config, base: Path) -> Config:
 
 
 def dialect_of(config: Config) -> Dialect:
-    """The dialect that the configuration names, or the one that the checkpoint's `model_type` implies."""
-    name, options = config.model.dialect, dict(config.model.dialect_options)
-    if name is None:
-        from spr.models.families import dialect_for_checkpoint
+    """The dialect that the configuration names, or the one that the checkpoint's `model_type` implies. What
+    it does not say about the resized frame, the checkpoint's image processor does.
+    """
+    from spr.models.families import dialect_for_checkpoint, image_settings
 
-        name, found = dialect_for_checkpoint(
-            config.model.folder, config.model.processor, config.model.revision
+    m = config.model
+    if m.dialect is None:
+        name, found = dialect_for_checkpoint(m.folder, m.processor, m.revision)
+        return _named_dialect(m, name, found)
+    dialect = _named_dialect(m, m.dialect)
+    if dialect.codec.frame == "resized" and not any(option in dialect.options for option in RESIZED):
+        settings = image_settings(m.folder, m.processor, m.revision)
+        return _named_dialect(m, m.dialect, resize_options(settings)) if settings else dialect
+    return dialect
+
+
+def _named_dialect(
+    m: ModelConfig, named: str | Mapping[str, Any], found: Mapping[str, Any] | None = None
+) -> Dialect:
+    """A dialect with the options of the configuration over those that were `found`. Raises DialectError,
+    ConfigError.
+    """
+    if isinstance(named, Mapping) and (twice := set(named) & set(m.dialect_options)):
+        raise ConfigError(
+            f"model.dialect: found {', '.join(sorted(twice))} here and in model.dialect_options, expected it "
+            "once"
         )
-        options = {**found, **options}
     try:
-        return get_dialect(name, **options)
+        return get_dialect(named, **{**(found or {}), **m.dialect_options})
     except DialectError as e:
         raise DialectError(f"model.dialect: {e}") from None
     except TypeError as e:

@@ -51,6 +51,21 @@ def test_raw_answers_in_a_dialect(tmp_path: Path) -> None:
     assert rows[2].problems == ("answer_failed: missing",)
 
 
+def test_a_contract_of_ones_own(tmp_path: Path) -> None:
+    row = {
+        "gt": [0, 0, 50, 100],
+        "image": "a",
+        "answer": '{"bbox_2d": [0, 0, 1024, 512]}',
+        "width": 100,
+        "height": 100,
+    }
+    right = {"dialect": {"base": "qwen3_vl", "scale": 1024, "order": "yxyx"}}
+    rows, _ = read_lines(jsonl(tmp_path, {**row, **right}, {**row, "dialect": "qwen3_vl"}))
+    assert [r.iou for r in rows] == [1.0, pytest.approx(0.344, abs=0.01)]
+    with pytest.raises(DialectError, match=r"unknown option 'scal'"):
+        read_lines(jsonl(tmp_path, {**row, "dialect": {"base": "qwen3_vl", "scal": 1}}))
+
+
 def test_boxes_without_a_dialect_or_a_size(tmp_path: Path) -> None:
     rows = [
         {"gt": GT, "box": [0, 0, 100, 50]},
