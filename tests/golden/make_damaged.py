@@ -512,23 +512,22 @@ json_damage("a doubly encoded answer")(_in_json(lambda t, _: json.dumps(t, ensur
 json_damage("line ends of another system")(_in_json(lambda t, _: t.replace("\n", "\r\n")))
 
 
+def _misplaced(a: Answer, k: int, pattern: str, new: str) -> Row | None:
+    """The place of thing k as something that is not read; None where it has no such place."""
+    text = re.sub(pattern, new, a.item(k))
+    return a.without(k, text, "non_box_payload") if text != a.item(k) else None
+
+
 @json_damage("a box under a key that is not the family's: no box, the others stay")
 def _key(a: Answer, rng: random.Random) -> Row | None:
     k = _one(a, rng)
     key = rng.choice(["bbox", "box", "bounding_box", "coordinates", "position", "rect", "xyxy"])
-    text = re.sub(r"b\w*ox_2d", key, a.item(k))
-    if text == a.item(k):
-        return None
-    return a.without(k, text, "non_box_payload")
+    return _misplaced(a, k, r"b\w*ox_2d", key)
 
 
 @json_damage("a point in the place of a box: no box, the others stay")
 def _json_point(a: Answer, rng: random.Random) -> Row | None:
-    k = _one(a, rng)
-    text = re.sub(r"b\w*ox_2d\": \[(\d+), (\d+).*?\]", r'point_2d": [\1, \2]', a.item(k))
-    if text == a.item(k):
-        return None
-    return a.without(k, text, "non_box_payload")
+    return _misplaced(a, _one(a, rng), r"b\w*ox_2d\": \[(\d+), (\d+).*?\]", r'point_2d": [\1, \2]')
 
 
 @json_damage("a label with a quote or a line end in it")

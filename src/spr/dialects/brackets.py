@@ -19,7 +19,7 @@ from spr.types import Span
 
 N = r"-?[0-9]+(?:\.[0-9]+)?"  # ASCII digits only: no vocabulary has coordinates in other ones
 NUMBER = re.compile(N)
-_MAX_LENGTH = 17  # longer runs of digits are not coordinates of anything
+LONGEST = 17  # longer runs of digits are not coordinates of anything
 _JUNK = re.compile(r"[^0-9\s.,;\-]")
 _SEPARATORS = " \t\n,;"
 _BOUNDARY = re.compile(r"[\n.,;:!?]")
@@ -37,7 +37,7 @@ def numbers_in(text: str, start: int, end: int) -> list[Span] | None:
     spans = [m.span() for m in NUMBER.finditer(text, start, end)]
     last = start
     for k, (s, e) in enumerate(spans):
-        if text[last:s].strip(_SEPARATORS) or e - s > _MAX_LENGTH or (k and s == last):
+        if text[last:s].strip(_SEPARATORS) or e - s > LONGEST or (k and s == last):
             return None
         last = e
     return None if text[last:end].strip(_SEPARATORS) else spans

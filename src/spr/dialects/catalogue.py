@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from spr.dialects.base import Dialect
 from spr.dialects.configured import OPTIONS as CONTRACT
-from spr.dialects.configured import configured
+from spr.dialects.configured import configured, whole_number
 from spr.dialects.families import FAMILIES, OPTIONS, VARIANTS
 from spr.errors import DialectError, unknown_name
 
@@ -47,9 +47,7 @@ def get_dialect(
         if option not in (*accepted, *CONTRACT):
             raise DialectError(f"{name}: " + unknown_name("option", option, (*CONTRACT, "encode")))
         if option in accepted:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise DialectError(f"{name}.{option}: found {value!r}, expected a positive whole number")
-            own[option] = value
+            own[option] = whole_number(name, option, value)
     family = build(**own)
     changes = {option: value for option, value in options.items() if option not in own}
     if changes:

@@ -15,10 +15,11 @@ from typing import Any
 
 from spr.dialects.base import Dialect, Grammar
 from spr.dialects.codec import ORDERS, FrameKind, LinearCodec, ModelSize, original_size, shrunk, square_size
+from spr.dialects.contract import Contract
 from spr.dialects.family import NOT_PUBLISHED, Family
 from spr.dialects.json_objects import JsonGrammar
 from spr.dialects.mixed import MixedGrammar
-from spr.dialects.resize import FACTOR, MAX_PIXELS, MIN_PIXELS, smart_resize
+from spr.dialects.resize import RESIZE_OPTIONS, resized_in_words, smart_resize
 from spr.errors import DialectError, unknown_name
 from spr.types import Box, Frame, Point
 
@@ -28,8 +29,7 @@ FRAMES: Mapping[str, FrameKind] = {
     "padded_end": "padded at the end",
     "resized": "resized",
 }
-RESIZED = ("min_pixels", "max_pixels", "factor")
-OPTIONS = ("scale", "order", "frame", "key", "decimals", "longest_side", *RESIZED)
+OPTIONS = ("scale", "order", "frame", "key", "decimals", "longest_side", *RESIZE_OPTIONS)
 _CHECKED_ON = Frame(640, 480)
 _BOX: Box = (64.0, 48.0, 320.0, 240.0)
 _LOSS = 0.05  # ours: of a side, what rounding may cost
@@ -56,7 +56,7 @@ def configured(name: str, family: Family, changes: Mapping[str, Any]) -> Family:
             divisor=new.divisor,
             maximum=new.maximum,
             offset=new.offset,
-            frame=_in_words(new),
+            frame=_in_words(new.frame, codec, contract, changes),
             encode=NOT_PUBLISHED,
             official_decode=decode,
             source=f"configured, from {contract.source}",
@@ -69,29 +69,17 @@ def configured(name: str, family: Family, changes: Mapping[str, Any]) -> Family:
 
 
 def _codec(name: str, codec: LinearCodec, changes: Mapping[str, Any], writes: tuple[str, ...]) -> LinearCodec:
-    scale, order = changes.get("scale"), changes.get("order", codec.order)
-    number = isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf
-    if scale is not None and scale != "pixels" and not number:
-        raise DialectError(f"{name}.scale: found {scale!r}, expected units per side (1000) or 'pixels'")
+    order = changes.get("order", codec.order)
     if order not in ORDERS:
         raise DialectError(f"{name}.order: " + unknown_name("order", str(order), tuple(ORDERS)))
     if "points" in writes and order not in ("xyxy", "yxyx"):
         raise DialectError(f"{name}.order: found {order!r}, expected xyxy or yxyx: it writes points too")
     kind = _frame(name, codec, changes)
-    units = float(scale) if number and scale is not None else None
-    if scale is None and "resized" not in (kind, codec.frame):
-        units = codec.divisor
-    if units is not None and kind == "resized":
-        raise DialectError(f"{name}.scale: found {scale!r} with frame: resized, expected scale: pixels")
-    if units is not None and "longest_side" in changes:
-        raise DialectError(
-            f"{name}.longest_side: found scale {units:g}, expected scale: pixels: shares of an image stay"
-        )
+    units = _units(name, codec, kind, changes)
     same = units is not None and units == codec.divisor
-    fractions, decimals = (
-        3 if units is not None and units <= 2 else 0,
-        _whole(name, "decimals", changes, 0, 8),
-    )
+    decimals = whole_number(name, "decimals", changes["decimals"], 0, 8) if "decimals" in changes else None
+    if decimals is None:
+        decimals = codec.decimals if same else 3 if units is not None and units <= 2 else 0
     return replace(
         codec,
         divisor=units,
@@ -99,11 +87,31 @@ def _codec(name: str, codec: LinearCodec, changes: Mapping[str, Any], writes: tu
         order=order,
         frame=kind,
         offset=codec.offset if same else 0.0,
-        decimals=codec.decimals if decimals is None and same else fractions if decimals is None else decimals,
+        decimals=decimals,
         official=None,
-        size=_size(name, codec, kind, units, changes),
+        size=_size(name, codec, kind, changes),
         edge=1.0 if kind == "resized" else 0.0,
     )
+
+
+def _units(name: str, codec: LinearCodec, kind: FrameKind, changes: Mapping[str, Any]) -> float | None:
+    """Units per side; None = pixels."""
+    scale = changes.get("scale")
+    if scale is None:
+        units = None if "resized" in (kind, codec.frame) else codec.divisor
+    elif scale == "pixels":
+        units = None
+    elif isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf:
+        units = float(scale)
+    else:
+        raise DialectError(f"{name}.scale: found {scale!r}, expected units per side (1000) or 'pixels'")
+    if units is not None and kind == "resized":
+        raise DialectError(f"{name}.scale: found {scale!r} with frame: resized, expected scale: pixels")
+    if units is not None and "longest_side" in changes:
+        raise DialectError(
+            f"{name}.longest_side: found scale {units:g}, expected scale: pixels: shares of an image stay"
+        )
+    return units
 
 
 def _frame(name: str, codec: LinearCodec, changes: Mapping[str, Any]) -> FrameKind:
@@ -116,32 +124,30 @@ def _frame(name: str, codec: LinearCodec, changes: Mapping[str, Any]) -> FrameKi
         kind = FRAMES[str(given)]
     else:
         raise DialectError(f"{name}.frame: " + unknown_name("frame", str(given), tuple(FRAMES)))
-    for option in RESIZED:
+    for option in RESIZE_OPTIONS:
         if option in changes and kind != "resized":
             raise DialectError(f"{name}.{option}: found the {kind} frame, expected frame: resized")
     return kind
 
 
-def _size(
-    name: str, codec: LinearCodec, kind: FrameKind, units: float | None, changes: Mapping[str, Any]
-) -> ModelSize:
+def _size(name: str, codec: LinearCodec, kind: FrameKind, changes: Mapping[str, Any]) -> ModelSize:
     """What the numbers span: (width, height) of the image as it is when they are written."""
-    longest = _whole(name, "longest_side", changes, 1)
     base: ModelSize = square_size if kind.startswith("padded") else original_size
     if kind == "resized":
-        given = {option: _whole(name, option, changes, 1) for option in RESIZED if option in changes}
+        given: dict[str, Any] = {o: whole_number(name, o, changes[o]) for o in RESIZE_OPTIONS if o in changes}
         base = codec.size if codec.frame == "resized" else functools.partial(smart_resize, **given)
-    return base if longest is None else functools.partial(_after_shrinking, size=base, longest_side=longest)
+    if "longest_side" not in changes:
+        return base
+    longest = whole_number(name, "longest_side", changes["longest_side"])
+    return functools.partial(_after_shrinking, size=base, longest_side=longest)
 
 
 def _after_shrinking(frame: Frame, size: ModelSize, longest_side: int) -> tuple[int, int]:
     return size(shrunk(frame, longest_side))
 
 
-def _whole(name: str, option: str, changes: Mapping[str, Any], low: int, high: int = 1 << 40) -> Any:
-    value = changes.get(option)
-    if option not in changes:
-        return None
+def whole_number(name: str, option: str, value: object, low: int = 1, high: int = 1 << 40) -> int:
+    """The value of an option. Raises DialectError."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         expected = "a positive whole number" if low else f"a whole number from {low} to {high}"
         raise DialectError(f"{name}.{option}: found {value!r}, expected {expected}")
@@ -160,16 +166,13 @@ def _grammar(name: str, grammar: Grammar, key: object) -> Grammar:
     raise DialectError(f"{name}.key: found {key!r}, expected none: this notation has no key that holds a box")
 
 
-def _in_words(codec: LinearCodec) -> str:
+def _in_words(kind: FrameKind, codec: LinearCodec, contract: Contract, changes: Mapping[str, Any]) -> str:
     """The frame with the sizes that make it."""
-    given, before = codec.size, ""
-    if isinstance(given, functools.partial) and "longest_side" in given.keywords:
-        before = f", after a longer side of at most {given.keywords['longest_side']} px"
-        given = given.keywords["size"]
-    if isinstance(given, functools.partial) and codec.frame == "resized":
-        sizes = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS, "factor": FACTOR, **given.keywords}
-        return "resized to {min_pixels}-{max_pixels} px, multiples of {factor}".format(**sizes) + before
-    return codec.frame + before
+    words: str = contract.frame if kind == codec.frame else kind
+    if kind == "resized" and codec.frame != kind:
+        words = resized_in_words(**{o: changes[o] for o in RESIZE_OPTIONS if o in changes})
+    longest = changes.get("longest_side")
+    return words + (f", after a longer side of at most {longest} px" if longest else "")
 
 
 def _check(name: str, family: Family, changes: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from spr.dialects.brackets import NUMBER, N, guess_phrase, is_note
+from spr.dialects.brackets import LONGEST, NUMBER, N, guess_phrase, is_note
 from spr.dialects.json_text import CONTAINERS, Member, Node, read_json, read_lines
 from spr.dialects.layout import (
     Container,
@@ -39,13 +39,13 @@ JSON_MARK = "{}"  # among a grammar's marks: it reads objects
 BOX_SIDES = ("x_min", "y_min", "x_max", "y_max")
 POINT_SIDES = ("x", "y")
 _FOUR = re.compile(rf"(?<=[\[(])\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=[\])])")
+_FOUR_SIDES = re.compile(r",\s*".join(rf"\"{side}\"\s*:\s*{N}" for side in BOX_SIDES))
 _LINE = re.compile(
     rf"^[ \t]*({N}(?:[ \t]*,[ \t]*{N}){{3}})(?:[ \t,]+(?!-?[0-9.]+[ \t]*,)([^\n\[\]]*))?$", re.MULTILINE
 )
 _BEFORE = re.compile(r"(?:\bjson\s*|(?:\A|\n)[ \t]*[-*][ \t]+)\Z", re.IGNORECASE)  # left of a fence, a dash
 _AFTER = re.compile(r"(?:\s*+[,\]}])*+")  # brackets and commas too many
 _JOINT = re.compile(r"[\s,;.]*+(?:and)?[\s,;.]*+\Z")
-_LONGEST = 17  # digits: longer ones are coordinates of nothing
 _NEAR = 80  # characters around a value that show whether it has its lines for itself
 _NOTHING = frozenset(("none", "null", ""))
 # keys that name a thing, the best first; keys are compared without case and signs
@@ -91,8 +91,13 @@ class _Thing:
 
     def indices(self) -> list[int]:
         """Where its members stand in the object."""
-        both = (self.box, self.box_index), (self.point, self.point_index), (self.label, self.label_index)
-        return [index for member, index in both if member is not None]
+        named = (self.box, self.box_index), (self.point, self.point_index), (self.label, self.label_index)
+        return [index for member, index in named if member is not None]
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it has a box or a point."""
+        return self.box is not None or self.point is not None
 
 
 @dataclass(frozen=True)
@@ -115,9 +120,7 @@ class JsonGrammar:
     @property
     def token_pattern(self) -> re.Pattern[str]:
         """The four numbers in their list, or the members with the four sides."""
-        if self.sides:
-            return re.compile(r",\s*".join(rf"\"{side}\"\s*:\s*{N}" for side in BOX_SIDES))
-        return _FOUR
+        return _FOUR_SIDES if self.sides else _FOUR
 
     def scan(self, text: str) -> Layout:
         """All objects with a box or a point, bare lists of four numbers, and lines `x1,y1,x2,y2 label`, in
@@ -299,19 +302,20 @@ class _Scan:
         things = self._things(node)
         row = tuple(member.span for member in node.members)
         named = where.name if len(things) == 1 else None
-        owned = any(thing.box or thing.point for thing in things)
+        owned = any(thing.has_place for thing in things)
         lone = where.lone if len(row) == 1 else None
         for thing in things:
-            has_place = bool(thing.box or thing.point)
-            label = _words(thing.label.value) if thing.label else named if has_place or not row else None
+            label = (
+                _words(thing.label.value) if thing.label else named if thing.has_place or not row else None
+            )
             at = thing.label.start if thing.label else node.start
             if label:
                 self._labels.append((at, label))
             if self._sides and not where.owned and self._in_sides(node, thing, label, row, where):
                 owned = True
                 continue
-            self.layout.unboxed += [(at, label)] if label and not has_place else []
-            if has_place:
+            self.layout.unboxed += [(at, label)] if label and not thing.has_place else []
+            if thing.has_place:
                 clause: tuple[Cut, ...] = tuple(Item(row, k) for k in thing.indices())
                 if where.whole and len(things) == 1 and not node.nests:
                     clause = (where.whole,)
@@ -319,7 +323,7 @@ class _Scan:
                 self._place(thing.box, thing.point, label, (node.start, node.end), cut, clause)
             elif not owned and not where.owned:
                 self._elsewhere(node, thing, row)
-        if len(things) > 1 and not all(thing.label and (thing.box or thing.point) for thing in things):
+        if len(things) > 1 and not all(thing.label and thing.has_place for thing in things):
             self.layout.problem("tag_mismatch", node.start, node.end)
         if owned and (node.loose or not node.closed):
             self.layout.problem("tag_mismatch", node.start, node.end)
@@ -506,9 +510,7 @@ class _Scan:
         inside = value.start + 1, value.end - 1
         spans = tuple(m.span() for m in NUMBER.finditer(self._text, *inside))
         rest = blanked(self._text[slice(*inside)], [(s - inside[0], e - inside[0]) for s, e in spans])
-        fits = (
-            len(spans) == arity and not rest.strip(" \n,;[]()") and all(e - s <= _LONGEST for s, e in spans)
-        )
+        fits = len(spans) == arity and not rest.strip(" \n,;[]()") and all(e - s <= LONGEST for s, e in spans)
         return spans if fits else None
 
     # --- lists ------------------------------------------------------------------------------------
@@ -595,7 +597,7 @@ class _Scan:
         layout.steps += 2 * len(self._text)
         for line in _LINE.finditer(blanked(self._text, self.roots)):
             numbers = tuple(m.span() for m in NUMBER.finditer(self._text, *line.span(1)))
-            if any(end - start > _LONGEST for start, end in numbers):
+            if any(end - start > LONGEST for start, end in numbers):
                 continue
             label = (line.group(2) or "").strip() or None
             cut = (line.start(1), line.start(2)) if label else line.span(1)
@@ -716,5 +718,5 @@ def _is_empty(value: Node) -> bool:
 
 def _is_number(item: Node) -> bool:
     quotes = 2 * (item.kind == "string")
-    fits = len(item.text) <= _LONGEST and item.end - item.start == len(item.text) + quotes
+    fits = len(item.text) <= LONGEST and item.end - item.start == len(item.text) + quotes
     return not item.items and fits and NUMBER.fullmatch(item.text) is not None

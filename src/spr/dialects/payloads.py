@@ -22,8 +22,9 @@ Reader: TypeAlias = Callable[[str, int, int], Found]
 Numbers: TypeAlias = Sequence[Sequence[str]]  # of several boxes, as written
 BRACKET_BOX = re.compile(rf"(?<=\[)\s*{N}(?:\s*,\s*{N}){{3}}\s*(?=\])")  # the coordinate text of one box
 PAREN_BOX = re.compile(rf"\(\s*{N}\s*,\s*{N}\s*\)\s*(?:,\s*)?\(\s*{N}\s*,\s*{N}\s*\)")
-BLANK_BOX = re.compile(rf"(?<=<box>)\s*{N}(?:\s+{N}){{3}}\s*(?=</box>)")
-BBOX_BOX = re.compile(rf"(?<=<bbox>)\s*{N}(?:\s+{N}){{3}}\s*(?=</bbox>)")
+BLANK_BOX, BLANK_BBOX = (
+    re.compile(rf"(?<=<{tag}>)\s*{N}(?:\s+{N}){{3}}\s*(?=</{tag}>)") for tag in ("box", "bbox")
+)
 ANGLE_BOX = re.compile(r"<[0-9]+>(?:[ \t]*<[0-9]+>){3}")
 PATCH_BOX = re.compile(r"<patch_index_[0-9]{4}>\s*<patch_index_[0-9]{4}>")
 BARE_BRACKET = re.compile(r"\[[^\[\]]*\]")  # what a box looks like when its tags were stripped

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from spr.dialects.brackets import N, numbers_in
+from spr.dialects.brackets import LONGEST, N, numbers_in
 from spr.dialects.layout import Layout, RawMention, RawPoint, Written
 from spr.errors import DialectError
 from spr.types import Span
@@ -19,7 +19,6 @@ _QUOTED = r"(?:[^<>\"']|\"[^\"<]*+\"|'[^'<]*+')*+"
 _TAG = re.compile(rf"<(?:(/)|(?=\w+\s))(points?|tracks)(?=[\s/>])(?:{_QUOTED}>|[^<>]*>)")
 _ATTRIBUTE = re.compile(r"(?<=[\s\"'])([A-Za-z]+)([0-9]{0,4})\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
 _VALUE = re.compile(rf"\s*({N})\s*%?\s*")
-_LONGEST = 17  # longer runs of digits are not coordinates of anything
 _DIGITS = 3  # of Molmo2's coordinates, at least
 _IMAGE = "1"  # what coordinates are said to be of: there is no other one
 _GROUP = re.compile(r"[^\t:,;]+")
@@ -106,7 +105,7 @@ class PointTagGrammar:
                 layout.problem("tag_mismatch", *a.span())
                 continue
             value = _VALUE.fullmatch(text, *_span(a))
-            fits = value is not None and value.end(1) - value.start(1) <= _LONGEST
+            fits = value is not None and value.end(1) - value.start(1) <= LONGEST
             if not fits:
                 layout.problem("not_a_number", *a.span())
             pair[side] = value.span(1) if value is not None and fits else None

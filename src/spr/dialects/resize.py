@@ -16,6 +16,7 @@ from spr.types import Frame
 MIN_PIXELS = 56 * 56  # transformers' class default
 MAX_PIXELS = 14 * 14 * 4 * 1280  # 1,003,520, transformers' class default
 FACTOR = 28  # patch 14 x merge 2
+RESIZE_OPTIONS = ("min_pixels", "max_pixels", "factor")
 
 
 def smart_resize(
@@ -39,6 +40,11 @@ def smart_resize(
         new_h = math.ceil(h * beta / factor) * factor
         new_w = math.ceil(w * beta / factor) * factor
     return new_w, new_h
+
+
+def resized_in_words(min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS, factor: int = FACTOR) -> str:
+    """The frame of a contract."""
+    return f"resized to {min_pixels}-{max_pixels} px, multiples of {factor}"
 
 
 def _value(config: Any, name: str) -> Any:

@@ -35,7 +35,7 @@ from spr.evaluation.items import Item, by_image, digest
 from spr.evaluation.lmms import lmms_results
 from spr.evaluation.meteor import require_meteor
 from spr.evaluation.protocols import protocol_named
-from spr.evaluation.protocols.base import Protocol, full_id, question, why_failed
+from spr.evaluation.protocols.base import Protocol, counts_points, full_id, question, why_failed
 from spr.evaluation.protocols.region_caption import CaptionOptions
 from spr.evaluation.readers import read_benchmark
 from spr.evaluation.results import compare, measure
@@ -194,7 +194,7 @@ def prepare(benchmark: BenchmarkConfig, limit: int | None, dialect: Dialect) -> 
     """
     protocol = protocol_named(benchmark.protocol)
     options = metric_options(benchmark, protocol)
-    if "boxes" not in dialect.contract.writes and not getattr(options, "points", False):
+    if "boxes" not in dialect.contract.writes and not counts_points(options):
         raise ConfigError(
             f"evaluate.benchmarks[{benchmark.name}]: found the dialect {dialect.name}, which writes points "
             "only, expected protocol: rec with options: {points: true}"

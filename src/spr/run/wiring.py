@@ -17,7 +17,7 @@ from spr.data.config import DataConfig
 from spr.data.full_paths import FullPaths
 from spr.data.images import ImageStore, open_store
 from spr.dialects import Dialect, get_dialect, resize_options
-from spr.dialects.configured import RESIZED
+from spr.dialects.resize import RESIZE_OPTIONS
 from spr.errors import ConfigError, DialectError
 from spr.evaluation.config import EvaluationConfig
 from spr.evaluation.results import BASE
@@ -238,7 +238,7 @@ def dialect_of(config: Config) -> Dialect:
         name, found = dialect_for_checkpoint(m.folder, m.processor, m.revision)
         return _named_dialect(m, name, found)
     dialect = _named_dialect(m, m.dialect)
-    if dialect.codec.frame == "resized" and not any(option in dialect.options for option in RESIZED):
+    if dialect.codec.frame == "resized" and not any(option in dialect.options for option in RESIZE_OPTIONS):
         settings = image_settings(m.folder, m.processor, m.revision)
         return _named_dialect(m, m.dialect, resize_options(settings)) if settings else dialect
     return dialect

@@ -7,7 +7,7 @@ import functools
 from spr.dialects.codec import LinearCodec
 from spr.dialects.family import Family, family
 from spr.dialects.json_objects import JsonGrammar
-from spr.dialects.resize import FACTOR, MAX_PIXELS, MIN_PIXELS, smart_resize
+from spr.dialects.resize import FACTOR, MAX_PIXELS, MIN_PIXELS, RESIZE_OPTIONS, resized_in_words, smart_resize
 
 
 def build(min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS, factor: int = FACTOR) -> Family:
@@ -21,11 +21,11 @@ def build(min_pixels: int = MIN_PIXELS, max_pixels: int = MAX_PIXELS, factor: in
         decode="int(v / new_W * W)",
         phrase="JSON label",
         several="one object per box",
-        frame=f"resized to {min_pixels}-{max_pixels} px, multiples of {factor}",
+        frame=resized_in_words(min_pixels, max_pixels, factor),
         grounded_caption="Please first output bbox coordinates and names of every item in this image in "
         "JSON format.",
         rec="Locate {expression} in this image and output the bbox coordinates in JSON format.",
     )
 
 
-OPTIONS = ("min_pixels", "max_pixels", "factor")
+OPTIONS = RESIZE_OPTIONS

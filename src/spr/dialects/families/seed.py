@@ -6,7 +6,7 @@ from spr.dialects.codec import LinearCodec
 from spr.dialects.family import Family, family
 from spr.dialects.json_objects import JsonGrammar
 from spr.dialects.mixed import MixedGrammar
-from spr.dialects.payloads import BBOX_BOX, read_blanks, write_blanks
+from spr.dialects.payloads import BLANK_BBOX, read_blanks, write_blanks
 from spr.dialects.tags import TagGrammar
 
 
@@ -16,7 +16,7 @@ def grammar(calls: bool = False) -> MixedGrammar:
         ("<bbox>", "</bbox>"),
         read_blanks,
         write_blanks,
-        BBOX_BOX,
+        BLANK_BBOX,
         point=("<point>", "</point>"),
         guess=True,
         several="repeat",

@@ -9,7 +9,7 @@ import functools
 from spr.dialects.codec import LinearCodec
 from spr.dialects.families import seed
 from spr.dialects.family import Family, family
-from spr.dialects.resize import FACTOR, smart_resize
+from spr.dialects.resize import FACTOR, RESIZE_OPTIONS, resized_in_words, smart_resize
 
 _SOURCE = "ui-tars action_parser.py"
 _MIN, _MAX = 100 * 28 * 28, 16384 * 28 * 28
@@ -25,7 +25,7 @@ def build(min_pixels: int = _MIN, max_pixels: int = _MAX, factor: int = FACTOR) 
         decode="v / new_W * W",
         phrase="none in actions; before, guessed",
         several="repeated <bbox>",
-        frame=f"resized to {min_pixels}-{max_pixels} px, multiples of {factor}",
+        frame=resized_in_words(min_pixels, max_pixels, factor),
         writes=("boxes", "points"),
     )
 
@@ -44,4 +44,4 @@ def relative() -> Family:
 
 
 VARIANTS = {"relative": relative}
-OPTIONS = ("min_pixels", "max_pixels", "factor")
+OPTIONS = RESIZE_OPTIONS

@@ -50,7 +50,7 @@ class Protocol:
 
     def reads(self, row: Prediction, options: Any) -> bool:
         """Whether an answer was read as these metric options mean it."""
-        return self.is_read(row) or (getattr(options, "points", False) and bool(row.points))
+        return self.is_read(row) or (counts_points(options) and bool(row.points))
 
     def template(self, dialect: Dialect, override: str | None) -> str:
         """The form of the question: the configuration's, the dialect's, or the default."""
@@ -58,6 +58,11 @@ class Protocol:
             return override
         known = dialect.prompts.get(self.prompt)
         return known.text if known is not None else self.default_prompt
+
+
+def counts_points(options: Any) -> bool:
+    """Whether metric options ask for points, as those of REC can."""
+    return bool(getattr(options, "points", False))
 
 
 def question(template: str, item: Item, dialect: Dialect) -> str:
