@@ -23,11 +23,11 @@ from spr.doctor.examine import (
     expression,
     processor_findings,
     reading_finding,
-    with_sizes,
     wording,
 )
-from spr.doctor.readings import Finding, Item
+from spr.doctor.readings import Item
 from spr.doctor.show import doctor_page, print_table
+from spr.doctor.verdict import Finding
 from spr.errors import ConfigError, DataError
 from spr.report.page import plain_page
 from spr.run.pairs import do_index, do_regions
@@ -73,31 +73,28 @@ def doctor_config(
         pictures, longest = _pictures(
             processor, model_config, items, asked, store, crops=complaint is not None, progress=progress
         )
-        items = with_sizes(items, pictures)
         context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
         findings += processor_findings(
             items, pictures, dialect, longest, config.describe.max_new_tokens, context
         )
     progress.start("doctor: loading the model", 0)
     describer = describer or build_describer(config, store, whole_images=False)
-    progress.start("doctor: asking for known boxes", 0)
+    processor_sizes = _sizes(config)
     exam = examine_boxes(
         describer,
         items,
         dialect,
-        _options(config),
+        processor_sizes,
         asked,
         [wording(get_dialect(n), "rec") for n in known_names("boxes")],
+        progress,
     )
-    findings += box_findings(exam, dialect)
-    findings.append(
-        reading_finding(
-            describer, items, dialect, wording(dialect, "region_caption", config.evaluate.benchmarks)
-        )
-    )
+    findings += box_findings(exam, dialect, processor_sizes)
+    shown = wording(dialect, "region_caption", config.evaluate.benchmarks)
+    findings.append(reading_finding(describer, items, dialect, shown, progress))
     if config.model.kind == "hf" and config.model.url:
         second = replace(config, model=replace(config.model, kind="endpoint"))
-        findings.append(engine_finding(exam, build_describer(second, store), dialect))
+        findings.append(engine_finding(exam, build_describer(second, store), dialect, progress))
     progress.end()
     title = f"{config.model.folder}, {dialect.name}"
     print_table(title, findings, console or Console())
@@ -113,8 +110,7 @@ def _items(config: Config, run: Run, progress: Progress) -> list[Item]:
     items = choose_items(images, index.annotations_of([i.image_id for i in images]), config.seed)
     if not items:
         raise DataError(
-            f"{config.data.annotations}: no image has an object of a category that occurs once, so there "
-            "is nothing to ask for"
+            f"{config.data.annotations}: no image has an annotated object, so there is nothing to ask for"
         )
     return items
 
@@ -160,10 +156,13 @@ def _pictures(
     return pictures, longest
 
 
-def _options(config: Config) -> dict[str, int]:
+def _sizes(config: Config) -> dict[str, int]:
+    """The limits of the checkpoint's image processor, where its sizes depend on them."""
     from spr.models.families import image_settings
 
-    return resize_options(image_settings(config.model.folder, config.model.processor, config.model.revision))
+    m = config.model
+    settings = image_settings(m.folder, m.processor, m.revision)
+    return resize_options(settings) if settings else {}
 
 
 # --- prompts --------------------------------------------------------------------------------------

@@ -1,74 +1,74 @@
-"""What a model's numbers could mean: every dialect that reads the answers, and the assumed notation with
-another scale, order or frame.
+"""What a model's numbers could mean: the boxes of its answers, read under every contract that the notation
+can have.
 
-In: answers, the sizes of their images (original, and as the processor resizes them), true boxes. Out: how
-well each reading fits. Only the doctor uses this, to advise; scoring and evaluation never choose a contract
-by looking at the truth.
+In: answers to questions about objects with known boxes. Out: `Reading`s, each with the IoU of every answered
+box, so that two of them can be compared on the same answers (verdict.py). Only the doctor uses this, to
+advise; scoring and evaluation never choose a contract by looking at the truth.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
-from typing import Any, Literal, TypeAlias
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
 
-from spr.boxes import iou, sanitize
-from spr.dialects import Dialect, Frame, get_dialect, known_names
+import numpy as np
+from numpy.typing import NDArray
+
+from spr.dialects import Dialect, get_dialect, known_names, resize_options
+from spr.dialects.codec import ORDERS, LinearCodec
+from spr.dialects.configured import FRAMES
+from spr.dialects.resize import RESIZE_OPTIONS
 from spr.errors import DialectError
-from spr.types import Box, Mention
+from spr.types import Box, Frame, GroundedText, Mention
 
-CLOSE = 0.05  # ours: readings whose median IoU differs by less cannot be told apart
-BETTER = 0.1  # ours: by how much another reading must fit better before the assumed one is called wrong
-FITS = 0.3  # ours: below this no reading fits, and nothing can be said about frames
-SCALES = (1.0, 100.0, 999.0, 1000.0, 1024.0)
+Floats: TypeAlias = NDArray[np.float64]
+
+SCALES = (1, 100, 999, 1000, 1024)
+# sides and limits that people set: a fitted number becomes the nearest of them
+SIDES = (
+    1, 10, 100, 224, 256, 320, 336, 384, 392, 416, 448, 480, 490, 512, 560, 600, 616, 640, 672, 720, 728, 756,
+    768, 784, 800, 840, 896, 960, 980, 999, 1000, 1008, 1024, 1080, 1092, 1120, 1200, 1280, 1333, 1344, 1400,
+    1536, 1600, 1792, 1920, 2000, 2048, 2560, 3072, 3840, 4096,
+)  # fmt: skip
+AREAS = (256, 512, 576, 640, 768, 900, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120, 8192, 16384)
+NEAR = 0.01  # ours: how far a fitted side may be from a usual one
+NEAR_AREA = 0.08  # ours: the resized area is rounded down to whole patches
+CHANGED = 0.02  # ours: an image whose pixels are at least that much larger or smaller was resized
+SAMPLED = 12  # answers that show in which notation a model writes
+_ENOUGH = 5  # boxes that make a rule
+OWN = 0.3  # ours: how much more of the answers another notation must explain
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the doctor's table. `verdict`: fine, look (a person should), wrong."""
-
-    check: str
-    found: str
-    verdict: Literal["fine", "look", "wrong"]
+_FRACTION = re.compile(r"(?<![\d.])0?\.\d")
+CROP_OFF = "processor: {do_center_crop: false}"
+DEFAULTS: Mapping[str, int] = resize_options({})
+_OF_PIXELS = (*RESIZE_OPTIONS, "frame", "longest_side")
+_KEY = re.compile(r"[\"'“”]?([A-Za-z][\w ]*)[\"'“”]?\s*:\s*[\[(]")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question with a known answer. `seen` is the size (width, height) to which the processor resizes the
-    image; None = not known.
-    """
+    """A question about the objects of one category in an image, with all their boxes."""
 
     image: str
     frame: Frame
-    seen: tuple[int, int] | None
     category: str
-    truth: Box
+    truths: tuple[Box, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A way to read boxes. `dialect` is its name when it is a known dialect; `own` is the share of boxes that
-    are written in its very notation, each counted by how much of the answer it explains (a bare `[1, 2, 3,
-    4]` inside a JSON object explains little).
+def boxes_for(g: GroundedText, item: Item) -> tuple[Box, ...]:
+    """The boxes that answer the question: those that are named as the objects are, else the first ones, not
+    more than there are objects.
     """
-
-    name: str
-    dialect: str | None
-    median_iou: float | None
-    read: int
-    own: float
-
-    @property
-    def score(self) -> float:
-        """The median IoU, 0 when nothing was read."""
-        return self.median_iou or 0.0
+    named = [m for m in g.mentions if m.phrase and item.category.casefold() in m.phrase.casefold()]
+    found = [box for m in named or g.mentions for box in m.boxes]
+    return tuple(found[: len(item.truths)])
 
 
-Numbers: TypeAlias = tuple[float, float, float, float]
-Decode: TypeAlias = Callable[[Numbers, Item], Box]
+# --- the notation -----------------------------------------------------------------------------------
 
 
 def first_mention(dialect: Dialect, text: str, frame: Frame) -> Mention | None:
@@ -83,149 +83,412 @@ def skeleton(text: str, phrase: str | None) -> str:
     return re.sub(r"\s+", "", _NUMBER.sub("#", text))
 
 
-def _explained(dialect: Dialect, text: str, mention: Mention, frame: Frame) -> float:
-    """Share of the answer that the mention makes up, if it is written as the dialect itself would write it;
-    else 0.
+def explained(dialect: Dialect, text: str, frame: Frame) -> float:
+    """Share of the answer that its first box makes up, if it is written as the dialect itself would write it;
+    else 0. A bare `[1, 2, 3, 4]` inside a JSON object explains little.
     """
+    mention = first_mention(dialect, text, frame)
+    if mention is None:
+        return 0.0
     start, end = mention.span
     try:
         own = dialect.compose([(mention.phrase, mention.boxes)], frame)
     except DialectError:
         return 0.0
-    return (
-        (end - start) / len(text.strip())
-        if skeleton(text[start:end], mention.phrase) in skeleton(own, mention.phrase)
-        else 0.0
+    same = skeleton(text[start:end], mention.phrase) in skeleton(own, mention.phrase)
+    return (end - start) / len(text.strip()) if same else 0.0
+
+
+def _notations(assumed: Dialect, processor: Mapping[str, Any], answers: Sequence[str]) -> Iterator[Dialect]:
+    """What the answers may be written in: the known dialects, each also with fractions, and with the key that
+    stands in the answers.
+    """
+    keys = Counter(key for text in answers for key in set(_KEY.findall(text)))
+    fractions = sum(_FRACTION.search(text) is not None for text in answers)
+    changes: list[dict[str, Any]] = [{}, {"scale": 1}] if 2 * fractions >= len(answers) else [{}]
+    changes += [{"key": key, **more} for key, n in keys.items() if 2 * n >= len(answers) for more in changes]
+    bases = [
+        (assumed.name, dict(assumed.options)),
+        *((n, _options(n, processor)) for n in known_names("boxes")),
+    ]
+    for change in changes:
+        for name, options in bases:
+            kept = {o: v for o, v in options.items() if not ("scale" in change and o in _OF_PIXELS)}
+            try:
+                yield get_dialect(name, **{**kept, **change})
+            except DialectError:
+                continue  # has no key, or no fractions
+
+
+def _options(name: str, processor: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(processor) if get_dialect(name).codec.frame == "resized" else {}
+
+
+def written_as(
+    assumed: Dialect, processor: Mapping[str, Any], answers: Sequence[str], items: Sequence[Item]
+) -> list[Dialect]:
+    """The dialects in whose notation the answers are written, whatever their numbers mean, the likeliest
+    first: the assumed one, if it explains them about as well as any.
+    """
+    step = max(1, len(answers) // SAMPLED)
+    sample = list(zip(answers, items, strict=True))[::step]
+    found = [
+        (sum(explained(dialect, text, item.frame) for text, item in sample) / len(sample), dialect)
+        for dialect in _notations(assumed, processor, [text for text, _ in sample])
+    ]
+    own, most = found[0][0], max(share for share, _ in found)
+    if most == 0:
+        return [assumed]
+    equal = [dialect for share, dialect in found[1:] if share > most - 0.02]
+    return [assumed, *equal] if own > most - OWN else equal
+
+
+# --- the numbers ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answered boxes, n of them: the numbers that were written, (n, 4), in the order of `base`; the size
+    of each one's image, (n, 2); and the true boxes that each may mean.
+    """
+
+    base: Dialect
+    values: Floats
+    sizes: Floats
+    frames: tuple[Frame, ...]  # one per row
+    items: tuple[Item, ...]
+    known: tuple[Box | None, ...] = field(repr=False)  # as the base reads them
+
+    @cached_property
+    def truths(self) -> tuple[Floats, NDArray[np.intp]]:
+        """All true boxes, and where those of each row begin."""
+        flat = [box for item in self.items for box in item.truths]
+        counts = [len(item.truths) for item in self.items]
+        return np.array(flat, dtype=np.float64).reshape(-1, 4), np.cumsum([0, *counts[:-1]])
+
+    @cached_property
+    def alone(self) -> NDArray[np.bool_]:
+        """Rows with one true box."""
+        return np.array([len(item.truths) == 1 for item in self.items])
+
+    def ious(self, boxes: Floats) -> Floats:
+        """(n,) IoU of each box (as `clipped` gives it) with the true box that it fits best."""
+        truths, starts = self.truths
+        rows = np.repeat(np.arange(len(self.items)), [len(item.truths) for item in self.items])
+        best: Floats = np.maximum.reduceat(overlap(boxes[rows], truths), starts)
+        return best
+
+    def clipped(self, boxes: Floats) -> Floats:
+        """(n, 4) boxes as a metric takes them: sorted, inside the image."""
+        low = np.clip(np.minimum(boxes[:, :2], boxes[:, 2:]), 0, self.sizes)
+        high = np.clip(np.maximum(boxes[:, :2], boxes[:, 2:]), 0, self.sizes)
+        return np.concatenate([low, high], axis=1)
+
+
+def overlap(a: Floats, b: Floats) -> Floats:
+    """(n,) IoU of the boxes of two arrays of shape (n, 4), row by row; 0 where both are empty."""
+    side = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
+    inter = side[:, 0] * side[:, 1]
+    union = np.prod(a[:, 2:] - a[:, :2], axis=1) + np.prod(b[:, 2:] - b[:, :2], axis=1) - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def _axes(codec: LinearCodec, frames: Sequence[Frame]) -> tuple[Floats, Floats]:
+    """((n, 2) pixels per unit, (n, 2) pads in pixels) of x and y. Raises ValueError for a bad frame."""
+    known = {frame: codec.axes(frame) for frame in set(frames)}
+    axes = np.array([known[frame] for frame in frames])  # (n, 2, 4)
+    return axes[:, :, 0] / axes[:, :, 1], axes[:, :, 2]
+
+
+def _corners(values: Floats, order: str) -> Floats:
+    """(n, 4) written numbers as x1, y1, x2, y2, in the units in which they are written."""
+    places, form = ORDERS[order]
+    v = values[:, list(places)]
+    if form == "corners":
+        return v
+    first = v[:, :2] - v[:, 2:] / 2 if form == "centre" else v[:, :2]
+    return np.concatenate([first, first + v[:, 2:]], axis=1)
+
+
+def decode(codec: LinearCodec, values: Floats, frames: Sequence[Frame]) -> Floats:
+    """(n, 4) boxes in pixels of the original images. `LinearCodec.reader` for many answers at once."""
+    scale, pad = _axes(codec, frames)
+    corners = _corners(values, codec.order).reshape(-1, 2, 2)
+    boxes: Floats = (corners + codec.offset) * scale[:, None] - pad[:, None]
+    return boxes.reshape(-1, 4)
+
+
+def answered(base: Dialect, answers: Sequence[str], items: Sequence[Item]) -> Answers:
+    """The boxes of the answers, as `base` reads them, and the numbers that stand for them."""
+    rows = [
+        (box, item)
+        for text, item in zip(answers, items, strict=True)
+        for box in boxes_for(base.parse(text, item.frame), item)
+    ]
+    frames = tuple(item.frame for _, item in rows)
+    boxes = np.array([box for box, _ in rows], dtype=np.float64).reshape(-1, 4)
+    values = boxes
+    if isinstance(base.codec, LinearCodec) and rows:
+        scale, pad = _axes(base.codec, frames)
+        places, form = ORDERS[base.codec.order]
+        corners = boxes.reshape(-1, 2, 2)
+        if form != "corners":
+            size = corners[:, 1] - corners[:, 0]
+            first = corners.mean(axis=1) if form == "centre" else corners[:, 0]
+            written = np.stack([(first + pad) / scale - base.codec.offset, size / scale], axis=1)
+        else:
+            written = (corners + pad[:, None]) / scale[:, None] - base.codec.offset
+        values = np.empty_like(boxes)
+        values[:, list(places)] = written.reshape(-1, 4)
+    return Answers(
+        base,
+        values,
+        np.array(frames, dtype=np.float64).reshape(-1, 2),
+        frames,
+        tuple(item for _, item in rows),
+        tuple(box for box, _ in rows),
     )
 
 
-def _measured(
-    name: str, dialect: str | None, boxes: Sequence[Box | None], items: Sequence[Item], own: float
-) -> Reading:
-    ious = [
-        iou(sanitize([box], item.frame), [item.truth])
-        for box, item in zip(boxes, items, strict=True)
-        if box is not None
-    ]
-    return Reading(name, dialect, float(median(ious)) if ious else None, len(ious), own)
+# --- the readings -----------------------------------------------------------------------------------
 
 
-def dialect_reading(dialect: Dialect, answers: Sequence[str], items: Sequence[Item]) -> Reading:
-    """How well the answers fit when the dialect reads them."""
-    mentions = [first_mention(dialect, text, item.frame) for text, item in zip(answers, items, strict=True)]
-    own = [
-        _explained(dialect, text, m, item.frame)
-        for text, item, m in zip(answers, items, mentions, strict=True)
-        if m is not None
-    ]
-    boxes = [m.boxes[0] if m is not None else None for m in mentions]
-    return _measured(dialect.name, dialect.name, boxes, items, sum(own) / len(own) if own else 0.0)
-
-
-def _size(item: Item, frame: str) -> tuple[float, float, float, float]:
-    """(width, height) that the numbers span, and the padding left and above, in pixels of the original."""
-    w, h = item.frame.width, item.frame.height
-    if frame == "padded to a square":
-        side = max(w, h)
-        return float(side), float(side), float((side - w) // 2), float((side - h) // 2)
-    return float(w), float(h), 0.0, 0.0
-
-
-def _scaled(units: float, frame: str, swapped: bool) -> Decode:
-    def decode(v: Numbers, item: Item) -> Box:
-        x1, y1, x2, y2 = (v[1], v[0], v[3], v[2]) if swapped else v
-        w, h, left, above = _size(item, frame)
-        return x1 * w / units - left, y1 * h / units - above, x2 * w / units - left, y2 * h / units - above
-
-    return decode
-
-
-def _pixels(resized: bool, swapped: bool) -> Decode:
-    def decode(v: Numbers, item: Item) -> Box:
-        x1, y1, x2, y2 = (v[1], v[0], v[3], v[2]) if swapped else v
-        seen = item.seen if resized and item.seen is not None else (item.frame.width, item.frame.height)
-        sx, sy = item.frame.width / seen[0], item.frame.height / seen[1]
-        return x1 * sx, y1 * sy, x2 * sx, y2 * sy
-
-    return decode
-
-
-def alternatives(resized: bool) -> Iterator[tuple[str, Decode]]:
-    """Every combination of scale, order and frame, in words. `resized`: the size after the processor is
-    known.
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One way to read the numbers: `dialect` is what goes into the configuration, `words` says what the
+    numbers are then; `boxes` (n, 4), inside the image, and `ious` (n,) belong to the same answered boxes in
+    every reading.
     """
-    for swapped in (False, True):
-        order = ", axes swapped (y x y x)" if swapped else ""
-        for frame in ("original image", "padded to a square"):
-            for units in SCALES:
-                yield f"0-{units:g}, {frame}{order}", _scaled(units, frame, swapped)
-        yield f"pixels of the original image{order}", _pixels(False, swapped)
-        if resized:
-            yield f"pixels of the resized image{order}", _pixels(True, swapped)
+
+    dialect: Mapping[str, Any] | None  # {"base": name, **options}; None: no line of YAML says this
+    words: str
+    boxes: Floats
+    ious: Floats
+
+    @property
+    def yaml(self) -> str:
+        """The line of the configuration."""
+        if self.dialect is None:
+            return CROP_OFF
+        options = [f"{name}: {value}" for name, value in self.dialect.items()]
+        return "dialect: " + (str(self.dialect["base"]) if len(options) == 1 else f"{{{', '.join(options)}}}")
 
 
-def _first_numbers(dialect: Dialect, text: str) -> Numbers | None:
-    spans = dialect.coordinate_spans(text)[:4]
-    if len(spans) < 4:
-        return None
-    a, b, c, d = (float(text[start:end]) for start, end in spans)
-    return a, b, c, d
+_ORDER_WORDS = {
+    "xyxy": "",
+    "yxyx": ", axes swapped (y x y x)",
+    "xxyy": ", as x x y y",
+    "yyxx": ", as y y x x",
+    "xywh": ", as x, y, width, height",
+    "yxhw": ", as y, x, height, width",
+    "cxcywh": ", as centre x, centre y, width, height",
+}
+_FRAME_WORDS = {
+    "original": "of the original image",
+    "padded": "of the image padded to a square",
+    "padded_end": "of the image padded at its end",
+    "resized": "of the resized image",
+}
 
 
-def readings(
-    assumed: Dialect, options: Mapping[str, Any], answers: Sequence[str], items: Sequence[Item]
-) -> tuple[Reading, list[Reading]]:
-    """The assumed reading, and all others that read at least half as many answers, best first. `options`: of
-    the processor, for resized frames.
+def meaning(dialect: Dialect) -> str:
+    """What a dialect's numbers mean, for a person."""
+    codec = dialect.codec
+    if not isinstance(codec, LinearCodec):
+        return f"cells of {dialect.name}"
+    order, frame, scale, longest_side = _meaning(codec)
+    units = "pixels" if scale is None else f"0-{scale:g}"
+    limits = {o: v for o, v in dialect.options.items() if o in RESIZE_OPTIONS and v != DEFAULTS[o]}
+    sizes = ", ".join(f"{o.replace('_', ' ')} {v}" for o, v in limits.items())
+    shrunk = f", shrunk to {longest_side} px beforehand" if longest_side else ""
+    return f"{units} {_FRAME_WORDS[frame]}{f' ({sizes})' if sizes else ''}{shrunk}{_ORDER_WORDS[order]}"
+
+
+def readings(notations: Sequence[Dialect], processor: Mapping[str, Any], a: Answers) -> Iterator[Reading]:
+    """Every reading of the answers beside the base's own: the known dialects of their notation, contracts of
+    one's own over it, and an image that lost its sides.
     """
-    first = dialect_reading(assumed, answers, items)
-    others = []
-    for name in known_names("boxes"):
-        dialect = get_dialect("qwen2_5_vl", **options) if name == "qwen2_5_vl" else get_dialect(name)
-        if dialect.name != assumed.name or dialect.options != assumed.options:
-            others.append(dialect_reading(dialect, answers, items))
-    numbers = [_first_numbers(assumed, text) for text in answers]
-    for name, decode in alternatives(all(item.seen for item in items)):
-        boxes = [decode(v, item) if v is not None else None for v, item in zip(numbers, items, strict=True)]
-        others.append(_measured(name, None, boxes, items, 0.0))
-    most = max([first.read, *(r.read for r in others)])
-    kept = [r for r in others if r.read and 2 * r.read >= most]
-    return first, sorted(kept, key=lambda r: (r.score, r.own), reverse=True)
+    for dialect in notations:
+        if isinstance(dialect.codec, LinearCodec) and dialect != a.base:
+            yield _reading(dialect, _shown(dialect, processor), a)
+    if isinstance(a.base.codec, LinearCodec) and not a.base.codec.frame.startswith("padded"):
+        shorter = a.sizes.min(axis=1, keepdims=True)
+        moved = (
+            np.array(a.known).reshape(-1, 2, 2) * (shorter / a.sizes)[:, None]
+            + ((a.sizes - shorter) / 2)[:, None]
+        )
+        boxes = a.clipped(moved.reshape(-1, 4))
+        yield Reading(None, f"{meaning(a.base)}, cropped to the square in its middle", boxes, a.ious(boxes))
+    base = next((d for d in notations if _is_configurable(d)), None)
+    if base is None:
+        return
+    plain = get_dialect(base.name).codec
+    assert isinstance(plain, LinearCodec)
+    own = {o: v for o, v in base.options.items() if o == "key"}
+    for given in _contracts(processor, a):
+        changes = {**own, **_beside(plain, given)}
+        try:
+            dialect = get_dialect(base.name, **changes)
+        except DialectError:
+            continue  # cannot be written in this notation
+        yield _reading(dialect, _shown(dialect, processor), a)
 
 
-def verdict(assumed: Reading, others: Sequence[Reading], asked: int) -> Finding:
-    """Which contract fits, and the advice."""
-    top = max([assumed.score, *(r.score for r in others)])
-    if top < FITS:
-        found = (
-            f"no reading fits (best median IoU {top:.2f}, {assumed.read} of {asked} answers read): "
-            "nothing can be said about the frame"
-        )
-        return Finding("contract", found, "look")
-    shown = f"assumed {assumed.score:.2f}" if assumed.read else "assumed: no box read"
-    if top - assumed.score >= BETTER:
-        near = [r for r in others if r.score > top - CLOSE]
-        named = max(
-            (r for r in near if r.dialect and r.own >= 0.5),
-            key=lambda r: (round(r.own, 2), r.score),
-            default=None,
-        )
-        words = next((r.name for r in near if r.dialect is None), named.name if named else near[0].name)
-        advice = f"set dialect: {named.dialect}" if named else "no dialect has this contract in this notation"
-        return Finding(
-            "contract",
-            f"{shown}, {top:.2f} read as {words}: boxes look like {words}, not {assumed.name}; {advice}",
-            "wrong",
-        )
-    same = max(
-        (r for r in others if r.dialect and abs(r.score - assumed.score) < CLOSE),
-        key=lambda r: r.own,
-        default=None,
-    )
-    if same is not None and assumed.own < 0.5 and same.own - assumed.own >= 0.3:
-        found = (
-            f"{shown}, but the boxes are written as {same.dialect} writes them, not as {assumed.name} does"
-        )
-        return Finding("contract", f"{found}; set dialect: {same.dialect}", "wrong")
-    other = max((r.score for r in others if abs(r.score - assumed.score) >= CLOSE), default=0.0)
-    return Finding("contract", f"{shown}, best other {other:.2f}: fine", "fine")
+def _shown(dialect: Dialect, processor: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a dialect goes into the configuration: sizes that the processor or the family has need not be
+    said.
+    """
+    sizes = {**DEFAULTS, **{o: v for o, v in dialect.options.items() if o in RESIZE_OPTIONS}}
+    if processor and all(sizes[o] == v for o, v in processor.items()):
+        sizes = dict(DEFAULTS)
+    said = {o: v for o, v in dialect.options.items() if o not in RESIZE_OPTIONS or sizes[o] != DEFAULTS[o]}
+    return {"base": dialect.name, **said}
+
+
+def affine(a: Answers, own: Reading) -> Reading | None:
+    """The base's boxes, stretched and moved by one rule, in shares of the image. Half of the images make the
+    rule for the other half, so that it cannot follow the model's errors; None: too few images.
+    """
+    images = sorted({item.image for item in a.items})
+    half = np.array([images.index(item.image) % 2 for item in a.items])
+    sides = np.repeat(a.sizes[:, None], 2, axis=1).reshape(-1, 4)
+    found, true = np.array(a.known).reshape(-1, 4) / sides, a.truths[0][a.truths[1]] / sides
+    new = np.empty_like(found)
+    rules = []
+    for part in (0, 1):
+        rows = a.alone & (half != part) & (own.ious > 0)
+        if rows.sum() < _ENOUGH or not (half == part).any():
+            return None
+        for axis in (0, 1):
+            stretch, move = _line(found[rows][:, axis::2].ravel(), true[rows][:, axis::2].ravel())
+            new[half == part, axis::2] = found[half == part, axis::2] * stretch + move
+            rules.append((stretch, move))
+    (sx, mx), (sy, my) = (np.mean(rules[axis::2], axis=0) for axis in (0, 1))
+    boxes = a.clipped(new * sides)
+    meant = f"x * {sx:.3f} {mx:+.3f} and y * {sy:.3f} {my:+.3f} of the image"
+    return Reading(None, meant, boxes, a.ious(boxes))
+
+
+def _line(x: Floats, y: Floats) -> tuple[float, float]:
+    """(slope, intercept) of y over x by least absolute deviations: few outliers do not bend it."""
+    weights = np.ones_like(x)
+    slope, intercept = 1.0, 0.0
+    for _ in range(20):
+        mx, my = np.average(x, weights=weights), np.average(y, weights=weights)
+        spread = float((weights * (x - mx) ** 2).sum())
+        slope = float((weights * (x - mx) * (y - my)).sum()) / spread if spread else 1.0
+        intercept = float(my - slope * mx)
+        weights = 1 / np.maximum(np.abs(y - slope * x - intercept), 1e-3)
+    return slope, intercept
+
+
+def own_reading(a: Answers, processor: Mapping[str, Any]) -> Reading:
+    """As the base reads the answers."""
+    boxes = a.clipped(np.array(a.known).reshape(-1, 4))
+    return Reading(_shown(a.base, processor), meaning(a.base), boxes, a.ious(boxes))
+
+
+def _meaning(codec: LinearCodec) -> tuple[str, str, float | None, int | None]:
+    frame = next(name for name, kind in FRAMES.items() if kind == codec.frame)
+    return codec.order, frame, codec.divisor, getattr(codec.size, "keywords", {}).get("longest_side")
+
+
+def _reading(dialect: Dialect, shown: Mapping[str, Any], a: Answers) -> Reading:
+    assert isinstance(dialect.codec, LinearCodec)
+    boxes = a.clipped(decode(dialect.codec, a.values, a.frames))
+    return Reading(shown, meaning(dialect), boxes, a.ious(boxes))
+
+
+def _is_configurable(dialect: Dialect) -> bool:
+    return isinstance(dialect.codec, LinearCodec) and not dialect.codec.truncate
+
+
+def _beside(plain: LinearCodec, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not the family's own."""
+    order, frame, scale, _ = _meaning(plain)
+    same = {"order": order, "frame": frame, "scale": "pixels" if scale is None else scale}
+    changes = {o: v for o, v in given.items() if same.get(o) != v}
+    if (
+        "scale" in changes
+        and changes["scale"] != "pixels"
+        and frame == "resized"
+        and given["frame"] == "original"
+    ):
+        del changes["frame"]  # shares of the resized image are those of the original
+    return changes
+
+
+def _contracts(processor: Mapping[str, Any], a: Answers) -> Iterator[dict[str, Any]]:
+    """Orders x frames x units. Units and limits that nobody lists are fitted to the answers."""
+    truths = a.truths[0][a.truths[1]]  # the first of each row; only rows that have one count
+    for order in ORDERS:
+        corners = _corners(a.values, order)
+        for frame in ("original", "padded", "padded_end"):
+            side, pad = _axes(LinearCodec(1.0, 1.0, frame=FRAMES[frame]), a.frames)
+            shares = (truths.reshape(-1, 2, 2) + pad[:, None]) / side[:, None]
+            fitted = _fitted(corners, shares.reshape(-1, 4), a.alone)
+            if fitted is not None:
+                scales = {s for s in SCALES if 0.5 < s / fitted < 2} | {_usual(fitted, SIDES)}
+                for scale in sorted(scales):
+                    yield {"order": order, "frame": frame, "scale": scale}
+        yield {"order": order, "frame": "padded", "scale": "pixels"}
+        yield from _pixels(order, corners, truths, processor, a)
+
+
+def _pixels(
+    order: str, corners: Floats, truths: Floats, processor: Mapping[str, Any], a: Answers
+) -> Iterator[dict[str, Any]]:
+    """Pixels of the image as it was when it was written about."""
+    yield {"order": order, "frame": "original", "scale": "pixels"}
+    resized = {"order": order, "frame": "resized", "scale": "pixels"}
+    sizes = [dict(processor)] if processor else []
+    sizes += [{"factor": factor} for factor in (28, 32)]
+    longest, areas = [], []
+    for frame in sorted(set(a.frames)):
+        rows = a.alone & np.array([f == frame for f in a.frames])
+        ratio = _fitted(corners, truths, rows, Frame(*frame))
+        if ratio is not None and ratio < 1 - CHANGED:
+            longest.append(ratio * max(frame))
+        if ratio is not None and abs(ratio - 1) > CHANGED:
+            areas.append((ratio > 1, ratio * ratio * frame.width * frame.height))
+    for factor in (28, 32):
+        limits = [
+            {limit: pixels}
+            for up, limit in ((False, "max_pixels"), (True, "min_pixels"))
+            if (found := [area for bigger, area in areas if bigger == up])
+            for pixels in _areas(float(np.median(found)), factor, up)
+        ]
+        limits += [{**x, **y} for x in limits for y in limits if "max_pixels" in x and "min_pixels" in y]
+        sizes += [{**limit, "factor": factor} for limit in limits]
+    for size in sizes:
+        yield {**resized, **size}
+    if longest:
+        fitted = float(np.median(longest))
+        for side in sorted({_usual(fitted, SIDES), *(s for s in SIDES if abs(s / fitted - 1) < 3 * NEAR)}):
+            yield {"order": order, "frame": "original", "scale": "pixels", "longest_side": side}
+            for size in sizes[:3] if processor else sizes[:2]:
+                yield {**resized, **size, "longest_side": side}
+
+
+def _fitted(
+    numbers: Floats, places: Floats, rows: NDArray[np.bool_], frame: Frame | None = None
+) -> float | None:
+    """By which factor numbers are larger than the places that they mean: the median over coordinates that are
+    away from the origin; None: nothing to see.
+    """
+    sides = np.array([*frame, *frame] if frame else [1.0] * 4)
+    far = rows[:, None] & (places > 0.1 * sides) & (numbers > 0)
+    return float(np.median(numbers[far] / places[far])) if far.any() else None
+
+
+def _usual(fitted: float, known: Sequence[int]) -> int:
+    """The nearest side that people set, where one is near; else the whole number."""
+    near = min(known, key=lambda side: abs(side / fitted - 1))
+    return near if abs(near / fitted - 1) <= NEAR else max(1, round(fitted))
+
+
+def _areas(fitted: float, factor: int, larger: bool) -> list[int]:
+    """Limits in pixels that give a fitted area: below an upper one, above a lower one."""
+    patch, side = factor * factor, -1 if larger else 1
+    near = [n * patch for n in AREAS if -NEAR < side * (n * patch / fitted - 1) < NEAR_AREA]
+    return near or [max(1, round(fitted / patch)) * patch]

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from spr.dialects import Dialect
 from spr.doctor.examine import Sample
-from spr.doctor.readings import Finding, first_mention
+from spr.doctor.readings import boxes_for
+from spr.doctor.verdict import Finding
 from spr.report.page import plain_page
 from spr.report.pictures import Outline, overlay
 
@@ -48,10 +49,9 @@ def doctor_page(
     )
     figures = []
     for s in samples[:PICTURES]:
-        mention = first_mention(dialect, s.answer, s.item.frame)
-        outlines = [Outline(s.item.truth, "truth", s.item.category)]
-        if mention is not None:
-            outlines.append(Outline(mention.boxes[0], ANSWER, "answer"))
+        outlines = [Outline(box, "truth", s.item.category) for box in s.item.truths]
+        found = boxes_for(dialect.parse(s.answer, s.item.frame), s.item)
+        outlines += [Outline(box, ANSWER, "answer") for box in found]
         shot = overlay(load(s.item.image), outlines, s.prompt)
         figures.append(
             Markup('<figure class="card">{}<figcaption>{}<pre>{}</pre></figcaption></figure>').format(

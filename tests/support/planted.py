@@ -1,0 +1,205 @@
+"""Simulated models with a planted fault, and what the doctor says about them.
+
+In: an assumed contract and the one that the model really has. Out: verdicts. The answers are made, not a
+model's: photos have no pixels here, a model is its contract and the error of its boxes.
+`python -m tests.support.planted` prints the table of docs/doctor.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spr.boxes import iou, sanitize
+from spr.dialects import Dialect, get_dialect
+from spr.doctor.readings import Item
+from spr.doctor.verdict import Finding, contract
+from spr.errors import DialectError
+from spr.types import Box, Frame
+
+PHOTOS = tuple(
+    Frame(*size)
+    for size in (
+        (640, 480), (480, 640), (640, 427), (427, 640), (500, 375), (375, 500), (640, 640), (800, 600),
+        (1024, 768), (1280, 720), (1920, 1080), (1080, 1920), (4032, 3024), (3024, 4032),
+    )
+)  # fmt: skip
+IMAGES, OBJECTS = 20, 10  # of an image
+DRAWS = 50
+Shift = Callable[[Box, Frame], Box]  # what the model does to a box that it has found
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the configuration says and what the model does. `written`: options over the assumed dialect, or
+    another one; `shift`: what no dialect can say.
+    """
+
+    name: str
+    assumed: Mapping[str, Any]
+    written: Mapping[str, Any]
+    shift: Shift | None = None
+
+    @property
+    def dialects(self) -> tuple[Dialect, Dialect]:
+        """As it is assumed, and as the model writes."""
+        return get_dialect(self.assumed), get_dialect({**self.assumed, **self.written})
+
+
+def photos(rng: np.random.Generator, images: int = IMAGES, objects: int = OBJECTS) -> list[Item]:
+    """Objects with sides from 4 % to 60 % of the image."""
+    items = []
+    for n in range(images):
+        frame = PHOTOS[rng.integers(len(PHOTOS))]
+        for k in range(objects):
+            w, h = np.exp(rng.uniform(np.log(0.04), np.log(0.6), 2)) * frame
+            x, y = rng.uniform(0, frame.width - w), rng.uniform(0, frame.height - h)
+            items.append(Item(f"{n}.jpg", frame, f"thing {k}", ((x, y, x + w, y + h),)))
+    return items
+
+
+def shaken(box: Box, frame: Frame, jitter: float, rng: np.random.Generator) -> Box:
+    """Each edge is off by a normal error with a deviation of `jitter` box sides; inside the image."""
+    sides = np.array([box[2] - box[0], box[3] - box[1]] * 2)
+    x1, y1, x2, y2 = sanitize([np.array(box) + rng.normal(0, jitter, 4) * sides], frame)[0].tolist()
+    return x1, y1, x2, y2
+
+
+def written(dialect: Dialect, item: Item, box: Box) -> str:
+    """The answer of a model of that contract."""
+    try:
+        return dialect.compose([(item.category, [box])], item.frame)
+    except DialectError:  # no place for a label
+        return dialect.compose([(None, [box])], item.frame)
+
+
+def answers(fault: Fault, items: Sequence[Item], jitter: float, rng: np.random.Generator) -> list[str]:
+    """What the model says about each item."""
+    writes = fault.dialects[1]
+    boxes = [shaken(item.truths[0], item.frame, jitter, rng) for item in items]
+    if fault.shift is not None:
+        boxes = [fault.shift(box, item.frame) for box, item in zip(boxes, items, strict=True)]
+    return [written(writes, item, box) for item, box in zip(items, boxes, strict=True)]
+
+
+def worth(fault: Fault, items: Sequence[Item], texts: Sequence[str]) -> float:
+    """What the fault costs at IoU 0.9, as a share of the answers: under the model's own contract, less under
+    the assumed one. A shift cannot be undone by a contract, and is worth all that is wrong.
+    """
+
+    def reached(dialect: Dialect) -> float:
+        found = [dialect.parse(text, item.frame).mentions for text, item in zip(texts, items, strict=True)]
+        boxes = [m[0].boxes[0] if m and m[0].boxes else None for m in found]
+        return float(
+            np.mean(
+                [
+                    box is not None and iou(sanitize([box], item.frame), [item.truths[0]]) >= 0.9
+                    for box, item in zip(boxes, items, strict=True)
+                ]
+            )
+        )
+
+    assumed, writes = fault.dialects
+    return (1.0 if fault.shift is not None else reached(writes)) - reached(assumed)
+
+
+def examined(
+    fault: Fault, seed: int, jitter: float, images: int = IMAGES, objects: int = OBJECTS
+) -> tuple[Finding, float]:
+    """The doctor's verdict, and what the fault is worth."""
+    rng = np.random.default_rng(seed)
+    items = photos(rng, images, objects)
+    texts = answers(fault, items, jitter, rng)
+    return contract(fault.dialects[0], {}, texts, items), worth(fault, items, texts)
+
+
+def _cropped(box: Box, frame: Frame) -> Box:
+    """The model sees the square in the middle, and takes it for the image."""
+    side = min(frame)
+    left, above = (frame.width - side) / 2, (frame.height - side) / 2
+    x1, y1, x2, y2 = (
+        (v - m) * s / side for v, m, s in zip(box, (left, above) * 2, (*frame, *frame), strict=True)
+    )
+    return _inside((x1, y1, x2, y2), frame)
+
+
+def _turned(box: Box, frame: Frame) -> Box:
+    """High photos are stored lying down, and nobody turned them for the model."""
+    if frame.width >= frame.height:
+        return box
+    w, h = frame
+    x1, y1, x2, y2 = box
+    return y1 * w / h, (w - x2) * h / w, y2 * w / h, (w - x1) * h / w
+
+
+def _moved(box: Box, frame: Frame) -> Box:
+    """A border of 4 % that nobody knows of."""
+    x1, y1, x2, y2 = (v * 0.92 + 0.04 * s for v, s in zip(box, (*frame, *frame), strict=True))
+    return x1, y1, x2, y2
+
+
+def _inside(box: Box, frame: Frame) -> Box:
+    x1, y1, x2, y2 = sanitize([box], frame)[0].tolist()
+    return x1, y1, x2, y2
+
+
+Q3, Q25, INTERN = {"base": "qwen3_vl"}, {"base": "qwen2_5_vl"}, {"base": "internvl"}
+FAULTS = (
+    *(Fault(f"none: {name}", {"base": name}, {}) for name in ("qwen3_vl", "qwen2_5_vl", "internvl", "ferret",
+        "llava", "paligemma", "florence2", "glm4v", "gemini", "kosmos2")),
+    *(Fault(f"grid 0-{scale}, not 0-1000", Q3, {"scale": scale}) for scale in (1, 100, 999, 1024)),
+    *(Fault(f"order {order}, not xyxy", Q3, {"order": order})
+        for order in ("yxyx", "xxyy", "yyxx", "xywh", "yxhw", "cxcywh")),
+    Fault("order xyxy, not yxyx", {"base": "gemini"}, {"order": "xyxy"}),
+    Fault("padded to a square", Q3, {"frame": "padded"}),
+    Fault("padded at one side", Q3, {"frame": "padded_end"}),
+    Fault("not padded", {"base": "asmv2"}, {"base": "internvl"}),
+    *(Fault(f"pixels of a {side}-px square", Q3, {"scale": side}) for side in (336, 640, 896)),
+    Fault("pixels of a padded 1120-px square", {"base": "glm4v"}, {"scale": 1120, "frame": "padded"}),
+    Fault("original pixels, not 0-1000", Q3, {"scale": "pixels"}),
+    Fault("resized pixels, not 0-1000", Q3, {"scale": "pixels", "frame": "resized"}),
+    Fault("0-1000, not resized pixels", Q25, {"scale": 1000}),
+    Fault("original pixels, not resized ones", Q25, {"frame": "original"}),
+    Fault("patches of 32, not 28", Q25, {"factor": 32}),
+    Fault("fewer pixels at most", Q25, {"max_pixels": 512 * 784}),
+    Fault("more pixels at most", Q25, {"max_pixels": 2048 * 784}),
+    Fault("more pixels at least", Q25, {"min_pixels": 768 * 784}),
+    Fault("shrunk to 1024 px beforehand", Q25, {"frame": "original", "longest_side": 1024}),
+    Fault("shrunk to 768 px, then resized", Q25, {"longest_side": 768}),
+    Fault("other notation", INTERN, {"base": "ferret"}),
+    Fault("other notation and numbers", {"base": "florence2"}, {"base": "asmv2"}),
+    Fault("other key", Q3, {"key": "bbox"}),
+    Fault("cropped to the middle", Q3, {}, _cropped),
+    Fault("high photos not turned", Q3, {}, _turned),
+    Fault("an unknown border", Q3, {}, _moved),
+)  # fmt: skip
+
+
+def table(draws: int = DRAWS, jitters: Sequence[float] = (0.0, 0.06)) -> str:
+    """Planted fault x verdict, as Markdown."""
+    heads = [f"{'exact' if j == 0 else f'{j:.0%} off'}" for j in jitters]
+    lines = [
+        "| planted fault | "
+        + " | ".join(f"{h}: points at IoU 0.9 | fine | look | wrong" for h in heads)
+        + " |",
+        "| --- |" + " ---: |" * 4 * len(heads),
+    ]
+    for fault in FAULTS:
+        cells = []
+        for jitter in jitters:
+            found = [examined(fault, seed, jitter) for seed in range(draws)]
+            counts = Counter(finding.verdict for finding, _ in found)
+            points = 100 * float(np.mean([cost for _, cost in found]))
+            cells += [f"{points:.0f}", *(str(counts[v] or "") for v in ("fine", "look", "wrong"))]
+        lines.append(f"| {fault.name} | " + " | ".join(cells) + " |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(int(sys.argv[1]) if len(sys.argv) > 1 else DRAWS))
