@@ -34,6 +34,7 @@ IMAGES = 20  # ours: and more, until there are as many
 QUESTIONS = 200  # questions: what tells 0-1000 from 0-1024 where a model is 6 % off
 TRIED = 4  # ours: questions on which other families' wordings are tried
 OUT_OF_RANGE = 0.02  # ours: the share of answers above which a person should look
+ASKED = {"where": "asking for known boxes", "what": "showing known boxes"}
 AT_ONCE = 16  # questions between two moves of the progress bar
 LONGEST = 128  # tokens of an answer
 Seen = Callable[[Any], "Picture"]
@@ -169,7 +170,7 @@ def ask(
     """Greedy answers, one per item; a failed one is empty. Raises UnfinishedError when one did not come: what
     is examined is the model.
     """
-    progress.start(f"doctor: {label}", len(items))
+    progress.start(f"doctor: {ASKED[label]}", len(items))
     queries = [
         Query(f"doctor/{label}/{n}", item.image, item.frame.width, item.frame.height, prompt)
         for n, (item, prompt) in enumerate(zip(items, prompts, strict=True))
@@ -225,20 +226,20 @@ def examine_boxes(
     families are asked in. `processor`: the sizes that the checkpoint's processor has.
     """
 
-    def exam(template: str, part: Sequence[Item], label: str) -> BoxExam:
+    def exam(template: str, part: Sequence[Item]) -> BoxExam:
         prompts = _rec_prompts(template, part)
-        answers = ask(describer, part, prompts, label, progress)
+        answers = ask(describer, part, prompts, "where", progress)
         return BoxExam(asked, template, tuple(map(Sample, part, prompts, answers)))
 
     def fit(e: BoxExam) -> float:
         return best_median(dialect, processor, [s.answer for s in e.samples], [s.item for s in e.samples])
 
-    first = exam(asked, items, "where")
+    first = exam(asked, items)
     if fit(first) >= FITS:
         return first
-    tried = [exam(w, items[:TRIED], "where, in other words") for w in dict.fromkeys(wordings) if w != asked]
+    tried = [exam(w, items[:TRIED]) for w in dict.fromkeys(wordings) if w != asked]
     best = max(tried, key=fit, default=None)
-    return exam(best.wording, items, "where") if best is not None and fit(best) >= FITS else first
+    return exam(best.wording, items) if best is not None and fit(best) >= FITS else first
 
 
 def box_findings(exam: BoxExam, dialect: Dialect, processor: Mapping[str, Any]) -> list[Finding]:
@@ -304,7 +305,7 @@ def _area(box: Box) -> float:
 def engine_finding(exam: BoxExam, other: Describer, dialect: Dialect, progress: Progress) -> Finding:
     """How far the boxes of a second engine differ on the same prompts."""
     items = [s.item for s in exam.samples]
-    answers = ask(other, items, [s.prompt for s in exam.samples], "where, second engine", progress)
+    answers = ask(other, items, [s.prompt for s in exam.samples], "where", progress)
     pairs = [
         (first_mention(dialect, s.answer, s.item.frame), first_mention(dialect, t, s.item.frame))
         for s, t in zip(exam.samples, answers, strict=True)

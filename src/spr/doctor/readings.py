@@ -190,7 +190,8 @@ def overlap(a: Floats, b: Floats) -> Floats:
     side = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
     inter = side[:, 0] * side[:, 1]
     union = np.prod(a[:, 2:] - a[:, :2], axis=1) + np.prod(b[:, 2:] - b[:, :2], axis=1) - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    ious: Floats = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return ious
 
 
 def _axes(codec: LinearCodec, frames: Sequence[Frame]) -> tuple[Floats, Floats]:
