@@ -212,7 +212,12 @@ def test_the_right_contract_is_fine(world: Path, items: list[Item], name: str) -
         # assumed by the configuration, written by the model, what the boxes look like, what to do
         # resized pixels taken for 0-1000
         ("qwen3_vl", "qwen2_5_vl", "pixels of the resized image", "set dialect: qwen2_5_vl"),
-        ("qwen2_5_vl", "qwen3_vl", "0-1000 of the original image", "set dialect: qwen3_vl"),  # the other way round
+        (
+            "qwen2_5_vl",
+            "qwen3_vl",
+            "0-1000 of the original image",
+            "set dialect: qwen3_vl",
+        ),  # the other way round
         ("llava", "ferret", "0-1000 of the original image", "set dialect: ferret"),  # wrong divisor
         # the same bytes, on a padded square
         ("internvl", "asmv2", "padded to a square", "set dialect: asmv2"),
