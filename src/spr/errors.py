@@ -10,6 +10,7 @@
     │   ├── DamagedRunError      a file of a run that is not the one that its stage wrote
     │   └── MissingExtraError    an optional dependency that is not installed (also an ImportError)
     ├── BusyError                somebody else writes where this command would write
+    ├── FoundWrongError          exit code 3: an examination found something wrong
     ├── UnfinishedError          part of a stage could not be had; the same command asks for the rest
     └── ModelError               a model or a server that does not do what its port promises
 
@@ -71,6 +72,10 @@ class MissingExtraError(UserError, ImportError):
 
 class BusyError(SprError):
     """Another process writes into the folder."""
+
+
+class FoundWrongError(SprError):
+    """An examination found something that would spoil what comes after it."""
 
 
 class UnfinishedError(SprError):

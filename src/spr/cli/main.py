@@ -26,8 +26,8 @@ from typing import NoReturn
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from spr.cli.app import app, progress
-from spr.errors import EXTRAS, SprError, UserError, missing_extra
+from spr.cli.app import FOUND_WRONG, app, progress
+from spr.errors import EXTRAS, FoundWrongError, SprError, UserError, missing_extra
 from spr.store.bars import LogLines, say
 from spr.store.progress import one_line
 
@@ -72,6 +72,8 @@ def verdict(e: BaseException) -> tuple[int, str]:
 def _verdict(e: BaseException) -> tuple[int, str]:
     said = one_line(str(e)) or type(e).__name__
     if isinstance(e, SprError):
+        if isinstance(e, FoundWrongError):
+            return FOUND_WRONG, said
         return 2 if isinstance(e, UserError) else 1, said
     if isinstance(e, TyperException):
         context = getattr(e, "ctx", None)

@@ -7,6 +7,7 @@ contract    on images with known boxes: which reading of the numbers fits (readi
 parsing     how many answers have a readable box, and what is wrong with the others
 range       are there numbers out of range, and on which images
 reading     does the model name the object in a box that is shown to it
+prompts     what comes back on the run's own prompts: readable boxes, names, the token limit, the time
 engines     the same prompts through a second engine: how far do boxes differ
 """
 
@@ -27,12 +28,14 @@ from spr.errors import UnfinishedError
 from spr.evaluation.config import BenchmarkConfig
 from spr.evaluation.protocols import protocol_named
 from spr.ports import Describer
-from spr.store.progress import Progress
-from spr.types import Annotation, Box, Frame, ImageRecord, Query, Sampling
+from spr.store.progress import Progress, clock, counted
+from spr.types import Annotation, Answer, Box, Dropped, Frame, ImageRecord, Query, Sampling
 
 IMAGES = 20  # ours: and more, until there are as many
 QUESTIONS = 200  # questions: what tells 0-1000 from 0-1024 where a model is 6 % off
 TRIED = 4  # ours: questions on which other families' wordings are tried
+ENOUGH = 8  # ours: answers without a box that are no accident
+MOST, FEW = 0.9, 0.05  # ours: shares of readable and of cut answers that nobody need look at
 OUT_OF_RANGE = 0.02  # ours: the share of answers above which a person should look
 ASKED = {"where": "asking for known boxes", "what": "showing known boxes"}
 AT_ONCE = 16  # questions between two moves of the progress bar
@@ -265,7 +268,7 @@ def box_findings(exam: BoxExam, dialect: Dialect, processor: Mapping[str, Any]) 
         Finding(
             "parse rate",
             f"{read / count:.0%} of {count} answers have a readable box{listed}",
-            "fine" if read >= 0.9 * count else "look",
+            "fine" if read >= MOST * count else "look",
         )
     )
     if len(outside) > OUT_OF_RANGE * count:
@@ -300,6 +303,62 @@ def reading_finding(
 
 def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+# --- the run's own prompts -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back on one of the run's own prompts. `kind`: the template; `read`: whether it was read as
+    intended.
+    """
+
+    kind: str
+    answer: Answer
+    boxes: int
+    named: int  # of the boxes, those with a name
+    read: bool
+
+
+def reply(kind: str, answer: Answer, frame: Frame, dialect: Dialect) -> Reply:
+    """An answer that should hold boxes."""
+    mentions = dialect.parse(answer.text, frame).mentions
+    boxes = sum(len(m.boxes) for m in mentions)
+    return Reply(kind, answer, boxes, sum(len(m.boxes) for m in mentions if m.phrase), boxes > 0)
+
+
+def prompts_finding(
+    check: str, replies: Sequence[Reply], limit: int, seconds: float, total: int, needed: bool
+) -> Finding:
+    """What the run can expect of its prompts. `limit`: tokens of an answer; `seconds` that these answers took;
+    `total`: answers of the whole run; `needed`: without boxes there is nothing to do.
+    """
+    count = len(replies)
+    read, cut = sum(r.read for r in replies), sum(not r.answer.stopped for r in replies)
+    failed = Counter(Dropped.of("", r.answer.failed).reason for r in replies if r.answer.failed is not None)
+    boxes, named = sum(r.boxes for r in replies), sum(r.named for r in replies)
+    parts = [f"{read} of {count} answers are readable"]
+    if boxes:
+        parts.append(f"{boxes / max(1, read):.1f} boxes in each, {named / boxes:.0%} of them named")
+    parts.append(f"{cut} cut at {limit} tokens" if cut else f"none cut at {limit} tokens")
+    parts += [f"failed: {counted(failed)}"] if failed else []
+    parts.append(f"{seconds / count:.1f} s an answer, {clock(total * seconds / count)} for all {total:,}")
+    weak = [kind for kind in dict.fromkeys(r.kind for r in replies) if not _mostly(replies, kind)]
+    parts += [f"seldom readable: {', '.join(weak)}"] if weak and read else []
+    if needed and not read and count >= ENOUGH:
+        return Finding(check, "; ".join([*parts, "nothing can be made of such answers"]), "wrong")
+    good = read >= MOST * count and cut <= FEW * count and (2 * named >= boxes or not needed) and not weak
+    return Finding(check, "; ".join(parts), "fine" if good else "look")
+
+
+def _mostly(replies: Sequence[Reply], kind: str) -> bool:
+    """Whether at least half of the replies of a kind were read."""
+    mine = [r.read for r in replies if r.kind == kind]
+    return 2 * sum(mine) >= len(mine)
+
+
+# --- engines ----------------------------------------------------------------------------------------
 
 
 def engine_finding(exam: BoxExam, other: Describer, dialect: Dialect, progress: Progress) -> Finding:

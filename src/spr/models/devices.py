@@ -7,6 +7,8 @@ spread     a large model over all accelerators, layer by layer (accelerate's dev
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from spr.errors import ConfigError
@@ -41,3 +43,10 @@ def device_named(name: str, where: str = "device") -> str:
     raise ConfigError(
         f"{where}: found {name!r}, expected {AUTO}, {SPREAD} or a device of this machine: {', '.join(here)}"
     )
+
+
+def free_memory() -> None:
+    """Give back what models of this process held that nobody holds any more: other processes may need it."""
+    gc.collect()
+    if accelerator() is not None:
+        torch.accelerator.memory.empty_cache()

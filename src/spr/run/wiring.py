@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator
 
 from spr.data.config import DataConfig
 from spr.data.full_paths import FullPaths
@@ -132,6 +134,12 @@ class DetectorConfig:
         return Checkpoint(self.folder, self.revision)
 
 
+# YAML reads `off` as false
+Doctor: TypeAlias = Annotated[
+    Literal["stop", "warn", "off"], BeforeValidator(lambda said: "off" if said is False else said)
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """A run: one YAML file. Sections are the stages' own dataclasses."""
@@ -154,6 +162,9 @@ class Config:
     )  # one training each: a name, and what of `train` it changes
     evaluate: EvaluationConfig = field(default_factory=EvaluationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    # the short examination before `spr run` describes: what is wrong stops the run, is only told, or is not
+    # looked for
+    doctor: Doctor = "stop"
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be."""

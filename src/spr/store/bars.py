@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from typing_extensions import override
 
-from spr.store.progress import Progress, one_line
+from spr.store.progress import Progress, clock, one_line
 
 errors = Console(stderr=True)
 OFTEN = 30.0  # ours: seconds between two lines of a log
@@ -101,7 +101,7 @@ class LineProgress(_Shown):
         now = time.monotonic()
         if self._what and now - self._told >= OFTEN:
             self._told = now
-            self.tell(f"{self._what}: {self._so_far()}, {_clock(now - self._begin)}{self._left(now)}")
+            self.tell(f"{self._what}: {self._so_far()}, {clock(now - self._begin)}{self._left(now)}")
 
     def _so_far(self) -> str:
         if not self._total:
@@ -112,19 +112,13 @@ class LineProgress(_Shown):
         new = self._done - self._first
         if not self._total or not new:
             return ""
-        return f", about {_clock((now - self._begin) * (self._total - self._done) / new)} left"
+        return f", about {clock((now - self._begin) * (self._total - self._done) / new)} left"
 
     @override
     def end(self, message: str = "") -> None:
         if self._what and message:
-            self.tell(f"{self._what}: {message} ({_clock(time.monotonic() - self._begin)})")
+            self.tell(f"{self._what}: {message} ({clock(time.monotonic() - self._begin)})")
         self._what = ""
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def progress_shown() -> Progress:

@@ -65,6 +65,13 @@ def counted(reasons: Mapping[str, int]) -> str:
     return ", ".join([*(f"{reason}: {n}" for reason, n in kinds[:SHOWN]), *more])
 
 
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
 def one_line(text: str) -> str:
     """The text in one line, each control character as an escape: a terminal would obey it."""
     joined = " ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,336 @@
+"""The examination of a configured model: `spr doctor` does all of it, `spr run` a short form before it describes.
+
+In: a configuration and its run. Out: findings, and the answers that the pictures show. The run's index and its
+regions are made, nothing else. What the doctor asks and how it judges stands in `spr.doctor`; here it meets the
+configuration. The doctor only advises: it reads the truth, and nothing that scores or evaluates asks it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from typing_extensions import override
+
+from spr.data.full_paths import FullPaths
+from spr.data.index import open_index
+from spr.dialects import Dialect, get_dialect, known_names, resize_options
+from spr.doctor.examine import (
+    AT_ONCE,
+    BoxExam,
+    Picture,
+    Reply,
+    Sample,
+    box_findings,
+    choose_items,
+    engine_finding,
+    examine_boxes,
+    expression,
+    processor_findings,
+    prompts_finding,
+    reading_finding,
+    reply,
+    wording,
+)
+from spr.doctor.readings import Item
+from spr.doctor.verdict import Finding
+from spr.errors import ConfigError, FoundWrongError, UnfinishedError
+from spr.evaluation.protocols.base import has_box
+from spr.evaluation.stage import asking_of, prepare, query_of
+from spr.run.pairs import do_index, do_regions, need_files
+from spr.run.wiring import Config, build_describer, dialect_of, image_store, trainings
+from spr.stages.describe import queries_of
+from spr.stages.prompts import templates_with
+from spr.store.folders import CANDIDATES, INDEX, REGIONS
+from spr.store.progress import Progress
+from spr.store.run import Run
+from spr.types import Answer, Query, Region, Sampling
+
+if TYPE_CHECKING:
+    from spr.data.images import ImageStore
+    from spr.ports import Describer
+
+SEEN = 5000  # images that are looked through for questions
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is asked: images and questions about known boxes, regions, questions of each benchmark (ours)."""
+
+    images: int
+    questions: int
+    regions: int
+    benchmark: int
+
+
+FULL, SHORT = Extent(20, 200, 5, 16), Extent(10, 48, 2, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was found, and the questions about known boxes with their answers."""
+
+    findings: tuple[Finding, ...]
+    samples: tuple[Sample, ...]
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What would spoil a run."""
+        return [f for f in self.findings if f.verdict == "wrong"]
+
+
+class _Images(FullPaths):
+    """The pictures of the data set by their names there, and of benchmarks by their full paths."""
+
+    def __init__(self, store: ImageStore) -> None:
+        super().__init__()
+        self._store, self.benchmark = store, set[str]()
+
+    @override
+    def load(self, path: str) -> Image.Image:
+        return super().load(path) if path in self.benchmark else self._store.load(path)
+
+
+def examine(
+    config: Config, run: Run, progress: Progress, extent: Extent = FULL, describer: Describer | None = None
+) -> Examination:
+    """Ask the model and look at what it says. `describer` stands in for the configured model. Raises
+    UnfinishedError when a question was not answered.
+    """
+    do_index(config, run, progress)
+    do_regions(config, run, progress)
+    dialect, images = dialect_of(config), _Images(image_store(config))
+    items = _items(config, run, extent)
+    regions = list(run.read_stage(Region, REGIONS)[: extent.regions])
+    findings = [Finding("dialect", str(dialect), "fine" if dialect.contract.verified else "look")]
+    findings += _processor_findings(config, dialect, items, images, progress)
+    if describer is None:
+        progress.start("doctor: loading the model", 0)
+        describer = build_describer(config, images, whole_images=False)
+    samples: tuple[Sample, ...] = ()
+    if items:
+        exam = _boxes(config, dialect, describer, items, progress)
+        findings += _told(box_findings(exam, dialect, processor_sizes(config)), config)
+        samples = exam.samples
+        if extent == FULL:
+            shown = wording(dialect, "region_caption", config.evaluate.benchmarks)
+            findings.append(reading_finding(describer, items, dialect, shown, progress))
+            if config.model.kind == "hf" and config.model.url:
+                second = replace(config, model=replace(config.model, kind="endpoint"))
+                findings.append(engine_finding(exam, build_describer(second, images), dialect, progress))
+    else:
+        findings.append(Finding("contract", "no image has an annotated object: nothing to compare with", "look"))
+    findings.append(_descriptions(config, run, dialect, describer, regions, progress))
+    if extent.benchmark:
+        findings += _benchmarks(config, dialect, describer, images, extent.benchmark, progress)
+    progress.end()
+    return Examination(tuple(findings), samples)
+
+
+def look_before(config: Config, run: Run, progress: Progress) -> None:
+    """The short form, before anything is described: what is not fine is told, and what is wrong stops the run,
+    as `doctor` of the configuration says. Raises FoundWrongError.
+    """
+    if config.doctor == "off" or run.exists(CANDIDATES):
+        return
+    found = examine(config, run, progress, SHORT)
+    for finding in found.findings:
+        if finding.verdict != "fine":
+            progress.tell(f"doctor: {finding.verdict}: {finding.check}: {finding.found}")
+    _free_memory(config)
+    if found.wrong and config.doctor == "stop":
+        first = found.wrong[0]
+        raise FoundWrongError(
+            f"{first.check}: {first.found}. Nothing was described (`doctor: warn` goes on all the same, `spr doctor` "
+            "looks longer and draws the boxes)"
+        )
+
+
+def _free_memory(config: Config) -> None:
+    """The stage loads the model itself, maybe in other processes."""
+    if config.model.kind == "hf":
+        from spr.models.devices import free_memory
+
+        free_memory()
+
+
+# --- known boxes ------------------------------------------------------------------------------------
+
+
+def _items(config: Config, run: Run, extent: Extent) -> list[Item]:
+    """Objects with known boxes, out of the run's own index."""
+    index = open_index(run.path(INDEX))
+    images = index.images(config.data.where)[:SEEN]
+    boxes = index.annotations_of([image.image_id for image in images])
+    return choose_items(images, boxes, config.seed, extent.images, extent.questions)
+
+
+def _boxes(
+    config: Config, dialect: Dialect, describer: Describer, items: Sequence[Item], progress: Progress
+) -> BoxExam:
+    return examine_boxes(
+        describer,
+        items,
+        dialect,
+        processor_sizes(config),
+        wording(dialect, "rec", config.evaluate.benchmarks),
+        [wording(get_dialect(name), "rec") for name in known_names("boxes")],
+        progress,
+    )
+
+
+def _told(findings: Sequence[Finding], config: Config) -> list[Finding]:
+    """What the configuration says beside `dialect` would change the advised one."""
+    extra = " and take model.dialect_options out" if config.model.dialect_options else ""
+    return [replace(f, found=f.found + extra) if "; set dialect: " in f.found else f for f in findings]
+
+
+def processor_sizes(config: Config) -> dict[str, int]:
+    """The limits of the checkpoint's image processor, where its sizes depend on them."""
+    from spr.models.families import image_settings
+
+    m = config.model
+    settings = image_settings(m.folder, m.processor, m.revision)
+    return resize_options(settings) if settings else {}
+
+
+# --- the processor ----------------------------------------------------------------------------------
+
+
+def load_processor_of(config: Config) -> tuple[Any, Any]:
+    """The model's processor and configuration; (None, None) when an endpoint's folder has none."""
+    from spr.models.loading import load_processor, read_config
+
+    try:
+        model_config = read_config(config.model.checkpoint)
+        return load_processor(config.model.checkpoint), model_config
+    except ConfigError:
+        if config.model.kind == "hf":
+            raise
+        return None, None
+
+
+def _processor_findings(
+    config: Config, dialect: Dialect, items: Sequence[Item], images: FullPaths, progress: Progress
+) -> list[Finding]:
+    processor, model_config = load_processor_of(config)
+    if processor is None:
+        said = f"none in {config.model.folder}: sizes and tokens are not known"
+        return [Finding("processor", said, "look")]
+    from spr.models.look import cropping
+
+    complaint = cropping(processor, dialect)
+    crop = [Finding("crop", complaint, "wrong")] if complaint else []
+    seen = list({item.image: item for item in items}.values())
+    if not seen:
+        return crop
+    asked = wording(dialect, "rec", config.evaluate.benchmarks)
+    progress.start("doctor: processor", len(seen))
+    pictures, longest = _pictures(processor, model_config, seen, asked, images, complaint is not None, progress)
+    context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
+    room = config.describe.max_new_tokens
+    return [*crop, *processor_findings(seen, pictures, dialect, longest, room, context)]
+
+
+def _pictures(
+    processor: Any,
+    model_config: Any,
+    items: Sequence[Item],
+    template: str,
+    images: FullPaths,
+    crops: bool,
+    progress: Progress,
+) -> tuple[list[Picture], int]:
+    """What the processor makes of each image, and the tokens of the longest prompt."""
+    from spr.models.look import prompt_tokens, seen_size, share_cut_off
+
+    pictures, longest = [], 0
+    for item in items:
+        image = images.load(item.image)
+        prompt = template.format(expression=expression(item))
+        _, tokens, image_tokens = prompt_tokens(processor, model_config, prompt, (image,))
+        cut = share_cut_off(processor, image) if crops else 0.0
+        pictures.append(Picture(seen_size(processor, image), image_tokens, cut))
+        longest = max(longest, tokens)
+        progress.advance(1)
+    return pictures, longest
+
+
+# --- the run's own prompts -------------------------------------------------------------------------
+
+
+def _ask(
+    describer: Describer, queries: Sequence[Query], sampling: Sampling, what: str, progress: Progress
+) -> tuple[list[Answer], float]:
+    """One answer to each, and the seconds that they took. Raises UnfinishedError."""
+    progress.start(f"doctor: {what}", len(queries))
+    found: list[Answer] = []
+    begin = time.monotonic()
+    for k in range(0, len(queries), AT_ONCE):
+        part = queries[k : k + AT_ONCE]
+        found += [answers[0] for answers in describer.answer(part, sampling)]
+        progress.advance(len(part))
+    if missing := [a.failed for a in found if a.again]:
+        raise UnfinishedError(
+            f"{len(missing)} of {len(found)} questions unanswered ({missing[0]}); the same command asks again"
+        )
+    return found, time.monotonic() - begin
+
+
+def _descriptions(
+    config: Config,
+    run: Run,
+    dialect: Dialect,
+    describer: Describer,
+    regions: Sequence[Region],
+    progress: Progress,
+) -> Finding:
+    """Each template of the run about some of its regions, sampled as the run samples."""
+    d, templates = config.describe, templates_with(config.prompts)
+    queries = [q for region in regions for q in queries_of(region, d, dialect, templates)]
+    kinds = list(d.templates) * len(regions)
+    sampling = Sampling(1, d.temperature, d.top_p, d.max_new_tokens, config.seed)
+    answers, seconds = _ask(describer, queries, sampling, "descriptions", progress)
+    replies = [
+        reply(kind, answer, query.frame, dialect)
+        for kind, answer, query in zip(kinds, answers, queries, strict=True)
+    ]
+    total = run.finished(REGIONS).rows * len(d.templates) * d.samples
+    return prompts_finding("descriptions", replies, d.max_new_tokens, seconds, total, needed=True)
+
+
+def _benchmarks(
+    config: Config,
+    dialect: Dialect,
+    describer: Describer,
+    images: _Images,
+    count: int,
+    progress: Progress,
+) -> list[Finding]:
+    """The first questions of each benchmark, asked and read as it does."""
+    need_files(config.evaluate, progress)
+    findings = []
+    for benchmark in config.evaluate.benchmarks:
+        benchmark, protocol, options, items, _ = prepare(benchmark, config.evaluate.limit, dialect)
+        asking = asking_of(benchmark, protocol, dialect)
+        step = max(1, len(items) // count)
+        asked = [(item, query_of(item, asking, dialect)) for item in items[::step][:count]]
+        pairs = [(item, query) for item, query in asked if isinstance(query, Query)]
+        if not pairs:
+            continue
+        images.benchmark |= {item.image for item, _ in pairs}
+        sampling = Sampling(1, 0.0, 1.0, asking.max_new_tokens)
+        answers, seconds = _ask(describer, [q for _, q in pairs], sampling, benchmark.name, progress)
+        replies = []
+        for (item, _), answer in zip(pairs, answers, strict=True):
+            rows = protocol.judge(item, answer, protocol.name, dialect)
+            read = any(protocol.reads(row, options) for row in rows)
+            plain = reply(benchmark.name, answer, item.frame, dialect)
+            replies.append(replace(plain, read=read))
+        total = len(items) * (1 + len(trainings(config)))
+        name = f"benchmark {benchmark.name}"
+        findings.append(prompts_finding(name, replies, asking.max_new_tokens, seconds, total, needed=False))
+    return findings
