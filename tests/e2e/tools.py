@@ -46,6 +46,7 @@ def config_of(world: dict[str, SplitFiles], run: Path) -> Path:
             ],
         },
         "runtime": {"workers": 1, "threads": 1, "shard_size": 4},
+        "doctor": "off",  # it has tests of its own
     }
     path = run.parent / f"{run.name}.yaml"
     path.write_text(yaml.safe_dump(config))

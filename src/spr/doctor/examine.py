@@ -17,6 +17,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import median
 from typing import Any
 
@@ -167,6 +168,30 @@ def processor_findings(
 # --- boxes ----------------------------------------------------------------------------------------
 
 
+def answers_of(
+    describer: Describer, queries: Sequence[Query], sampling: Sampling, progress: Progress
+) -> list[Answer]:
+    """One answer to each question, image by image: those about one share its tokens. Raises UnfinishedError
+    when one did not come.
+    """
+    found: list[Answer] = []
+    parts: list[list[Query]] = []
+    for _, group in groupby(queries, key=lambda query: query.group):
+        same = list(group)
+        if parts and len(parts[-1]) + len(same) <= AT_ONCE:
+            parts[-1] += same
+        else:
+            parts.append(same)
+    for part in parts:
+        found += [answers[0] for answers in describer.answer(part, sampling)]
+        progress.advance(len(part))
+    if missing := [a.failed for a in found if a.again]:
+        raise UnfinishedError(
+            f"{len(missing)} of {len(found)} questions unanswered ({missing[0]}); the same command asks again"
+        )
+    return found
+
+
 def ask(
     describer: Describer, items: Sequence[Item], prompts: Sequence[str], label: str, progress: Progress
 ) -> list[str]:
@@ -175,18 +200,17 @@ def ask(
     """
     progress.start(f"doctor: {ASKED[label]}", len(items))
     queries = [
-        Query(f"doctor/{label}/{n}", item.image, item.frame.width, item.frame.height, prompt)
+        Query(
+            f"doctor/{label}/{n}",
+            item.image,
+            item.frame.width,
+            item.frame.height,
+            prompt,
+            group=f"doctor/{label}/{item.image}",
+        )
         for n, (item, prompt) in enumerate(zip(items, prompts, strict=True))
     ]
-    found = []
-    for k in range(0, len(queries), AT_ONCE):
-        part = queries[k : k + AT_ONCE]
-        found += [answers[0] for answers in describer.answer(part, Sampling(1, 0.0, 1.0, LONGEST))]
-        progress.advance(len(part))
-    if missing := [a.failed for a in found if a.again]:
-        raise UnfinishedError(
-            f"{len(missing)} of {len(found)} questions unanswered ({missing[0]}); the same command asks again"
-        )
+    found = answers_of(describer, queries, Sampling(1, 0.0, 1.0, LONGEST), progress)
     return [a.text if a.failed is None else "" for a in found]
 
 
@@ -328,28 +352,52 @@ def reply(kind: str, answer: Answer, frame: Frame, dialect: Dialect) -> Reply:
     return Reply(kind, answer, boxes, sum(len(m.boxes) for m in mentions if m.phrase), boxes > 0)
 
 
-def prompts_finding(
-    check: str, replies: Sequence[Reply], limit: int, seconds: float, total: int, needed: bool
-) -> Finding:
-    """What the run can expect of its prompts. `limit`: tokens of an answer; `seconds` that these answers took;
-    `total`: answers of the whole run; `needed`: without boxes there is nothing to do.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Some of the run's own questions. `limit`: tokens of an answer; `seconds` that the answers took; `total`:
+    answers of the whole run; `needed`: without boxes there is nothing to do.
     """
-    count = len(replies)
+
+    check: str
+    replies: Sequence[Reply]
+    limit: int
+    seconds: float
+    total: int
+    needed: bool
+
+    @property
+    def expected(self) -> float:
+        """Seconds that all answers of the run will take, in one process."""
+        return self.total * self.seconds / len(self.replies)
+
+
+def prompts_finding(trial: Trial) -> Finding:
+    """What the run can expect of its prompts."""
+    replies, count = trial.replies, len(trial.replies)
     read, cut = sum(r.read for r in replies), sum(not r.answer.stopped for r in replies)
     failed = Counter(Dropped.of("", r.answer.failed).reason for r in replies if r.answer.failed is not None)
     boxes, named = sum(r.boxes for r in replies), sum(r.named for r in replies)
-    parts = [f"{read} of {count} answers are readable"]
-    if boxes:
-        parts.append(f"{boxes / max(1, read):.1f} boxes in each, {named / boxes:.0%} of them named")
-    parts.append(f"{cut} cut at {limit} tokens" if cut else f"none cut at {limit} tokens")
-    parts += [f"failed: {counted(failed)}"] if failed else []
-    parts.append(f"{seconds / count:.1f} s an answer, {clock(total * seconds / count)} for all {total:,}")
     weak = [kind for kind in dict.fromkeys(r.kind for r in replies) if not _mostly(replies, kind)]
-    parts += [f"seldom readable: {', '.join(weak)}"] if weak and read else []
-    if needed and not read and count >= ENOUGH:
-        return Finding(check, "; ".join([*parts, "nothing can be made of such answers"]), "wrong")
-    good = read >= MOST * count and cut <= FEW * count and (2 * named >= boxes or not needed) and not weak
-    return Finding(check, "; ".join(parts), "fine" if good else "look")
+    parts = [f"{read} of {count} answers are readable"]
+    parts += [f"seldom: {', '.join(weak)}"] if weak and read else []
+    if boxes:
+        names = f", {named / boxes:.0%} of them named" if trial.needed else ""
+        parts.append(f"{boxes / max(1, read):.1f} boxes in each{names}")
+    parts.append(f"{cut or 'none'} cut at {trial.limit} tokens")
+    parts += [f"failed: {counted(failed)}"] if failed else []
+    parts.append(f"{trial.seconds / count:.1f} s an answer, {clock(trial.expected)} for all {trial.total:,}")
+    if trial.needed and not read and count >= ENOUGH:
+        return Finding(trial.check, "; ".join([*parts, "nothing can be made of such answers"]), "wrong")
+    unnamed = trial.needed and 2 * named < boxes
+    good = read >= MOST * count and cut <= FEW * count and not unnamed and not weak
+    return Finding(trial.check, "; ".join(parts), "fine" if good else "look")
+
+
+def time_finding(trials: Sequence[Trial]) -> Finding:
+    """How long the run will ask."""
+    parts = ", ".join(f"{trial.check} {clock(trial.expected)}" for trial in trials)
+    total = clock(sum(trial.expected for trial in trials))
+    return Finding("time", f"{total} for all answers of the run, in one process ({parts})", "fine")
 
 
 def _mostly(replies: Sequence[Reply], kind: str) -> bool:

@@ -1,8 +1,8 @@
-"""The examination of a configured model: `spr doctor` does all of it, `spr run` a short form before it describes.
+"""The examination of a configured model: all of it for `spr doctor`, a short form before `spr run` describes.
 
-In: a configuration and its run. Out: findings, and the answers that the pictures show. The run's index and its
-regions are made, nothing else. What the doctor asks and how it judges stands in `spr.doctor`; here it meets the
-configuration. The doctor only advises: it reads the truth, and nothing that scores or evaluates asks it.
+In: a configuration and its run. Out: findings, and the answers that the pictures show. The run's index and
+its regions are made, nothing else. What the doctor asks and how it judges stands in `spr.doctor`; here it
+meets the configuration. It only advises: it reads the truth, and nothing that scores or evaluates asks it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from spr.data.full_paths import FullPaths
 from spr.data.index import open_index
 from spr.dialects import Dialect, get_dialect, known_names, resize_options
 from spr.doctor.examine import (
-    AT_ONCE,
     BoxExam,
     Picture,
-    Reply,
     Sample,
+    Trial,
+    answers_of,
     box_findings,
     choose_items,
     engine_finding,
@@ -33,12 +33,14 @@ from spr.doctor.examine import (
     prompts_finding,
     reading_finding,
     reply,
+    time_finding,
     wording,
 )
 from spr.doctor.readings import Item
 from spr.doctor.verdict import Finding
-from spr.errors import ConfigError, FoundWrongError, UnfinishedError
-from spr.evaluation.protocols.base import has_box
+from spr.errors import ConfigError, DataError, FoundWrongError
+from spr.evaluation.items import Item as Question
+from spr.evaluation.items import by_image
 from spr.evaluation.stage import asking_of, prepare, query_of
 from spr.run.pairs import do_index, do_regions, need_files
 from spr.run.wiring import Config, build_describer, dialect_of, image_store, trainings
@@ -47,7 +49,7 @@ from spr.stages.prompts import templates_with
 from spr.store.folders import CANDIDATES, INDEX, REGIONS
 from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.types import Answer, Query, Region, Sampling
+from spr.types import Answer, Frame, Query, Region, Sampling
 
 if TYPE_CHECKING:
     from spr.data.images import ImageStore
@@ -58,7 +60,9 @@ SEEN = 5000  # images that are looked through for questions
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is asked: images and questions about known boxes, regions, questions of each benchmark (ours)."""
+    """How much is asked (ours): images and questions about known boxes, regions, questions of each
+    benchmark.
+    """
 
     images: int
     questions: int
@@ -101,10 +105,8 @@ def examine(
     UnfinishedError when a question was not answered.
     """
     do_index(config, run, progress)
-    do_regions(config, run, progress)
     dialect, images = dialect_of(config), _Images(image_store(config))
     items = _items(config, run, extent)
-    regions = list(run.read_stage(Region, REGIONS)[: extent.regions])
     findings = [Finding("dialect", str(dialect), "fine" if dialect.contract.verified else "look")]
     findings += _processor_findings(config, dialect, items, images, progress)
     if describer is None:
@@ -122,17 +124,26 @@ def examine(
                 second = replace(config, model=replace(config.model, kind="endpoint"))
                 findings.append(engine_finding(exam, build_describer(second, images), dialect, progress))
     else:
-        findings.append(Finding("contract", "no image has an annotated object: nothing to compare with", "look"))
-    findings.append(_descriptions(config, run, dialect, describer, regions, progress))
+        findings.append(
+            Finding("contract", "no image has an annotated object: nothing to compare with", "look")
+        )
+    trials: list[Trial] = []
+    try:
+        do_regions(config, run, progress)
+        trials.append(_descriptions(config, run, dialect, describer, extent.regions, progress))
+    except DataError as e:  # there are no regions; a model can be examined all the same
+        findings.append(Finding("descriptions", f"there is nothing to describe: {e}", "look"))
     if extent.benchmark:
-        findings += _benchmarks(config, dialect, describer, images, extent.benchmark, progress)
+        trials += _benchmarks(config, dialect, describer, images, extent.benchmark, progress)
     progress.end()
+    findings += [prompts_finding(trial) for trial in trials]
+    findings += [time_finding(trials)] if trials else []
     return Examination(tuple(findings), samples)
 
 
 def look_before(config: Config, run: Run, progress: Progress) -> None:
-    """The short form, before anything is described: what is not fine is told, and what is wrong stops the run,
-    as `doctor` of the configuration says. Raises FoundWrongError.
+    """The short form, before anything is described: what is not fine is told, and what is wrong stops the
+    run, as `doctor` of the configuration says. Raises FoundWrongError.
     """
     if config.doctor == "off" or run.exists(CANDIDATES):
         return
@@ -144,8 +155,8 @@ def look_before(config: Config, run: Run, progress: Progress) -> None:
     if found.wrong and config.doctor == "stop":
         first = found.wrong[0]
         raise FoundWrongError(
-            f"{first.check}: {first.found}. Nothing was described (`doctor: warn` goes on all the same, `spr doctor` "
-            "looks longer and draws the boxes)"
+            f"{first.check}: {first.found}. Nothing was described; `spr doctor` looks longer and draws the "
+            "boxes, `doctor: warn` goes on all the same"
         )
 
 
@@ -229,7 +240,9 @@ def _processor_findings(
         return crop
     asked = wording(dialect, "rec", config.evaluate.benchmarks)
     progress.start("doctor: processor", len(seen))
-    pictures, longest = _pictures(processor, model_config, seen, asked, images, complaint is not None, progress)
+    pictures, longest = _pictures(
+        processor, model_config, seen, asked, images, complaint is not None, progress
+    )
     context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
     room = config.describe.max_new_tokens
     return [*crop, *processor_findings(seen, pictures, dialect, longest, room, context)]
@@ -267,16 +280,8 @@ def _ask(
 ) -> tuple[list[Answer], float]:
     """One answer to each, and the seconds that they took. Raises UnfinishedError."""
     progress.start(f"doctor: {what}", len(queries))
-    found: list[Answer] = []
     begin = time.monotonic()
-    for k in range(0, len(queries), AT_ONCE):
-        part = queries[k : k + AT_ONCE]
-        found += [answers[0] for answers in describer.answer(part, sampling)]
-        progress.advance(len(part))
-    if missing := [a.failed for a in found if a.again]:
-        raise UnfinishedError(
-            f"{len(missing)} of {len(found)} questions unanswered ({missing[0]}); the same command asks again"
-        )
+    found = answers_of(describer, queries, sampling, progress)
     return found, time.monotonic() - begin
 
 
@@ -285,21 +290,34 @@ def _descriptions(
     run: Run,
     dialect: Dialect,
     describer: Describer,
-    regions: Sequence[Region],
+    count: int,
     progress: Progress,
-) -> Finding:
+) -> Trial:
     """Each template of the run about some of its regions, sampled as the run samples."""
+    regions = run.read_stage(Region, REGIONS)[:count]
     d, templates = config.describe, templates_with(config.prompts)
     queries = [q for region in regions for q in queries_of(region, d, dialect, templates)]
     kinds = list(d.templates) * len(regions)
     sampling = Sampling(1, d.temperature, d.top_p, d.max_new_tokens, config.seed)
     answers, seconds = _ask(describer, queries, sampling, "descriptions", progress)
     replies = [
-        reply(kind, answer, query.frame, dialect)
+        reply(kind, answer, Frame(query.width, query.height), dialect)
         for kind, answer, query in zip(kinds, answers, queries, strict=True)
     ]
     total = run.finished(REGIONS).rows * len(d.templates) * d.samples
-    return prompts_finding("descriptions", replies, d.max_new_tokens, seconds, total, needed=True)
+    return Trial("descriptions", replies, d.max_new_tokens, seconds, total, needed=True)
+
+
+def _some(items: Sequence[Question], count: int) -> list[Question]:
+    """At least so many questions, with all about an image, from images all over the benchmark."""
+    images = by_image(items)
+    step = max(1, len(items) // count)
+    found: list[Question] = []
+    for same in images[::step]:
+        if len(found) >= count:
+            break
+        found += same
+    return found
 
 
 def _benchmarks(
@@ -309,15 +327,14 @@ def _benchmarks(
     images: _Images,
     count: int,
     progress: Progress,
-) -> list[Finding]:
-    """The first questions of each benchmark, asked and read as it does."""
+) -> list[Trial]:
+    """Some questions of each benchmark, asked and read as it does."""
     need_files(config.evaluate, progress)
-    findings = []
+    trials = []
     for benchmark in config.evaluate.benchmarks:
         benchmark, protocol, options, items, _ = prepare(benchmark, config.evaluate.limit, dialect)
         asking = asking_of(benchmark, protocol, dialect)
-        step = max(1, len(items) // count)
-        asked = [(item, query_of(item, asking, dialect)) for item in items[::step][:count]]
+        asked = [(item, query_of(item, asking, dialect)) for item in _some(items, count)]
         pairs = [(item, query) for item, query in asked if isinstance(query, Query)]
         if not pairs:
             continue
@@ -332,5 +349,5 @@ def _benchmarks(
             replies.append(replace(plain, read=read))
         total = len(items) * (1 + len(trainings(config)))
         name = f"benchmark {benchmark.name}"
-        findings.append(prompts_finding(name, replies, asking.max_new_tokens, seconds, total, needed=False))
-    return findings
+        trials.append(Trial(name, replies, asking.max_new_tokens, seconds, total, needed=False))
+    return trials

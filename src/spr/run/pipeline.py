@@ -24,6 +24,7 @@ from spr.evaluation.stage import evaluate_all
 from spr.ports import Describer
 from spr.run.adapters import check_adapter, do_train
 from spr.run.depends import answering, fresh
+from spr.run.doctor import look_before
 from spr.run.pairs import (
     do_describe,
     do_index,
@@ -206,5 +207,7 @@ def run_pipeline(
         models_asked(config)
     run = begin(config, stages, progress, overwrite_stage)
     for name in stages:
+        if name == "describe":
+            look_before(config, run, progress)
         DO[name](config, run, progress)
     return run

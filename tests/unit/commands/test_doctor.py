@@ -35,7 +35,7 @@ from spr.ports import Describer
 from spr.run.wiring import Config, ModelConfig, build_describer, image_store
 from spr.scenes.embedded import checkpoint_folder
 from spr.scenes.files import write_split
-from spr.scenes.language import WHERE
+from spr.scenes.language import PROMPTS, WHERE
 from spr.stages.describe import DescribeConfig
 from spr.stages.regions import RegionsConfig
 from spr.store.progress import Progress
@@ -111,8 +111,10 @@ def model_that_writes(
     def answer(query: Query, sample: int) -> str:
         here = {name: box for (image, name), box in known.items() if image == query.image}
         asked = [name for name in here if f"the {name}" in query.prompt]
-        if "/where/" not in query.item_id:
+        if "/what/" in query.item_id:
             return " and ".join(here)
+        if "/where/" not in query.item_id:  # a prompt of the run's own
+            return ", ".join(write(name, box, Frame(query.width, query.height)) for name, box in here.items())
         if not asked or not understands(query.prompt):
             return "I do not know."
         x1, y1, x2, y2 = here[asked[0]]
@@ -274,6 +276,8 @@ def test_the_whole_command_on_a_right_configuration(world: Path, tmp_path: Path)
         "parse rate",
         "contract",
         "boxes in prompts",
+        "descriptions",
+        "time",
     }
     page = (tmp_path / "run" / "doctor.html").read_text()
     assert refused(page) == []
@@ -362,18 +366,24 @@ def on_a_square(box: Box, w: int, h: int) -> Sequence[float]:
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Rewriting]:
     """The trained checkpoint on 20 images of its world, asked in the words of the run's own benchmark."""
     root = tmp_path_factory.mktemp("embedded")
-    write_split(root, "pair", 20)
+    files = write_split(root, "pair", 20)
     data = DataConfig(
         "coco",
         str(root / "pair" / "instances.json"),
         str(root / "pair" / "images"),
         cache=str(root / "cache"),
     )
-    own = EvaluationConfig((BenchmarkConfig("own", "rec", "refcoco", prompt=WHERE),))
+    asked = BenchmarkConfig(
+        "own", "rec", "mdetr", str(files.expressions), images=str(files.images), split="pair", prompt=WHERE
+    )
+    prompts = {name: PROMPTS[name] for name in ("plain", "crop_objects")}
+    own = EvaluationConfig((asked,))
     described = Config(
         run=str(root / "run"),
         data=data,
         model=ModelConfig(str(checkpoint_folder("mllm")), dialect="florence2"),
+        prompts=prompts,
+        describe=DescribeConfig(tuple(prompts), max_new_tokens=96),
         evaluate=own,
     )
     return described, Rewriting(build_describer(described, image_store(described)))
