@@ -354,8 +354,8 @@ def reply(kind: str, answer: Answer, frame: Frame, dialect: Dialect) -> Reply:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Some of the run's own questions. `limit`: tokens of an answer; `seconds` that the answers took; `total`:
-    answers of the whole run; `needed`: without boxes there is nothing to do.
+    """Some of the run's own questions. `limit`: tokens of an answer; `seconds` that the answers took;
+    `total`: answers of the whole run; `needed`: without boxes there is nothing to do.
     """
 
     check: str

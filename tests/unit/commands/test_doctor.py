@@ -11,18 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from typing_extensions import override
 
 from spr.commands.doctor import doctor_config, preview_prompts
 from spr.data.config import DataConfig
 from spr.dialects import Dialect, get_dialect, known_names
 from spr.doctor.examine import (
     Picture,
+    Trial,
+    ask,
     box_findings,
     choose_items,
     engine_finding,
     examine_boxes,
     processor_findings,
+    prompts_finding,
     reading_finding,
+    reply,
+    time_finding,
     wording,
 )
 from spr.doctor.readings import Item
@@ -32,11 +38,12 @@ from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.models.families import dialect_for_checkpoint
 from spr.models.scripted import ScriptedDescriber
 from spr.ports import Describer
-from spr.run.wiring import Config, ModelConfig, build_describer, image_store
+from spr.run.wiring import Config, ModelConfig, build_describer, image_store, load_config
 from spr.scenes.embedded import checkpoint_folder
 from spr.scenes.files import write_split
 from spr.scenes.language import PROMPTS, WHERE
 from spr.stages.describe import DescribeConfig
+from spr.stages.prompts import Template
 from spr.stages.regions import RegionsConfig
 from spr.store.progress import Progress
 from spr.types import Annotation, Answer, Box, Frame, ImageRecord, Query, Sampling
@@ -498,3 +505,105 @@ def test_the_preview_shows_what_the_model_receives(world: Path, tmp_path: Path) 
         "objects in the region" in page
     )
     assert "tokens, 16 of them for 1 image(s)" in page
+
+
+def test_the_preview_shows_the_prompts_of_the_run(world: Path, tmp_path: Path) -> None:
+    """It showed the built-in wording of a template that the configuration replaces."""
+    own = replace(
+        config(world, tmp_path / "run", "qwen3_vl"),
+        prompts={"plain": Template("Say what {region} shows."), "mine": Template("And {region}?")},
+        describe=DescribeConfig(("plain", "mine")),
+    )
+    page = preview_prompts(own)
+    assert page.count("Say what {") == page.count("And {") == 3
+    assert "Describe the objects" not in page
+
+
+# --- the run's own prompts -------------------------------------------------------------------------
+
+QWEN = get_dialect("qwen3_vl")
+BOXES = '[{"bbox_2d": [1, 2, 300, 400], "label": "cat"}, {"bbox_2d": [5, 6, 700, 800], "label": "dog"}]'
+BARE = '[{"bbox_2d": [1, 2, 300, 400]}]'
+
+
+def trial(*answers: Answer, needed: bool = True) -> Trial:
+    replies = [reply(f"t{k % 2}", answer, Frame(100, 100), QWEN) for k, answer in enumerate(answers)]
+    return Trial("descriptions", replies, 64, 10.0, 7200, needed)
+
+
+def test_what_a_run_can_expect_of_its_prompts() -> None:
+    """Readable answers, boxes, names, the token limit, the time of an answer and of all."""
+    found = prompts_finding(trial(*[Answer(BOXES)] * 10))
+    assert found.verdict == "fine"
+    assert found.found == (
+        "10 of 10 answers are readable; 2.0 boxes in each, 100% of them named; none cut at 64 tokens; "
+        "1.0 s an answer, 2:00:00 for all 7,200"
+    )
+    assert time_finding([trial(Answer(BOXES)), trial(Answer(BOXES))]).found.startswith("40:00:00 for all")
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdict", "says"),
+    [
+        ([Answer(BOXES)] * 9 + [Answer(BOXES, stopped=False)], "look", "1 cut at 64 tokens"),
+        ([Answer(BARE)] * 10, "look", "0% of them named"),
+        ([Answer(BOXES), Answer("A cat.")] * 5, "look", "seldom: t1"),
+        ([Answer("", failed="refused: no")] * 2 + [Answer(BOXES)] * 8, "look", "failed: refused: 2"),
+        ([Answer("A cat.")] * 7, "look", "0 of 7 answers are readable"),
+        ([Answer("A cat.")] * 8, "wrong", "nothing can be made of such answers"),
+    ],
+)
+def test_what_a_person_should_know_of_them(answers: list[Answer], verdict: str, says: str) -> None:
+    """Without a single box there is no pair: that is wrong, once there are enough answers to say so."""
+    found = prompts_finding(trial(*answers))
+    assert found.verdict == verdict
+    assert says in found.found
+
+
+def test_a_benchmark_without_boxes_needs_none() -> None:
+    yes = [replace(r, read=True) for r in trial(*[Answer("Yes")] * 10).replies]
+    assert prompts_finding(replace(trial(needed=False), replies=yes)).verdict == "fine"
+
+
+def test_progress_moves_and_images_are_asked_whole(world: Path, items: list[Item]) -> None:
+    """Questions about one image stay together, since they share its tokens."""
+    asked: list[list[str]] = []
+
+    class Counting(Progress):
+        total, done = 0, 0
+
+        @override
+        def start(self, what: str, total: int, done: int = 0) -> None:
+            self.total, self.done = total, 0
+
+        @override
+        def advance(self, count: int) -> None:
+            self.done += count
+            asked[-1].append("moved")
+
+    class Watched(ScriptedDescriber):
+        @override
+        def answer(self, queries: Sequence[Query], sampling: Sampling) -> list[list[Answer]]:
+            asked.append([q.image for q in queries])
+            return super().answer(queries, sampling)
+
+    progress = Counting()
+    ask(Watched(lambda query, sample: "none"), items, ["where?"] * len(items), "where", progress)
+    assert (progress.total, progress.done) == (60, 60)
+    assert len(asked) == 4
+    images = [{name for name in part if name != "moved"} for part in asked]
+    assert sum(map(len, images)) == 20
+
+
+@pytest.mark.parametrize(
+    ("said", "read"), [("off", "off"), ("warn", "warn"), ("stop", "stop"), ("'off'", "off")]
+)
+def test_off_is_no_boolean(world: Path, tmp_path: Path, said: str, read: str) -> None:
+    """YAML reads `off` as false."""
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"run: r\ndata: {{format: coco, annotations: a, images: i}}\nmodel: {{folder: m}}\ndoctor: {said}\n"
+    )
+    assert load_config(path).doctor == read
+    with pytest.raises(ConfigError, match="doctor: found True"):
+        load_config(path, ["doctor=on"])
