@@ -40,7 +40,9 @@ def doctor_page(
     dialect: Dialect,
     load: Callable[[str], Image.Image],
 ) -> str:
-    """The findings, and some questions with the true box and the box as the assumed dialect reads it."""
+    """The findings, and of some images the first question with the true boxes and the boxes as the assumed
+    dialect reads them.
+    """
     rows = Markup("").join(
         Markup('<tr><td>{}</td><td class="words">{}</td><td class="{}">{}</td></tr>').format(
             f.check, f.found, f.verdict, f.verdict
@@ -48,7 +50,8 @@ def doctor_page(
         for f in findings
     )
     figures = []
-    for s in samples[:PICTURES]:
+    of_each_image = {s.item.image: s for s in reversed(samples)}
+    for s in list(of_each_image.values())[::-1][:PICTURES]:
         outlines = [Outline(box, "truth", s.item.category) for box in s.item.truths]
         found = boxes_for(dialect.parse(s.answer, s.item.frame), s.item)
         outlines += [Outline(box, ANSWER, "answer") for box in found]
@@ -58,6 +61,6 @@ def doctor_page(
                 shot, s.prompt, s.answer or "(no answer)"
             )
         )
-    legend = Markup('<p class="note">Dotted gold: the true box. Red: the answer, as {} reads it.</p>')
+    legend = Markup('<p class="note">Dotted gold: the true boxes. Red: the answer, as {} reads it.</p>')
     body = '<div class="scroll"><table>{}</table></div><h2>Answers</h2>{}<div class="gallery">{}</div>'
     return plain_page(title, Markup(body).format(rows, legend.format(dialect.name), Markup("").join(figures)))
