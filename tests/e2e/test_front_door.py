@@ -19,7 +19,7 @@ import yaml
 
 from spr import __version__
 from spr.cli.main import _signals, verdict
-from spr.doctor.readings import Finding
+from spr.doctor.verdict import Finding
 from spr.errors import (
     BusyError,
     ConfigError,

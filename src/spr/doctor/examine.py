@@ -22,7 +22,7 @@ from statistics import median
 from typing import Any
 
 from spr.boxes import iou, sanitize
-from spr.dialects import Dialect
+from spr.dialects import Dialect, smart_resize
 from spr.doctor.readings import Item, first_mention
 from spr.doctor.verdict import FITS, Finding, best_median, contract
 from spr.errors import UnfinishedError
@@ -61,7 +61,8 @@ class Sample:
 
     item: Item
     prompt: str
-    answer: str
+    answer: str  # "" for one that failed
+    failed: str | None = None  # why
 
 
 def choose_items(
@@ -88,12 +89,23 @@ def choose_items(
             found.setdefault(a.category, []).append(a)
         asked = {name: each for name, each in found.items() if not any(a.crowd or a.ignore for a in each)}
         frame = Frame(image.width, image.height)
+        if not _is_shown(frame):
+            continue
         items += [
             Item(image.path, frame, name.replace("_", " "), tuple(a.box for a in each))
             for name, each in asked.items()
         ]
         used += bool(asked)
     return items
+
+
+def _is_shown(frame: Frame) -> bool:
+    """Whether processors take an image of that size: some refuse a strip."""
+    try:
+        smart_resize(frame)
+    except ValueError:
+        return False
+    return True
 
 
 # --- the processor --------------------------------------------------------------------------------
@@ -194,9 +206,9 @@ def answers_of(
 
 def ask(
     describer: Describer, items: Sequence[Item], prompts: Sequence[str], label: str, progress: Progress
-) -> list[str]:
-    """Greedy answers, one per item; a failed one is empty. Raises UnfinishedError when one did not come: what
-    is examined is the model.
+) -> list[Sample]:
+    """Greedy answers, one per item. Raises UnfinishedError when one did not come: what is examined is the
+    model.
     """
     progress.start(f"doctor: {ASKED[label]}", len(items))
     queries = [
@@ -211,7 +223,10 @@ def ask(
         for n, (item, prompt) in enumerate(zip(items, prompts, strict=True))
     ]
     found = answers_of(describer, queries, Sampling(1, 0.0, 1.0, LONGEST), progress)
-    return [a.text if a.failed is None else "" for a in found]
+    return [
+        Sample(item, prompt, a.text if a.failed is None else "", a.failed)
+        for item, prompt, a in zip(items, prompts, found, strict=True)
+    ]
 
 
 def expression(item: Item) -> str:
@@ -219,8 +234,10 @@ def expression(item: Item) -> str:
     return f"the {item.category}"
 
 
-def _rec_prompts(template: str, items: Sequence[Item]) -> list[str]:
-    return [template.format(expression=expression(item)) for item in items]
+def question(template: str, item: Item, dialect: Dialect) -> str:
+    """The question about an item, in the words of a benchmark."""
+    name, region = expression(item), dialect.box_text(item.truths[0], item.frame)
+    return template.format(expression=name, phrases=name, region=region, a="", b="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +271,8 @@ def examine_boxes(
     """
 
     def exam(template: str, part: Sequence[Item]) -> BoxExam:
-        prompts = _rec_prompts(template, part)
-        answers = ask(describer, part, prompts, "where", progress)
-        return BoxExam(asked, template, tuple(map(Sample, part, prompts, answers)))
+        prompts = [question(template, item, dialect) for item in part]
+        return BoxExam(asked, template, tuple(ask(describer, part, prompts, "where", progress)))
 
     def fit(e: BoxExam) -> float:
         return best_median(dialect, processor, [s.answer for s in e.samples], [s.item for s in e.samples])
@@ -283,7 +299,8 @@ def box_findings(exam: BoxExam, dialect: Dialect, processor: Mapping[str, Any]) 
     for s in exam.samples:
         g = dialect.parse(s.answer, s.item.frame)
         read += any(m.boxes for m in g.mentions)
-        kinds = {p.kind for p in g.problems} - {"phrase_guessed"}
+        kinds = {str(p.kind) for p in g.problems} - {"phrase_guessed"}
+        kinds |= {Dropped.of("", s.failed).reason} if s.failed is not None else set()
         problems.update(kinds)
         outside += [s.item.frame] if "out_of_range" in kinds else []
     listed = f" ({', '.join(f'{kind}: {n}' for kind, n in problems.most_common(4))})" if problems else ""
@@ -313,8 +330,8 @@ def reading_finding(
     """
     largest = {item.image: item for item in sorted(items, key=lambda item: _area(item.truths[0]))}
     items = list(largest.values())[:IMAGES]
-    prompts = [template.format(region=dialect.box_text(i.truths[0], i.frame)) for i in items]
-    answers = ask(describer, items, prompts, "what", progress)
+    prompts = [question(template, item, dialect) for item in items]
+    answers = [s.answer for s in ask(describer, items, prompts, "what", progress)]
     named = sum(
         item.category.casefold() in text.casefold() for item, text in zip(items, answers, strict=True)
     )
@@ -412,7 +429,8 @@ def _mostly(replies: Sequence[Reply], kind: str) -> bool:
 def engine_finding(exam: BoxExam, other: Describer, dialect: Dialect, progress: Progress) -> Finding:
     """How far the boxes of a second engine differ on the same prompts."""
     items = [s.item for s in exam.samples]
-    answers = ask(other, items, [s.prompt for s in exam.samples], "where", progress)
+    asked = [s.prompt for s in exam.samples]
+    answers = [s.answer for s in ask(other, items, asked, "where", progress)]
     pairs = [
         (first_mention(dialect, s.answer, s.item.frame), first_mention(dialect, t, s.item.frame))
         for s, t in zip(exam.samples, answers, strict=True)

@@ -14,6 +14,7 @@ from spr.dialects import Dialect
 from spr.doctor.examine import Sample
 from spr.doctor.readings import boxes_for
 from spr.doctor.verdict import Finding
+from spr.errors import DataError
 from spr.report.page import plain_page
 from spr.report.pictures import Outline, overlay
 
@@ -55,10 +56,13 @@ def doctor_page(
         outlines = [Outline(box, "truth", s.item.category) for box in s.item.truths]
         found = boxes_for(dialect.parse(s.answer, s.item.frame), s.item)
         outlines += [Outline(box, ANSWER, "answer") for box in found]
-        shot = overlay(load(s.item.image), outlines, s.prompt)
+        try:
+            shot = overlay(load(s.item.image), outlines, s.prompt)
+        except (OSError, DataError):  # the answer says so
+            shot = Markup("")
         figures.append(
             Markup('<figure class="card">{}<figcaption>{}<pre>{}</pre></figcaption></figure>').format(
-                shot, s.prompt, s.answer or "(no answer)"
+                shot, s.prompt, s.answer or s.failed or "(no answer)"
             )
         )
     legend = Markup('<p class="note">Dotted gold: the true boxes. Red: the answer, as {} reads it.</p>')

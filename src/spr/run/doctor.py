@@ -7,6 +7,7 @@ meets the configuration. It only advises: it reads the truth, and nothing that s
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,9 +29,9 @@ from spr.doctor.examine import (
     choose_items,
     engine_finding,
     examine_boxes,
-    expression,
     processor_findings,
     prompts_finding,
+    question,
     reading_finding,
     reply,
     time_finding,
@@ -38,7 +39,7 @@ from spr.doctor.examine import (
 )
 from spr.doctor.readings import Item
 from spr.doctor.verdict import Finding
-from spr.errors import ConfigError, DataError, FoundWrongError
+from spr.errors import ConfigError, DataError, FoundWrongError, why_no_picture
 from spr.evaluation.items import Item as Question
 from spr.evaluation.items import by_image
 from spr.evaluation.stage import asking_of, prepare, query_of
@@ -108,7 +109,8 @@ def examine(
     dialect, images = dialect_of(config), _Images(image_store(config))
     items = _items(config, run, extent)
     findings = [Finding("dialect", str(dialect), "fine" if dialect.contract.verified else "look")]
-    findings += _processor_findings(config, dialect, items, images, progress)
+    about, items = _processor_findings(config, dialect, items, images, progress)
+    findings += about
     if describer is None:
         progress.start("doctor: loading the model", 0)
         describer = build_describer(config, images, whole_images=False)
@@ -130,7 +132,7 @@ def examine(
     trials: list[Trial] = []
     try:
         do_regions(config, run, progress)
-        trials.append(_descriptions(config, run, dialect, describer, extent.regions, progress))
+        trials += _descriptions(config, run, dialect, describer, extent.regions, progress)
     except DataError as e:  # there are no regions; a model can be examined all the same
         findings.append(Finding("descriptions", f"there is nothing to describe: {e}", "look"))
     if extent.benchmark:
@@ -226,50 +228,53 @@ def load_processor_of(config: Config) -> tuple[Any, Any]:
 
 def _processor_findings(
     config: Config, dialect: Dialect, items: Sequence[Item], images: FullPaths, progress: Progress
-) -> list[Finding]:
+) -> tuple[list[Finding], list[Item]]:
+    """What the processor does, and the items whose pictures it can show."""
     processor, model_config = load_processor_of(config)
     if processor is None:
         said = f"none in {config.model.folder}: sizes and tokens are not known"
-        return [Finding("processor", said, "look")]
+        return [Finding("processor", said, "look")], list(items)
     from spr.models.look import cropping
 
     complaint = cropping(processor, dialect)
-    crop = [Finding("crop", complaint, "wrong")] if complaint else []
-    seen = list({item.image: item for item in items}.values())
-    if not seen:
-        return crop
+    crops = complaint is not None
     asked = wording(dialect, "rec", config.evaluate.benchmarks)
-    progress.start("doctor: processor", len(seen))
-    pictures, longest = _pictures(
-        processor, model_config, seen, asked, images, complaint is not None, progress
-    )
-    context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
-    room = config.describe.max_new_tokens
-    return [*crop, *processor_findings(seen, pictures, dialect, longest, room, context)]
+    each = list({item.image: item for item in items}.values())
+    progress.start("doctor: processor", len(each))
+    pictures: dict[str, Picture] = {}
+    lost: list[str] = []
+    longest = 0
+    for item in each:
+        try:
+            picture, tokens = _picture(
+                processor, model_config, item, question(asked, item, dialect), images, crops
+            )
+            pictures[item.image], longest = picture, max(longest, tokens)
+        except (OSError, DataError, ValueError) as e:
+            lost.append(why_no_picture(e))
+        progress.advance(1)
+    found = [Finding("crop", complaint, "wrong")] if complaint else []
+    if lost:
+        said = f"{len(lost)} of {len(each)} images cannot be shown ({lost[0]}); nothing is asked about them"
+        found.append(Finding("pictures", said, "look"))
+    if pictures:
+        context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
+        shown = [item for item in each if item.image in pictures]
+        room = config.describe.max_new_tokens
+        found += processor_findings(shown, list(pictures.values()), dialect, longest, room, context)
+    return found, [item for item in items if item.image in pictures]
 
 
-def _pictures(
-    processor: Any,
-    model_config: Any,
-    items: Sequence[Item],
-    template: str,
-    images: FullPaths,
-    crops: bool,
-    progress: Progress,
-) -> tuple[list[Picture], int]:
-    """What the processor makes of each image, and the tokens of the longest prompt."""
+def _picture(
+    processor: Any, model_config: Any, item: Item, prompt: str, images: FullPaths, crops: bool
+) -> tuple[Picture, int]:
+    """What the processor makes of an image, and the tokens of the prompt."""
     from spr.models.look import prompt_tokens, seen_size, share_cut_off
 
-    pictures, longest = [], 0
-    for item in items:
-        image = images.load(item.image)
-        prompt = template.format(expression=expression(item))
-        _, tokens, image_tokens = prompt_tokens(processor, model_config, prompt, (image,))
-        cut = share_cut_off(processor, image) if crops else 0.0
-        pictures.append(Picture(seen_size(processor, image), image_tokens, cut))
-        longest = max(longest, tokens)
-        progress.advance(1)
-    return pictures, longest
+    image = images.load(item.image)
+    _, tokens, image_tokens = prompt_tokens(processor, model_config, prompt, (image,))
+    cut = share_cut_off(processor, image) if crops else 0.0
+    return Picture(seen_size(processor, image), image_tokens, cut), tokens
 
 
 # --- the run's own prompts -------------------------------------------------------------------------
@@ -292,12 +297,15 @@ def _descriptions(
     describer: Describer,
     count: int,
     progress: Progress,
-) -> Trial:
+) -> list[Trial]:
     """Each template of the run about some of its regions, sampled as the run samples."""
     regions = run.read_stage(Region, REGIONS)[:count]
     d, templates = config.describe, templates_with(config.prompts)
-    queries = [q for region in regions for q in queries_of(region, d, dialect, templates)]
-    kinds = list(d.templates) * len(regions)
+    queries = []
+    for region in regions:
+        with contextlib.suppress(ValueError):  # an image that this dialect cannot say a region of
+            queries += queries_of(region, d, dialect, templates)
+    kinds = list(d.templates) * (len(queries) // len(d.templates))
     sampling = Sampling(1, d.temperature, d.top_p, d.max_new_tokens, config.seed)
     answers, seconds = _ask(describer, queries, sampling, "descriptions", progress)
     replies = [
@@ -305,7 +313,7 @@ def _descriptions(
         for kind, answer, query in zip(kinds, answers, queries, strict=True)
     ]
     total = run.finished(REGIONS).rows * len(d.templates) * d.samples
-    return Trial("descriptions", replies, d.max_new_tokens, seconds, total, needed=True)
+    return [Trial("descriptions", replies, d.max_new_tokens, seconds, total, needed=True)] if replies else []
 
 
 def _some(items: Sequence[Question], count: int) -> list[Question]:

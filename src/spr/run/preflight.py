@@ -203,7 +203,13 @@ CHECKS: Mapping[str, Mapping[Check, Sequence[str]]] = {  # of a stage, with the 
     "train": {**_PICTURES, _training: ("train", "adapters"), **_CHECKPOINT},
     "evaluate": {**_REACHED, **_CHECKPOINT, _benchmarks: ("model", "evaluate")},
     "report": {},
-    "doctor": {_boxes: ("model",), **_PICTURES, **_REACHED, _readable: ("model",)},
+    "doctor": {
+        _boxes: ("model",),
+        **_PICTURES,
+        **_REACHED,
+        _readable: ("model",),
+        _benchmarks: ("model", "evaluate"),
+    },
 }
 
 

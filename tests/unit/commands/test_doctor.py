@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -607,3 +608,32 @@ def test_off_is_no_boolean(world: Path, tmp_path: Path, said: str, read: str) ->
     assert load_config(path).doctor == read
     with pytest.raises(ConfigError, match="doctor: found True"):
         load_config(path, ["doctor=on"])
+
+
+def test_a_picture_that_cannot_be_shown_is_named_and_left_out(world: Path, tmp_path: Path) -> None:
+    """A strip that the processor refuses ended in a traceback; a missing file is no fault of the model's."""
+    coco = json.loads((world / "instances.json").read_text())
+    folder = tmp_path / "images"
+    shutil.copytree(world / "images", folder)
+    (folder / "03.png").unlink()
+    noise(0, (460, 2)).save(folder / "strip.png")
+    coco["images"].append({"id": 90, "file_name": "strip.png", "width": 460, "height": 2})
+    coco["annotations"].append(
+        {"id": 900, "image_id": 90, "category_id": 0, "bbox": [1, 0, 90, 2], "area": 9}
+    )
+    (tmp_path / "instances.json").write_text(json.dumps(coco))
+    qwen = get_dialect("qwen2_5_vl", **right_options(world))  # type: ignore[arg-type]
+    plain = config(world, tmp_path / "run", None)
+    data = replace(plain.data, annotations=str(tmp_path / "instances.json"), images=str(folder))
+    regions = replace(plain.regions, verify=False)
+    findings = doctor_config(
+        replace(plain, data=data, regions=regions),
+        QUIET,
+        model_that_writes(world, in_dialect(qwen)),
+        Console(quiet=True),
+    )
+    found = {f.check: f for f in findings}
+    assert found["pictures"].verdict == "look"
+    assert found["pictures"].found.startswith("1 of 20 images cannot be shown (missing")
+    assert found["contract"].verdict == "fine"
+    assert "of 57 boxes" in found["contract"].found
