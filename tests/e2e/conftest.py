@@ -19,6 +19,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SplitFiles]:
 
 @pytest.fixture(scope="session")
 def finished(world: dict[str, SplitFiles], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    config = config_of(world, tmp_path_factory.mktemp("run") / "whole", doctor="stop")
+    config = config_of(world, tmp_path_factory.mktemp("run") / "whole")
     spr("run", str(config))
     return Run(str(config.with_suffix(""))), config

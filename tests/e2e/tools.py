@@ -17,7 +17,7 @@ from spr.store.run import Run
 STEPS = ("regions", "candidates", "scores", "pairs")
 
 
-def config_of(world: dict[str, SplitFiles], run: Path, doctor: str = "off") -> Path:
+def config_of(world: dict[str, SplitFiles], run: Path) -> Path:
     pair, test = world["pair"], world["test"]
     config = {
         "run": str(run),
@@ -46,7 +46,7 @@ def config_of(world: dict[str, SplitFiles], run: Path, doctor: str = "off") -> P
             ],
         },
         "runtime": {"workers": 1, "threads": 1, "shard_size": 4},
-        "doctor": doctor,  # off: it has tests of its own
+        "doctor": "off",  # it has tests of its own
     }
     path = run.parent / f"{run.name}.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from spr.boxes import iou, sanitize
 from spr.dialects import Dialect, get_dialect
@@ -32,6 +33,17 @@ PHOTOS = tuple(
 )  # fmt: skip
 IMAGES, OBJECTS = 20, 10  # of an image
 DRAWS, JITTERS = 50, (0.0, 0.06, 0.15)
+# contracts of one's own, for hypothesis
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "order": st.sampled_from(["xyxy", "yxyx", "xxyy", "yyxx", "xywh", "yxhw", "cxcywh"]),
+        "frame": st.sampled_from(["original", "padded", "padded_end", "resized"]),
+        "scale": st.one_of(st.sampled_from(["pixels", 1, 100, 1000, 1024]), st.integers(200, 2000)),
+        "longest_side": st.integers(400, 1600),
+        "max_pixels": st.integers(300, 3000).map(lambda n: n * 784),
+    },
+)
 Shift = Callable[[Box, Frame], Box]  # what the model does to a box that it has found
 
 

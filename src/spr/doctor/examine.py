@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
@@ -41,7 +41,6 @@ OUT_OF_RANGE = 0.02  # ours: the share of answers above which a person should lo
 ASKED = {"where": "asking for known boxes", "what": "showing known boxes"}
 AT_ONCE = 16  # questions between two moves of the progress bar
 LONGEST = 128  # tokens of an answer
-Seen = Callable[[Any], "Picture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +134,7 @@ def processor_findings(
         )
     ]
     if dialect.codec.frame == "resized":
-        wrong = [
-            (i.frame, p.size)
-            for i, p in zip(items, pictures, strict=True)
-            if p.size and dialect.model_size(i.frame) != p.size
-        ]
-        if wrong:
-            frame, size = wrong[0]
-            ours = dialect.model_size(frame)
-            found.append(
-                Finding(
-                    "resized frame",
-                    f"{frame.width}x{frame.height}: the dialect expects {ours[0]}x{ours[1]}, the processor "
-                    f"makes {size[0]}x{size[1]}; "
-                    "take min_pixels and max_pixels out of model.dialect_options, or set them to the "
-                    "processor's",
-                    "wrong",
-                )
-            )
-        else:
-            found.append(
-                Finding("resized frame", "the dialect's size is the processor's on every image", "fine")
-            )
+        found.append(_frame_finding(items, pictures, dialect))
     tokens = sorted(p.tokens for p in pictures)
     found.append(
         Finding("image tokens", f"{tokens[0]} to {tokens[-1]}, median {int(median(tokens))}", "fine")
@@ -175,6 +153,22 @@ def processor_findings(
             )
         )
     return found
+
+
+def _frame_finding(items: Sequence[Item], pictures: Sequence[Picture], dialect: Dialect) -> Finding:
+    """Whether the dialect's resized frame is the processor's."""
+    for item, picture in zip(items, pictures, strict=True):
+        ours, size, frame = dialect.model_size(item.frame), picture.size, item.frame
+        if size and ours != size:
+            return Finding(
+                "resized frame",
+                f"{frame.width}x{frame.height}: the dialect expects {ours[0]}x{ours[1]}, the processor "
+                f"makes {size[0]}x{size[1]}; "
+                "take min_pixels and max_pixels out of model.dialect_options, or set them to the "
+                "processor's",
+                "wrong",
+            )
+    return Finding("resized frame", "the dialect's size is the processor's on every image", "fine")
 
 
 # --- boxes ----------------------------------------------------------------------------------------

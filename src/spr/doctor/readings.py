@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -39,6 +39,7 @@ NEAR = 0.01  # ours: how far a fitted side may be from a usual one
 NEAR_AREA = 0.08  # ours: the resized area is rounded down to whole patches
 CHANGED = 0.02  # ours: an image whose pixels are at least that much larger or smaller was resized
 SAMPLED = 12  # answers that show in which notation a model writes
+_UNIT = Frame(1, 1)  # of shares of the image
 _ENOUGH = 5  # boxes that make a rule
 OWN = 0.3  # ours: how much more of the answers another notation must explain
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -157,25 +158,32 @@ class Answers:
     sizes: Floats
     frames: tuple[Frame, ...]  # one per row
     items: tuple[Item, ...]
-    known: tuple[Box | None, ...] = field(repr=False)  # as the base reads them
+    known: tuple[Box, ...]  # as the base reads them
 
     @cached_property
-    def truths(self) -> tuple[Floats, NDArray[np.intp]]:
-        """All true boxes, and where those of each row begin."""
-        flat = [box for item in self.items for box in item.truths]
-        counts = [len(item.truths) for item in self.items]
-        return np.array(flat, dtype=np.float64).reshape(-1, 4), np.cumsum([0, *counts[:-1]])
+    def boxes(self) -> Floats:
+        """(n, 4) as the base reads them."""
+        return np.array(self.known, dtype=np.float64).reshape(-1, 4)
 
     @cached_property
-    def alone(self) -> NDArray[np.bool_]:
-        """Rows with one true box."""
-        return np.array([len(item.truths) == 1 for item in self.items])
+    def counts(self) -> NDArray[np.intp]:
+        """(n,) how many true boxes each may mean."""
+        return np.array([len(item.truths) for item in self.items], dtype=np.intp)
+
+    @cached_property
+    def truths(self) -> Floats:
+        """All true boxes, row after row."""
+        return np.array([box for item in self.items for box in item.truths], dtype=np.float64)
+
+    @cached_property
+    def starts(self) -> NDArray[np.intp]:
+        """(n,) where in `truths` those of each row begin."""
+        return np.cumsum(self.counts) - self.counts
 
     def ious(self, boxes: Floats) -> Floats:
         """(n,) IoU of each box (as `clipped` gives it) with the true box that it fits best."""
-        truths, starts = self.truths
-        rows = np.repeat(np.arange(len(self.items)), [len(item.truths) for item in self.items])
-        best: Floats = np.maximum.reduceat(overlap(boxes[rows], truths), starts)
+        each = overlap(np.repeat(boxes, self.counts, axis=0), self.truths)
+        best: Floats = np.maximum.reduceat(each, self.starts)
         return best
 
     def clipped(self, boxes: Floats) -> Floats:
@@ -297,7 +305,8 @@ def meaning(dialect: Dialect) -> str:
     codec = dialect.codec
     if not isinstance(codec, LinearCodec):
         return f"cells of {dialect.name}"
-    order, frame, scale, longest_side = _meaning(codec)
+    order, frame, scale = _meaning(codec)
+    longest_side = dialect.options.get("longest_side")
     units = "pixels" if scale is None else f"0-{scale:g}"
     limits = {o: v for o, v in dialect.options.items() if o in RESIZE_OPTIONS and v != DEFAULTS[o]}
     sizes = ", ".join(f"{o.replace('_', ' ')} {v}" for o, v in limits.items())
@@ -305,44 +314,43 @@ def meaning(dialect: Dialect) -> str:
     return f"{units} {_FRAME_WORDS[frame]}{f' ({sizes})' if sizes else ''}{shrunk}{_ORDER_WORDS[order]}"
 
 
+def own_reading(a: Answers, processor: Mapping[str, Any]) -> Reading:
+    """As the base reads the answers."""
+    return _reading(_shown(a.base, processor), meaning(a.base), a.boxes, a)
+
+
 def readings(notations: Sequence[Dialect], processor: Mapping[str, Any], a: Answers) -> Iterator[Reading]:
     """Every reading of the answers beside the base's own: the known dialects of their notation, contracts of
     one's own over it, and an image that lost its sides.
     """
-    for dialect in notations:
-        if isinstance(dialect.codec, LinearCodec) and dialect != a.base:
-            yield _reading(dialect, _shown(dialect, processor), a)
-    if isinstance(a.base.codec, LinearCodec) and not a.base.codec.frame.startswith("padded"):
+    base = next((d for d in notations if isinstance(d.codec, LinearCodec) and not d.codec.truncate), None)
+    contracts = () if base is None else _contracts(base, processor, a)
+    named = (d for d in notations if (d.name, d.options) != (a.base.name, a.base.options))
+    for dialect in (*named, *contracts):
+        if isinstance(dialect.codec, LinearCodec):
+            boxes = decode(dialect.codec, a.values, a.frames)
+            yield _reading(_shown(dialect, processor), meaning(dialect), boxes, a)
+    if not a.base.codec.frame.startswith("padded"):
         shorter = a.sizes.min(axis=1, keepdims=True)
-        moved = (
-            np.array(a.known).reshape(-1, 2, 2) * (shorter / a.sizes)[:, None]
-            + ((a.sizes - shorter) / 2)[:, None]
+        inside, margin = np.tile(shorter / a.sizes, 2), np.tile((a.sizes - shorter) / 2, 2)
+        yield _reading(
+            None, f"{meaning(a.base)}, cropped to the square in its middle", a.boxes * inside + margin, a
         )
-        boxes = a.clipped(moved.reshape(-1, 4))
-        yield Reading(None, f"{meaning(a.base)}, cropped to the square in its middle", boxes, a.ious(boxes))
-    base = next((d for d in notations if _is_configurable(d)), None)
-    if base is None:
-        return
-    plain = get_dialect(base.name).codec
-    assert isinstance(plain, LinearCodec)
-    own = {o: v for o, v in base.options.items() if o == "key"}
-    for given in _contracts(processor, a):
-        changes = {**own, **_beside(plain, given)}
-        try:
-            dialect = get_dialect(base.name, **changes)
-        except DialectError:
-            continue  # cannot be written in this notation
-        yield _reading(dialect, _shown(dialect, processor), a)
+
+
+def _reading(dialect: Mapping[str, Any] | None, words: str, boxes: Floats, a: Answers) -> Reading:
+    clipped = a.clipped(boxes)
+    return Reading(dialect, words, clipped, a.ious(clipped))
 
 
 def _shown(dialect: Dialect, processor: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a dialect goes into the configuration: sizes that the processor or the family has need not be
-    said.
+    """What of a dialect goes into the configuration. Sizes that are not said there are the processor's, or
+    the family's where no processor is known.
     """
+    said = {o: v for o, v in dialect.options.items() if o not in RESIZE_OPTIONS}
     sizes = {**DEFAULTS, **{o: v for o, v in dialect.options.items() if o in RESIZE_OPTIONS}}
-    if processor and all(sizes[o] == v for o, v in processor.items()):
-        sizes = dict(DEFAULTS)
-    said = {o: v for o, v in dialect.options.items() if o not in RESIZE_OPTIONS or sizes[o] != DEFAULTS[o]}
+    if dialect.codec.frame == "resized" and sizes != {**DEFAULTS, **processor}:
+        said |= sizes if processor else {o: v for o, v in sizes.items() if v != DEFAULTS[o]}
     return {"base": dialect.name, **said}
 
 
@@ -352,12 +360,12 @@ def affine(a: Answers, own: Reading) -> Reading | None:
     """
     images = sorted({item.image for item in a.items})
     half = np.array([images.index(item.image) % 2 for item in a.items])
-    sides = np.repeat(a.sizes[:, None], 2, axis=1).reshape(-1, 4)
-    found, true = np.array(a.known).reshape(-1, 4) / sides, a.truths[0][a.truths[1]] / sides
+    sides = np.tile(a.sizes, 2)
+    found, true = a.boxes / sides, a.truths[a.starts] / sides
     new = np.empty_like(found)
     rules = []
     for part in (0, 1):
-        rows = a.alone & (half != part) & (own.ious > 0)
+        rows = (a.counts == 1) & (half != part) & (own.ious > 0)
         if rows.sum() < _ENOUGH or not (half == part).any():
             return None
         for axis in (0, 1):
@@ -365,9 +373,8 @@ def affine(a: Answers, own: Reading) -> Reading | None:
             new[half == part, axis::2] = found[half == part, axis::2] * stretch + move
             rules.append((stretch, move))
     (sx, mx), (sy, my) = (np.mean(rules[axis::2], axis=0) for axis in (0, 1))
-    boxes = a.clipped(new * sides)
     meant = f"x * {sx:.3f} {mx:+.3f} and y * {sy:.3f} {my:+.3f} of the image"
-    return Reading(None, meant, boxes, a.ious(boxes))
+    return _reading(None, meant, new * sides, a)
 
 
 def _line(x: Floats, y: Floats) -> tuple[float, float]:
@@ -383,113 +390,114 @@ def _line(x: Floats, y: Floats) -> tuple[float, float]:
     return slope, intercept
 
 
-def own_reading(a: Answers, processor: Mapping[str, Any]) -> Reading:
-    """As the base reads the answers."""
-    boxes = a.clipped(np.array(a.known).reshape(-1, 4))
-    return Reading(_shown(a.base, processor), meaning(a.base), boxes, a.ious(boxes))
-
-
-def _meaning(codec: LinearCodec) -> tuple[str, str, float | None, int | None]:
+def _meaning(codec: LinearCodec) -> tuple[str, str, float | None]:
     frame = next(name for name, kind in FRAMES.items() if kind == codec.frame)
-    return codec.order, frame, codec.divisor, getattr(codec.size, "keywords", {}).get("longest_side")
+    return codec.order, frame, codec.divisor
 
 
-def _reading(dialect: Dialect, shown: Mapping[str, Any], a: Answers) -> Reading:
-    assert isinstance(dialect.codec, LinearCodec)
-    boxes = a.clipped(decode(dialect.codec, a.values, a.frames))
-    return Reading(shown, meaning(dialect), boxes, a.ious(boxes))
-
-
-def _is_configurable(dialect: Dialect) -> bool:
-    return isinstance(dialect.codec, LinearCodec) and not dialect.codec.truncate
+def _contracts(base: Dialect, processor: Mapping[str, Any], a: Answers) -> Iterator[Dialect]:
+    """Contracts of one's own over a family: orders x frames x units."""
+    plain = get_dialect(base.name).codec
+    assert isinstance(plain, LinearCodec)
+    own = {o: v for o, v in base.options.items() if o == "key"}
+    for given in _options_tried(processor, a):
+        try:
+            yield get_dialect(base.name, **own, **_beside(plain, given))
+        except DialectError:
+            continue  # cannot be written in this notation
 
 
 def _beside(plain: LinearCodec, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not the family's own."""
-    order, frame, scale, _ = _meaning(plain)
+    """The options that are not the family's own. Shares of the resized image are those of the original."""
+    order, frame, scale = _meaning(plain)
+    if frame == "resized" and given["scale"] != "pixels":
+        frame = "original"
     same = {"order": order, "frame": frame, "scale": "pixels" if scale is None else scale}
-    changes = {o: v for o, v in given.items() if same.get(o) != v}
-    if (
-        "scale" in changes
-        and changes["scale"] != "pixels"
-        and frame == "resized"
-        and given["frame"] == "original"
-    ):
-        del changes["frame"]  # shares of the resized image are those of the original
-    return changes
+    return {o: v for o, v in given.items() if same.get(o) != v}
 
 
-def _contracts(processor: Mapping[str, Any], a: Answers) -> Iterator[dict[str, Any]]:
-    """Orders x frames x units. Units and limits that nobody lists are fitted to the answers."""
-    truths = a.truths[0][a.truths[1]]  # the first of each row; only rows that have one count
+def _options_tried(processor: Mapping[str, Any], a: Answers) -> Iterator[dict[str, Any]]:
+    """Units and limits that nobody lists are fitted to the answers."""
+    rows, truths = _meant(a)
+    frames = [a.frames[row] for row in rows]
     for order in ORDERS:
-        corners = _corners(a.values, order)
+        corners = _corners(a.values[rows], order)
         for frame in ("original", "padded", "padded_end"):
-            side, pad = _axes(LinearCodec(1.0, 1.0, frame=FRAMES[frame]), a.frames)
-            shares = (truths.reshape(-1, 2, 2) + pad[:, None]) / side[:, None]
-            fitted = _fitted(corners, shares.reshape(-1, 4), a.alone)
+            side, pad = _axes(LinearCodec(1.0, 1.0, frame=FRAMES[frame]), frames)
+            fitted = _fitted(corners, (truths + np.tile(pad, 2)) / np.tile(side, 2))
             if fitted is not None:
-                scales = {s for s in SCALES if 0.5 < s / fitted < 2} | {_usual(fitted, SIDES)}
+                scales = {s for s in SCALES if 0.5 < s / fitted < 2} | {_usual(fitted)}
                 for scale in sorted(scales):
                     yield {"order": order, "frame": frame, "scale": scale}
         yield {"order": order, "frame": "padded", "scale": "pixels"}
-        yield from _pixels(order, corners, truths, processor, a)
+        changed = {}
+        for size in sorted(set(frames)):
+            same = np.array([frame == size for frame in frames])
+            ratio = _fitted(corners[same], truths[same], size)
+            if ratio is not None and abs(ratio - 1) > CHANGED:
+                changed[size] = ratio
+        for pixels in _pixels_tried(processor, changed):
+            yield {"order": order, "scale": "pixels", **pixels}
 
 
-def _pixels(
-    order: str, corners: Floats, truths: Floats, processor: Mapping[str, Any], a: Answers
-) -> Iterator[dict[str, Any]]:
-    """Pixels of the image as it was when it was written about."""
-    yield {"order": order, "frame": "original", "scale": "pixels"}
-    resized = {"order": order, "frame": "resized", "scale": "pixels"}
-    sizes = [dict(processor)] if processor else []
-    sizes += [{"factor": factor} for factor in (28, 32)]
-    longest, areas = [], []
-    for frame in sorted(set(a.frames)):
-        rows = a.alone & np.array([f == frame for f in a.frames])
-        ratio = _fitted(corners, truths, rows, Frame(*frame))
-        if ratio is not None and ratio < 1 - CHANGED:
-            longest.append(ratio * max(frame))
-        if ratio is not None and abs(ratio - 1) > CHANGED:
-            areas.append((ratio > 1, ratio * ratio * frame.width * frame.height))
+def _meant(a: Answers) -> tuple[NDArray[np.intp], Floats]:
+    """Rows with the box that each means: those that can mean one only, or all of them with all that they may
+    mean, where these are too few.
+    """
+    alone = np.flatnonzero(a.counts == 1)
+    if len(alone) >= _ENOUGH:
+        return alone, a.truths[a.starts[alone]]
+    return np.repeat(np.arange(len(a.counts)), a.counts), a.truths
+
+
+def _pixels_tried(processor: Mapping[str, Any], ratios: Mapping[Frame, float]) -> Iterator[dict[str, Any]]:
+    """Pixels of the image as it was when it was written about. `ratios`: by how much the numbers are larger
+    than the original's pixels, of images that were resized.
+    """
+    known = [dict(processor)] if processor else []
+    known += [{"factor": factor} for factor in (28, 32)]
+    shrunk = [max(frame) * ratio for frame, ratio in ratios.items() if ratio < 1]
+    yield {"frame": "original"}
+    for size in (*known, *_limits(ratios)):
+        yield {"frame": "resized", **size}
+    if shrunk:
+        fitted = float(np.median(shrunk))
+        for side in sorted({_usual(fitted), *(s for s in SIDES if abs(s / fitted - 1) < 3 * NEAR)}):
+            yield {"frame": "original", "longest_side": side}
+            for size in known:
+                yield {"frame": "resized", **size, "longest_side": side}
+
+
+def _limits(ratios: Mapping[Frame, float]) -> Iterator[dict[str, int]]:
+    """Limits of the resized image that explain the ratios."""
+    smaller = [r * r * f.width * f.height for f, r in ratios.items() if r < 1]
+    larger = [r * r * f.width * f.height for f, r in ratios.items() if r > 1]
     for factor in (28, 32):
-        limits = [
-            {limit: pixels}
-            for up, limit in ((False, "max_pixels"), (True, "min_pixels"))
-            if (found := [area for bigger, area in areas if bigger == up])
-            for pixels in _areas(float(np.median(found)), factor, up)
-        ]
-        limits += [{**x, **y} for x in limits for y in limits if "max_pixels" in x and "min_pixels" in y]
-        sizes += [{**limit, "factor": factor} for limit in limits]
-    for size in sizes:
-        yield {**resized, **size}
-    if longest:
-        fitted = float(np.median(longest))
-        for side in sorted({_usual(fitted, SIDES), *(s for s in SIDES if abs(s / fitted - 1) < 3 * NEAR)}):
-            yield {"order": order, "frame": "original", "scale": "pixels", "longest_side": side}
-            for size in sizes[:3] if processor else sizes[:2]:
-                yield {**resized, **size, "longest_side": side}
+        upper = [{"max_pixels": pixels} for pixels in _areas(smaller, factor, larger=False)]
+        lower = [{"min_pixels": pixels} for pixels in _areas(larger, factor, larger=True)]
+        both = [{**x, **y} for x in upper for y in lower]
+        for limit in (*upper, *lower, *both):
+            yield {**limit, "factor": factor}
 
 
-def _fitted(
-    numbers: Floats, places: Floats, rows: NDArray[np.bool_], frame: Frame | None = None
-) -> float | None:
+def _fitted(numbers: Floats, places: Floats, frame: Frame = _UNIT) -> float | None:
     """By which factor numbers are larger than the places that they mean: the median over coordinates that are
     away from the origin; None: nothing to see.
     """
-    sides = np.array([*frame, *frame] if frame else [1.0] * 4)
-    far = rows[:, None] & (places > 0.1 * sides) & (numbers > 0)
+    far = (places > 0.1 * np.array([*frame, *frame])) & (numbers > 0)
     return float(np.median(numbers[far] / places[far])) if far.any() else None
 
 
-def _usual(fitted: float, known: Sequence[int]) -> int:
+def _usual(fitted: float) -> int:
     """The nearest side that people set, where one is near; else the whole number."""
-    near = min(known, key=lambda side: abs(side / fitted - 1))
+    near = min(SIDES, key=lambda side: abs(side / fitted - 1))
     return near if abs(near / fitted - 1) <= NEAR else max(1, round(fitted))
 
 
-def _areas(fitted: float, factor: int, larger: bool) -> list[int]:
-    """Limits in pixels that give a fitted area: below an upper one, above a lower one."""
-    patch, side = factor * factor, -1 if larger else 1
+def _areas(found: Sequence[float], factor: int, larger: bool) -> list[int]:
+    """Limits in pixels that give the areas found: a little below an upper one, above a lower one."""
+    if not found:
+        return []
+    fitted, patch, side = float(np.median(found)), factor * factor, -1 if larger else 1
     near = [n * patch for n in AREAS if -NEAR < side * (n * patch / fitted - 1) < NEAR_AREA]
     return near or [max(1, round(fitted / patch)) * patch]

@@ -155,7 +155,7 @@ def contract(
     first, a, own, others = _read(dialect, processor, answers, items)
     if own is None:
         return Finding("contract", "no box was read: nothing can be said about the frame", "look")
-    if first == dialect:
+    if first is dialect:
         return _finding(a, own, others, dialect.name)
     best, *rest = best_of([own, *others], dialect.name)
     key = first.options.get("key")
@@ -163,16 +163,10 @@ def contract(
     said = f"The boxes are written {form}, not as {dialect.name} does"
     if float(np.median(best.ious)) < FITS:
         return Finding("contract", f"{said}; none of {len(others) + 1} readings fits", "look")
-    assumed = answered(dialect, answers, items)
-    same = (
-        len(assumed.items) == len(a.items)
-        and (own_reading(assumed, processor).ious >= best.ious - MATTERS).all()
-    )
-    return Finding(
-        "contract",
-        f"{said}{', but are read' if same else ''}. {_shown(best)}; {_advice(best, rest)}",
-        "look" if same and key else "wrong",
-    )
+    verdict: Literal["look", "wrong"] = "wrong"
+    if key and len(answered(dialect, answers, items).items) == len(a.items):
+        said, verdict = f"{said}, but are read", "look"
+    return Finding("contract", f"{said}. {_shown(best)}; {_advice(best, rest)}", verdict)
 
 
 def _finding(a: Answers, assumed: Reading, others: Sequence[Reading], name: str) -> Finding:

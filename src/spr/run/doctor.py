@@ -50,6 +50,7 @@ from spr.stages.prompts import templates_with
 from spr.store.folders import CANDIDATES, INDEX, REGIONS
 from spr.store.progress import Progress
 from spr.store.run import Run
+from spr.store.workers import set_threads
 from spr.types import Answer, Frame, Query, Region, Sampling
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def examine(
     findings += about
     if describer is None:
         progress.start("doctor: loading the model", 0)
+        set_threads(config.runtime.threads)  # as the run has them: it is timed
         describer = build_describer(config, images, whole_images=False)
     samples: tuple[Sample, ...] = ()
     if items:
@@ -196,9 +198,9 @@ def _boxes(
 
 
 def _told(findings: Sequence[Finding], config: Config) -> list[Finding]:
-    """What the configuration says beside `dialect` would change the advised one."""
+    """Options that the configuration gives beside `dialect` would change the advised one."""
     extra = " and take model.dialect_options out" if config.model.dialect_options else ""
-    return [replace(f, found=f.found + extra) if "; set dialect: " in f.found else f for f in findings]
+    return [replace(f, found=f.found + extra) if "set dialect: " in f.found else f for f in findings]
 
 
 def processor_sizes(config: Config) -> dict[str, int]:

@@ -20,7 +20,7 @@ from spr.dialects import get_dialect
 from spr.doctor.readings import Reading
 from spr.doctor.verdict import Finding, contract, p_better
 from spr.errors import DialectError
-from tests.support.planted import FAULTS, Fault, answers, examined, photos, written
+from tests.support.planted import FAULTS, OPTIONS, Fault, answers, examined, photos, written
 
 ADVICE = re.compile(r"set (dialect: (?:\{[^}]*\}|[\w:.]+))")
 KEPT = 0.02  # the points at IoU 0.9 that a fault may cost and be called fine
@@ -50,18 +50,6 @@ def test_a_planted_fault_is_named_and_its_advice_cures_it(fault: Fault) -> None:
     assert finding.verdict == "wrong", finding
     cured, left = examined(replace(fault, assumed=advised(finding)), 3, 0.0, 12, 8)
     assert (cured.verdict, left) == ("fine", pytest.approx(0, abs=KEPT)), (finding, cured)
-
-
-OPTIONS = st.fixed_dictionaries(
-    {},
-    optional={
-        "order": st.sampled_from(["xyxy", "yxyx", "xxyy", "yyxx", "xywh", "yxhw", "cxcywh"]),
-        "frame": st.sampled_from(["original", "padded", "padded_end", "resized"]),
-        "scale": st.one_of(st.sampled_from(["pixels", 1, 100, 1000, 1024]), st.integers(200, 2000)),
-        "longest_side": st.integers(400, 1600),
-        "max_pixels": st.integers(300, 3000).map(lambda n: n * 784),
-    },
-)
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
