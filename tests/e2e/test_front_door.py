@@ -206,9 +206,18 @@ def test_what_is_ignored_from_the_start_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture(scope="module")
+def in_ones(world: dict[str, SplitFiles], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nobody stopped, in shards of one item."""
+    path = config_of(world, tmp_path_factory.mktemp("ones") / "whole")
+    spr("run", str(path), "--until", "pair", "--set", "runtime.shard_size=1")
+    return Run(str(path.with_suffix("")))
+
+
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_stop_says_how_to_go_on(
     world: dict[str, SplitFiles],
+    in_ones: Run,
     tmp_path: Path,
     number: signal.Signals,
     workers: int,
@@ -227,9 +236,7 @@ def test_a_stop_says_how_to_go_on(
     assert said.splitlines()[-1] == f"spr: stopped by {number.name}; the same command goes on"
     assert "Traceback" not in said
     spr("run", str(path), "--until", "pair", "--set", "runtime.shard_size=1")
-    whole = config_of(world, tmp_path / "whole")
-    spr("run", str(whole), "--until", "pair", "--set", "runtime.shard_size=1")
-    assert shards_of(Run(str(tmp_path / "run"))) == shards_of(Run(str(tmp_path / "whole"))) != {}
+    assert shards_of(Run(str(tmp_path / "run"))) == shards_of(in_ones) != {}
 
 
 # --- before the first stage -----------------------------------------------------------------------

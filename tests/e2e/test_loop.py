@@ -62,9 +62,11 @@ def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
     assert run.exists("environment.json")
 
 
-def test_the_demo_describes_and_scores_twenty_images(tmp_path: Path) -> None:
-    """configs/demo.yaml itself, on fewer scenes: eight candidates per region, all of them with both
-    scores.
+def test_the_demo_describes_and_scores_twenty_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """configs/demo.yaml itself, on fewer scenes: the doctor lets it through, then eight candidates per
+    region, all of them with both scores.
     """
     files = write_split(tmp_path, "pair", 20)
     data = (
@@ -74,6 +76,7 @@ def test_the_demo_describes_and_scores_twenty_images(tmp_path: Path) -> None:
         "runtime.workers=1",
     )
     spr("run", str(CONFIG), "--until", "score", *(word for override in data for word in ("--set", override)))
+    assert "doctor: wrong" not in capsys.readouterr().err
     run = Run(str(tmp_path / "run"))
     summary = run.summary("scores")
     assert summary is not None

@@ -110,25 +110,39 @@ def reached(items: Sequence[Item], boxes: Sequence[Box | None]) -> float:
     return float(np.mean([found >= 0.9 for found in ious]))
 
 
-def examined(
-    fault: Fault, seed: int, jitter: float, images: int = IMAGES, objects: int = OBJECTS
-) -> tuple[Finding, float]:
-    """The doctor's verdict, and what the fault costs at IoU 0.9, as a share of the answers: read as the model
-    means them and without its shift, less read as they are assumed to be.
-    """
-    rng = np.random.default_rng(seed)
-    items = photos(rng, images, objects)
-    boxes = [shaken(item.truths[0], item.frame, jitter, rng) for item in items]
-    assumed, writes = fault.dialects
+@dataclass(frozen=True)
+class Asked:
+    """A model that was asked about some photos."""
 
-    def read(dialect: Dialect, texts: Sequence[str]) -> list[Box | None]:
-        found = [dialect.parse(text, item.frame).mentions for text, item in zip(texts, items, strict=True)]
+    fault: Fault
+    items: Sequence[Item]
+    boxes: Sequence[Box]
+
+    @property
+    def finding(self) -> Finding:
+        """What the doctor says."""
+        return contract(self.fault.dialects[0], {}, _texts(self.fault, self.items, self.boxes), self.items)
+
+    @property
+    def cost(self) -> float:
+        """What the fault costs at IoU 0.9, as a share of the answers: read as the model means them and
+        without its shift, less read as they are assumed to be.
+        """
+        assumed, writes = self.fault.dialects
+        meant = self._read(writes, _texts(replace(self.fault, shift=None), self.items, self.boxes))
+        read = self._read(assumed, _texts(self.fault, self.items, self.boxes))
+        return reached(self.items, meant) - reached(self.items, read)
+
+    def _read(self, dialect: Dialect, texts: Sequence[str]) -> list[Box | None]:
+        found = [dialect.parse(t, item.frame).mentions for t, item in zip(texts, self.items, strict=True)]
         return [m[0].boxes[0] if m and m[0].boxes else None for m in found]
 
-    texts = _texts(fault, items, boxes)
-    meant = read(writes, _texts(replace(fault, shift=None), items, boxes))
-    cost = reached(items, meant) - reached(items, read(assumed, texts))
-    return contract(assumed, {}, texts, items), cost
+
+def asked(fault: Fault, seed: int, jitter: float, images: int = IMAGES, objects: int = OBJECTS) -> Asked:
+    """A draw of photos and errors."""
+    rng = np.random.default_rng(seed)
+    items = photos(rng, images, objects)
+    return Asked(fault, items, [shaken(item.truths[0], item.frame, jitter, rng) for item in items])
 
 
 def _cropped(box: Box, frame: Frame) -> Box:
@@ -219,9 +233,9 @@ def table(draws: int = DRAWS, only: str = "", jitters: Sequence[float] = JITTERS
             continue
         cells = []
         for jitter in jitters:
-            found = [examined(fault, seed, jitter) for seed in range(draws)]
-            counts = Counter(finding.verdict for finding, _ in found)
-            points = abs(100 * float(np.mean([cost for _, cost in found])))
+            found = [asked(fault, seed, jitter) for seed in range(draws)]
+            counts = Counter(draw.finding.verdict for draw in found)
+            points = abs(100 * float(np.mean([draw.cost for draw in found])))
             cells += [f"{points:.0f}", *(str(counts[v] or "") for v in ("fine", "look", "wrong"))]
         lines.append(f"| {fault.name} | " + " | ".join(cells) + " |")
         print(lines[-1], file=sys.stderr, flush=True)

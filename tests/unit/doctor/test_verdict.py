@@ -20,7 +20,7 @@ from spr.dialects import get_dialect
 from spr.doctor.readings import Reading
 from spr.doctor.verdict import Finding, contract, p_better
 from spr.errors import DialectError
-from tests.support.planted import FAULTS, OPTIONS, Fault, answers, examined, photos, written
+from tests.support.planted import FAULTS, OPTIONS, Fault, answers, asked, photos, written
 
 ADVICE = re.compile(r"set (dialect: (?:\{[^}]*\}|[\w:.]+))")
 KEPT = 0.02  # the points at IoU 0.9 that a fault may cost and be called fine
@@ -39,7 +39,8 @@ def test_a_planted_fault_is_named_and_its_advice_cures_it(fault: Fault) -> None:
     """Exact answers about twelve photos. What no dialect can say is "look", or "wrong" where the cause is
     known (a crop); 0-999 for 0-1000 costs nothing.
     """
-    finding, cost = examined(fault, seed=3, jitter=0.0, images=12, objects=8)
+    draw = asked(fault, seed=3, jitter=0.0, images=12, objects=8)
+    finding, cost = draw.finding, draw.cost
     if fault.shift is not None:
         assert finding.verdict == ("wrong" if "cropped" in fault.name else "look"), finding
         assert ("set processor: {do_center_crop: false}" in finding.found) == ("cropped" in fault.name)
@@ -48,8 +49,9 @@ def test_a_planted_fault_is_named_and_its_advice_cures_it(fault: Fault) -> None:
         assert finding.verdict == "fine", finding
         return
     assert finding.verdict == "wrong", finding
-    cured, left = examined(replace(fault, assumed=advised(finding)), 3, 0.0, 12, 8)
-    assert (cured.verdict, left) == ("fine", pytest.approx(0, abs=KEPT)), (finding, cured)
+    cured = replace(draw, fault=replace(fault, assumed=advised(finding)))
+    assert cured.finding.verdict == "fine", (finding, cured.finding)
+    assert cured.cost == pytest.approx(0, abs=KEPT), finding
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -65,11 +67,12 @@ def test_no_contract_taken_for_another_is_fine(
         dialects = fault.dialects
     except DialectError:
         assume(False)
-    finding, cost = examined(fault, seed, 0.0, 12, 6)
+    draw = asked(fault, seed, 0.0, 12, 6)
+    finding, cost = draw.finding, draw.cost
     if cost > KEPT:
         assert finding.verdict != "fine", (dialects, finding)
     if finding.verdict == "wrong":
-        left = examined(replace(fault, assumed=advised(finding)), seed, 0.0, 12, 6)[1]
+        left = replace(draw, fault=replace(fault, assumed=advised(finding))).cost
         assert left < cost, (dialects, finding, left)
 
 
@@ -77,14 +80,14 @@ def test_no_contract_taken_for_another_is_fine(
 def test_a_right_model_that_is_not_exact_is_not_called_wrong(family: str) -> None:
     """6 % off is fine; at 15 % nobody can be sure of everything, but nothing is wrong."""
     right = Fault("", {"base": family}, {"base": family})
-    assert [examined(right, seed, 0.06)[0].verdict for seed in range(4)] == ["fine"] * 4
-    assert "wrong" not in [examined(right, seed, 0.15)[0].verdict for seed in range(4)]
+    assert [asked(right, seed, 0.06).finding.verdict for seed in range(4)] == ["fine"] * 4
+    assert "wrong" not in [asked(right, seed, 0.15).finding.verdict for seed in range(4)]
 
 
 def test_too_few_answers_to_decide_are_shown_with_both_readings() -> None:
     """Six boxes of a model that is 15 % off do not tell 0-1000 from 0-1024."""
     fault = Fault("", {"base": "qwen3_vl"}, {"base": "qwen3_vl", "scale": 1024})
-    finding, _ = examined(fault, seed=0, jitter=0.15, images=3, objects=2)
+    finding = asked(fault, seed=0, jitter=0.15, images=3, objects=2).finding
     assert finding.verdict == "look"
     assert "0-1000 of the original image" in finding.found
     assert "They may as well be 0-" in finding.found
