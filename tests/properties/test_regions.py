@@ -20,7 +20,7 @@ from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin
 from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig
+from spr.store.runtime import RuntimeConfig
 from spr.types import Annotation, Box, ImageRecord, Region
 from tests.unit.data.worlds import box as coco_box
 from tests.unit.data.worlds import coco, image, index, regions_work

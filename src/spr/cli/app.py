@@ -35,6 +35,15 @@ Overwrite = Annotated[
         autocompletion=lambda: list(STAGES),
     ),
 ]
+Executor = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        help="Who works: local (processes of this machine) or ray (a cluster).",
+        autocompletion=lambda: ["local", "ray"],
+    ),
+]
 Preview = Annotated[
     Path | None, typer.Option("--preview", metavar="FILE", help="Write an HTML picture of the result.")
 ]
@@ -58,10 +67,15 @@ def _main(
     """Spatial Preference Rewarding."""
 
 
-def _load(path: Path, overrides: list[str] | None) -> Config:
+def _load(path: Path, overrides: list[str] | None, executor: str | None = None) -> Config:
     from spr.run.wiring import load_config
 
-    return load_config(path, overrides or [])
+    return load_config(path, _overrides(overrides, executor))
+
+
+def _overrides(overrides: list[str] | None, executor: str | None) -> list[str]:
+    """What the options of a command change in the configuration."""
+    return [*(overrides or []), *([f"runtime.executor={executor}"] if executor is not None else [])]
 
 
 def _stage(name: str, config: Config, overwrite: str | None) -> None:
@@ -97,11 +111,12 @@ def run_all(
     ] = "report",
     overrides: Overrides = None,
     overwrite: Overwrite = None,
+    executor: Executor = None,
 ) -> None:
     """Run all stages; finished ones are left as they are."""
     from spr.run import pipeline
 
-    pipeline.run_pipeline(_load(config, overrides), progress, until, overwrite)
+    pipeline.run_pipeline(_load(config, overrides, executor), progress, until, overwrite)
 
 
 @app.command("config")
@@ -135,11 +150,15 @@ def index(
 
 @app.command()
 def regions(
-    config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None
+    config: ConfigPath,
+    preview: Preview = None,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    executor: Executor = None,
 ) -> None:
     """Draw random region queries (method 2.1)."""
     _check_writable(preview)
-    loaded = _load(config, overrides)
+    loaded = _load(config, overrides, executor)
     _stage("regions", loaded, overwrite)
     if preview is not None:
         from spr.commands.previews import preview_regions
@@ -149,13 +168,17 @@ def regions(
 
 @app.command()
 def describe(
-    config: ConfigPath, preview: Preview = None, overrides: Overrides = None, overwrite: Overwrite = None
+    config: ConfigPath,
+    preview: Preview = None,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    executor: Executor = None,
 ) -> None:
     """Let the model describe each region several times (method 2.2); --preview only shows the prompts as the
     model receives them.
     """
     _check_writable(preview)
-    loaded = _load(config, overrides)
+    loaded = _load(config, overrides, executor)
     if preview is None:
         _stage("describe", loaded, overwrite)
         return
@@ -164,17 +187,32 @@ def describe(
     write_whole(preview, preview_prompts(loaded, progress))
 
 
-def _add_stage(name: str, doc: str) -> None:
-    def command(config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None) -> None:
-        _stage(name, _load(config, overrides), overwrite)
+@app.command()
+def score(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    executor: Executor = None,
+) -> None:
+    """Score every candidate and its refinement (method 2.3, 2.4)."""
+    _stage("score", _load(config, overrides, executor), overwrite)
 
-    command.__doc__ = doc
-    app.command(name)(command)
+
+@app.command()
+def pair(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    overwrite: Overwrite = None,
+    executor: Executor = None,
+) -> None:
+    """Best refined against worst original answer (method 2.5)."""
+    _stage("pair", _load(config, overrides, executor), overwrite)
 
 
-_add_stage("score", "Score every candidate and its refinement (method 2.3, 2.4).")
-_add_stage("pair", "Best refined against worst original answer (method 2.5).")
-_add_stage("report", "One self-contained HTML file about the run.")
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None, overwrite: Overwrite = None) -> None:
+    """One self-contained HTML file about the run."""
+    _stage("report", _load(config, overrides), overwrite)
 
 
 @app.command()
@@ -216,6 +254,7 @@ def evaluate(
     ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = None,
+    executor: Executor = None,
 ) -> None:
     """Measure the models on the benchmarks, or score a file of answers."""
     if predictions is not None:
@@ -227,7 +266,7 @@ def evaluate(
         raise UserError("evaluate: found neither CONFIG nor --predictions FILE, expected one of them")
     from spr.run import pipeline
 
-    loaded = _load(config, overrides)
+    loaded = _load(config, overrides, executor)
     asked = pipeline.models_asked(loaded, [name.strip() for name in models.split(",")])
     run = pipeline.begin(loaded, ["evaluate"], progress, overwrite)
     pipeline.do_evaluate(loaded, run, progress, asked)
@@ -243,11 +282,12 @@ def ablate(
     ],
     overrides: Overrides = None,
     overwrite: Overwrite = None,
+    executor: Executor = None,
 ) -> None:
     """Vary a value of the configuration; stages that do not depend on it are shared. One table, one plot."""
     from spr.run.ablate import ablate as run_ablation
 
-    typer.echo(run_ablation(config, vary, overrides or [], progress, overwrite))
+    typer.echo(run_ablation(config, vary, _overrides(overrides, executor), progress, overwrite))
 
 
 @app.command()

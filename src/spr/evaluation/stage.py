@@ -43,13 +43,15 @@ from spr.evaluation.rows import AnswerRow, read_predictions, write_predictions
 from spr.evaluation.tables import comparison_table, problem_list
 from spr.ports import Describer
 from spr.store.config import load
+from spr.store.crew import crew_of
 from spr.store.executor import Stage, run_stage
 from spr.store.folders import COMPARISON, METRICS, PREDICTIONS, STAGE_FILE, TABLES
 from spr.store.identity import Origin
 from spr.store.lease import BRIEFLY, sole_writer
 from spr.store.progress import Named, Progress, counted
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig, Workers
+from spr.store.runtime import RuntimeConfig
+from spr.store.workers import Crew
 from spr.types import Answer, Dropped, Findings, Prediction, Query, Sampling, ShardResult
 
 Maker = Callable[[FullPaths], Describer]  # a describer that loads its images there
@@ -226,7 +228,7 @@ def evaluate_all(
     origins: Mapping[str, Origin],
     runtime: RuntimeConfig,
     progress: Progress,
-    workers: Workers | None = None,
+    crew: Crew | None = None,
 ) -> str:
     """Ask every model every benchmark, and measure. `origins`: what each model's answers depend on; "base" is
     the reference of comparisons.
@@ -236,7 +238,7 @@ def evaluate_all(
     """
     _check_names(config)
     ready = [prepare(benchmark, config.limit, dialect) for benchmark in config.benchmarks]
-    with contextlib.nullcontext(workers) if workers is not None else Workers(runtime) as crew:
+    with contextlib.nullcontext(crew) if crew is not None else crew_of(runtime) as workers:
         for model, make in makers.items():  # the outer loop: every process builds each model once
             make_work = partial(_work, make)
             for benchmark, protocol, _, items, _ in ready:
@@ -253,7 +255,7 @@ def evaluate_all(
                 seen = _seen(run, folder, benchmark.name)
                 asked = [AskedImage(asking, i, seen.get(i[0].image, "")) for i in by_image(items)]
                 name = f"{benchmark.name} {model}"
-                done = run_stage(run, stage, asked, runtime, Named(progress, name), crew)
+                done = run_stage(run, stage, asked, runtime, Named(progress, name), workers)
                 if done.figures.get(FAILED) == 1:
                     raise run.nothing_left("answer", "; ".join(done.warnings), *stage.folder)
     with sole_writer(run, folder, patience=BRIEFLY):

@@ -1,17 +1,22 @@
 """Which device a model goes to.
 
-auto       the first accelerator of this machine, or the CPU
-cpu, cuda, cuda:1, mps …   that one, as torch names it
+auto       an accelerator of this machine, or the CPU
+cuda, mps …   an accelerator of that kind
+cpu, cuda:1 …   that one, as torch names it
 spread     a large model over all accelerators, layer by layer (accelerate's device_map)
+
+Of several accelerators each worker takes its own (`runtime.devices`); whoever works alone takes the first.
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 
 import torch
 
 from spr.errors import ConfigError
+from spr.store.runtime import own_seat
 
 AUTO, SPREAD = "auto", "spread"
 
@@ -29,17 +34,29 @@ def devices() -> list[str]:
     return ["cpu", *(f"{kind}:{number}" for number in range(count))]
 
 
+def check_devices(names: str | Sequence[str]) -> None:
+    """Raise ConfigError for `runtime.devices` that this machine does not have."""
+    here = devices()
+    for name in (names,) if isinstance(names, str) else names:
+        if name not in (AUTO, *here):
+            raise ConfigError(
+                f"runtime.devices: found {name!r}, expected {AUTO} or devices of this machine: "
+                f"{', '.join(here)}"
+            )
+
+
 def device_named(name: str, where: str = "device") -> str:
-    """The torch device of a name of the configuration, or `spread`. Raises ConfigError for one that this
-    machine does not have.
+    """The torch device of a name of the configuration, or `spread`: of several, the one of this worker's
+    seat. Raises ConfigError for one that this machine does not have.
     """
     here = devices()
-    if name == AUTO:
-        return here[1] if len(here) > 1 else "cpu"
+    kinds = [device for device in here[1:] if name == AUTO or device.partition(":")[0] == name]
     if name == SPREAD or name in here:
         return name
-    if f"{name}:0" in here:
-        return f"{name}:0"
+    if mine := own_seat().device(kinds):
+        return mine
+    if name == AUTO:
+        return "cpu"
     raise ConfigError(
         f"{where}: found {name!r}, expected {AUTO}, {SPREAD} or a device of this machine: {', '.join(here)}"
     )

@@ -17,8 +17,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from spr.errors import ConfigError
 from spr.evaluation.results import BASE
@@ -30,6 +30,7 @@ from spr.run.depends import Folder, folders
 from spr.run.rounds import models_of, round_run
 from spr.run.wiring import Config, load_config, trainings
 from spr.store.config import parse_yaml
+from spr.store.crew import crew_of
 from spr.store.folders import (
     ABLATIONS,
     ADAPTER,
@@ -46,8 +47,7 @@ from spr.store.identity import digest_of
 from spr.store.lease import BRIEFLY, sole_writer
 from spr.store.progress import Named, Progress, Within
 from spr.store.run import Run, SharingRun
-from spr.store.workers import Workers
-from spr.types import ShardResult
+from spr.store.workers import Job, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +155,9 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
     # goes on with as many threads per adapter, because another count rounds differently.
     if base.runtime.workers > 1 and len(groups) > 1 and missing and _on_cpu(base):
         progress.start("train", len(groups), len(groups) - len(missing))
+        tasks = {k: partial(_train_here, group) for k, group in enumerate(missing)}
         with Workers(base.runtime) as workers:
-            workers.work(
-                _trainer, dict(enumerate(missing)), lambda k, result: progress.advance(1), lambda t: t.label
-            )
+            workers.work(Job(_nothing, tasks, lambda k, result: progress.advance(1)))
         progress.end(f"{len(groups)} adapters")
     # what is finished is looked at too: it must be what the configuration says
     for t in (t for group in groups for t in group):
@@ -171,14 +170,13 @@ def _on_cpu(config: Config) -> bool:
     return config.train.device == "cpu" or accelerator() is None
 
 
-def _train_here(group: Sequence[Training]) -> ShardResult[None]:
+def _nothing() -> None:
+    """What a worker builds: each training loads its own models."""
+
+
+def _train_here(group: Sequence[Training], built: None) -> None:
     for t in group:
         do_train(replace(t.config, runtime=replace(t.config.runtime, workers=1)), t.run, Progress())
-    return ShardResult([])
-
-
-def _trainer() -> Any:
-    return _train_here
 
 
 def run_variants(base: Config, variants: Sequence[Variant], progress: Progress) -> None:
@@ -195,9 +193,9 @@ def run_variants(base: Config, variants: Sequence[Variant], progress: Progress) 
     for v in variants:
         v.run.begin()
     _train_all(base, variants, progress)
-    with Workers(base.runtime) as workers:
+    with crew_of(base.runtime) as crew:
         for v in variants:
-            pipeline.do_evaluate(v.config, v.run, Within(progress, v.name), workers=workers)
+            pipeline.do_evaluate(v.config, v.run, Within(progress, v.name), crew=crew)
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from spr.store.identity import Origin, hold_origin
 from spr.store.lease import first_rank
 from spr.store.progress import Progress, Within
 from spr.store.run import Run
-from spr.store.workers import set_threads
+from spr.store.runtime import set_threads
 from spr.training.config import TrainConfig, TrainResult
 from spr.types import StageFile, StageSummary, TrainingPair
 

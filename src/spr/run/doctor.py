@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -47,10 +48,12 @@ from spr.run.pairs import do_index, do_regions, need_files
 from spr.run.wiring import Config, build_describer, dialect_of, image_store, trainings
 from spr.stages.describe import queries_of
 from spr.stages.prompts import templates_with
+from spr.store.crew import crew_of
 from spr.store.folders import CANDIDATES, INDEX, REGIONS
 from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.store.workers import set_threads
+from spr.store.runtime import set_threads
+from spr.store.workers import Job
 from spr.types import Answer, Frame, Query, Region, Sampling
 
 if TYPE_CHECKING:
@@ -151,11 +154,10 @@ def look_before(config: Config, run: Run, progress: Progress) -> None:
     """
     if config.doctor == "off" or run.exists(CANDIDATES):
         return
-    found = examine(config, run, progress, SHORT)
+    found = _examine_by_a_worker(config, run, progress)
     for finding in found.findings:
         if finding.verdict != "fine":
             progress.tell(f"doctor: {finding.verdict}: {finding.check}: {finding.found}")
-    _free_memory(config)
     if found.wrong and config.doctor == "stop":
         first = found.wrong[0]
         raise FoundWrongError(
@@ -164,12 +166,29 @@ def look_before(config: Config, run: Run, progress: Progress) -> None:
         )
 
 
-def _free_memory(config: Config) -> None:
-    """The stage loads the model itself, maybe in other processes."""
-    if config.model.kind == "hf":
+def _examine_by_a_worker(config: Config, run: Run, progress: Progress) -> Examination:
+    """The short form where the stage will work: a cluster's head has no accelerator, maybe."""
+    seen = progress if config.runtime.executor == "local" else Progress()  # which cannot travel
+    progress.start("doctor", 0)
+    found: list[Examination] = []
+    with crew_of(replace(config.runtime, workers=1)) as crew:
+        task = partial(_examine_here, config, run, seen)
+        crew.work(Job(_nothing, {0: task}, lambda number, examination: found.append(examination)))
+    progress.end()
+    return found[0]
+
+
+def _nothing() -> None:
+    """What a worker keeps: nothing."""
+
+
+def _examine_here(config: Config, run: Run, progress: Progress, kept: None) -> Examination:
+    found = examine(config, run, progress, SHORT)
+    if config.model.kind == "hf":  # the stage loads the model itself, maybe in other processes
         from spr.models.devices import free_memory
 
         free_memory()
+    return found
 
 
 # --- known boxes ------------------------------------------------------------------------------------

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any
 
 from spr.data.index import build_index, index_files, open_index
 from spr.run.depends import origin_of
+from spr.run.reading import ImageItems, PairItems, RegionItems, ScoredImage, ScoredRegion, SeenRegion
 from spr.run.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store
 from spr.stages.describe import describe, look_at_answers
 from spr.stages.pairing import differences, make_pairs
@@ -39,8 +39,6 @@ from spr.types import (
     StageSummary,
     TrainingPair,
 )
-
-ScoredRegion: TypeAlias = tuple[Region, list[Description]]
 
 
 def _texts(value: object) -> list[str]:
@@ -156,12 +154,12 @@ def forget_journal(config: Config) -> None:
 
 def _describe_work(
     config: Config,
-) -> Callable[[Sequence[tuple[Region, str]]], ShardResult[Description]]:
+) -> Callable[[Sequence[SeenRegion]], ShardResult[Description]]:
     dialect, store = dialect_of(config), image_store(config)
     describer = build_describer(config, store, journal=journal_of(config))
     templates = templates_with(config.prompts)
 
-    def work(items: Sequence[tuple[Region, str]]) -> ShardResult[Description]:
+    def work(items: Sequence[SeenRegion]) -> ShardResult[Description]:
         store.watch.expect({region.image: known for region, known in items if known})
         regions = [region for region, _ in items]
         found = describe(regions, describer, dialect, config.describe, config.seed, templates)
@@ -186,15 +184,10 @@ def do_describe(config: Config, run: Run, progress: Progress) -> None:
         name=lambda item: item[0].region_id,
         look=partial(look_at_answers, dialect=dialect_of(config), config=config.describe),
     )
-    seen = run.image_digests((REGIONS,))
-    items = [(region, seen.get(region.image, "")) for region in run.iter_stage(Region, REGIONS)]
-    summary = run_stage(run, stage, items, config.runtime, progress)
+    summary = run_stage(run, stage, RegionItems(run), config.runtime, progress)
     forget_journal(config)
     if summary.rows == 0:
         raise run.nothing_left("description", counted(summary.dropped), CANDIDATES)
-
-
-ScoredImage: TypeAlias = tuple[str, list[ScoredRegion]]  # the digest of the image, its regions
 
 
 def _score_work(config: Config) -> Callable[[Sequence[ScoredImage]], ShardResult[ScoredCandidate]]:
@@ -215,13 +208,6 @@ def _score_work(config: Config) -> Callable[[Sequence[ScoredImage]], ShardResult
     return work
 
 
-def _by_region(rows: Iterable[Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for row in rows:
-        found.setdefault(row.region_id, []).append(row)
-    return found
-
-
 def do_score(config: Config, run: Run, progress: Progress) -> None:
     """Candidates -> run/scores. The unit of work is an image with all its regions, so that batches do not
     depend on the shards.
@@ -234,20 +220,14 @@ def do_score(config: Config, run: Run, progress: Progress) -> None:
         name=lambda image: image[1][0][0].image_id,
         look=partial(spreads, lam=config.pair.lam),
     )
-    candidates = _by_region(run.iter_stage(Description, CANDIDATES))
-    seen = run.image_digests((REGIONS,), (CANDIDATES,))
-    images = []
-    for _, group in groupby(run.iter_stage(Region, REGIONS), key=lambda r: r.image_id):
-        regions = [(r, candidates.get(r.region_id, [])) for r in group]
-        images.append((seen.get(regions[0][0].image, ""), regions))
-    summary = run_stage(run, stage, images, config.runtime, progress)
+    summary = run_stage(run, stage, ImageItems(run), config.runtime, progress)
     if sum(summary.dropped.values()) >= summary.rows:  # an unscored row stays, and is counted as dropped
         raise run.nothing_left("scored description", counted(summary.dropped), SCORES)
 
 
 def _pair_work(
     config: Config,
-) -> Callable[[Sequence[tuple[Region, list[ScoredCandidate]]]], ShardResult[TrainingPair]]:
+) -> Callable[[Sequence[ScoredRegion]], ShardResult[TrainingPair]]:
     dialect, templates = dialect_of(config), templates_with(config.prompts)
     return lambda items: ShardResult(*make_pairs(items, dialect, config.pair, templates))
 
@@ -262,8 +242,6 @@ def do_pair(config: Config, run: Run, progress: Progress) -> None:
         name=lambda item: item[0].region_id,
         look=partial(differences, dialect=dialect_of(config)),
     )
-    scored = _by_region(run.iter_stage(ScoredCandidate, SCORES))
-    items = [(r, scored.get(r.region_id, [])) for r in run.iter_stage(Region, REGIONS)]
-    summary = run_stage(run, stage, items, config.runtime, progress)
+    summary = run_stage(run, stage, PairItems(run), config.runtime, progress)
     if summary.rows == 0:
         raise run.nothing_left("pair", counted(summary.dropped), PAIRS)

@@ -43,7 +43,7 @@ from spr.store.identity import versions
 from spr.store.lease import BRIEFLY, check_idle, sole_writer
 from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.store.workers import Workers
+from spr.store.workers import Crew
 from spr.types import StageSummary
 
 ALL = (BASE, "adapter")  # the models of an evaluation: the base, and every adapter
@@ -137,7 +137,7 @@ def do_evaluate(
     run: Run,
     progress: Progress,
     models: Sequence[str] = ALL,
-    workers: Workers | None = None,
+    crew: Crew | None = None,
 ) -> None:
     """Benchmarks x models -> run/evaluation/<benchmark>/<model>/. A model is "base" or the name of an
     adapter; "adapter" means all of them.
@@ -160,9 +160,7 @@ def do_evaluate(
         name: partial(_answering, config, adapter, journal_of(config)) for name, adapter in adapters.items()
     }
     origins = {name: answering(config, digests.get(name, "")) for name in adapters}
-    evaluate_all(
-        run, EVALUATION, config.evaluate, dialect, makers, origins, config.runtime, progress, workers
-    )
+    evaluate_all(run, EVALUATION, config.evaluate, dialect, makers, origins, config.runtime, progress, crew)
     forget_journal(config)
 
 

@@ -140,14 +140,43 @@ def _candidates(config: Config, progress: Progress) -> None:
         )
 
 
+def _crew(config: Config, progress: Progress) -> None:
+    """Those who work can be had, and see the run."""
+    runtime = config.runtime
+    several = runtime.executor == "ray" or runtime.workers > 1
+    if several and config.run.startswith("memory://"):
+        raise ConfigError(
+            f"run: found {config.run}, which no other process sees, expected a disk or a URL for "
+            f"runtime.workers: {runtime.workers}, runtime.executor: {runtime.executor}"
+        )
+    if runtime.executor == "ray":
+        from spr.store.ray_workers import connect
+
+        connect()
+
+
+def _device(name: str, where: str, config: Config, progress: Progress) -> None:
+    """This machine has the device; in a cluster the actors' machines have it."""
+    from spr.models.devices import SPREAD, check_devices, device_named
+
+    runtime = config.runtime
+    if runtime.executor == "ray":
+        return
+    check_devices(runtime.devices)
+    if name == SPREAD and runtime.workers > 1:
+        raise ConfigError(
+            f"{where}: found {SPREAD} with runtime.workers: {runtime.workers}, expected 1: each worker would "
+            "take all accelerators"
+        )
+    device_named(name, where)
+
+
 def _reached(config: Config, progress: Progress) -> None:
     """What answers is there: the device in process, or the server."""
-    from spr.models.devices import device_named
-
     if config.model.kind == "endpoint":
         build_endpoint(config, image_store(config)).check(Image.new("RGB", (64, 64), "grey"))
     else:
-        device_named(config.model.device, "model.device")
+        _device(config.model.device, "model.device", config, progress)
 
 
 def _readable(config: Config, progress: Progress) -> None:
@@ -168,14 +197,13 @@ def _checkpoint(config: Config, progress: Progress) -> None:
 
 
 def _scoring(config: Config, progress: Progress) -> None:
-    from spr.models.devices import device_named
     from spr.models.ready import check_detector, check_scorer
 
     if config.semantic is not None:
-        device_named(config.semantic.device, "semantic.device")
+        _device(config.semantic.device, "semantic.device", config, progress)
         check_scorer(config.semantic.checkpoint)
     if config.detector is not None and config.score.detector_side != "none":
-        device_named(config.detector.device, "detector.device")
+        _device(config.detector.device, "detector.device", config, progress)
         check_detector(config.detector.checkpoint)
 
 
@@ -192,16 +220,29 @@ def _benchmarks(config: Config, progress: Progress) -> None:
 
 
 _PICTURES: Mapping[Check, Sequence[str]] = {_images: ("data",)}
-_REACHED: Mapping[Check, Sequence[str]] = {_reached: ("model",)}
+_CREW: Mapping[Check, Sequence[str]] = {_crew: ("run", "runtime")}
+_REACHED: Mapping[Check, Sequence[str]] = {_reached: ("model", "runtime")}
 _CHECKPOINT: Mapping[Check, Sequence[str]] = {_checkpoint: ("model",)}
 CHECKS: Mapping[str, Mapping[Check, Sequence[str]]] = {  # of a stage, with the sections that each looks at
     "index": {_annotations: ("data",)},
-    "regions": _PICTURES,
-    "describe": {_boxes: ("model",), _candidates: ("describe",), **_PICTURES, **_REACHED, **_CHECKPOINT},
-    "score": {_boxes: ("model",), **_PICTURES, _scoring: ("semantic", "detector", "score")},
-    "pair": {_boxes: ("model",)},
+    "regions": {**_CREW, **_PICTURES},
+    "describe": {
+        _boxes: ("model",),
+        _candidates: ("describe",),
+        **_CREW,
+        **_PICTURES,
+        **_REACHED,
+        **_CHECKPOINT,
+    },
+    "score": {
+        _boxes: ("model",),
+        **_CREW,
+        **_PICTURES,
+        _scoring: ("semantic", "detector", "score", "runtime"),
+    },
+    "pair": {_boxes: ("model",), **_CREW},
     "train": {**_PICTURES, _training: ("train", "adapters"), **_CHECKPOINT},
-    "evaluate": {**_REACHED, **_CHECKPOINT, _benchmarks: ("model", "evaluate")},
+    "evaluate": {**_CREW, **_REACHED, **_CHECKPOINT, _benchmarks: ("model", "evaluate")},
     "report": {},
     "doctor": {
         _boxes: ("model",),

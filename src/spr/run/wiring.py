@@ -31,7 +31,7 @@ from spr.stages.prompts import Template, template_named, templates_with
 from spr.stages.regions import RegionsConfig
 from spr.stages.scoring import ScoreConfig
 from spr.store.config import apply_overrides, load, own_key, own_names, read_yaml, resolve
-from spr.store.workers import RuntimeConfig
+from spr.store.runtime import RuntimeConfig
 from spr.training.config import TrainConfig
 from spr.types import Checkpoint
 

@@ -1,8 +1,8 @@
-"""Run a stage: cut its items into shards, do the missing ones here or in worker processes, and write its
-summary.
+"""Run a stage: cut its items into shards, let a crew do the missing ones, and write its summary.
 
 A shard's rows are a pure function of (stage configuration, items of the shard), so resuming is "do what has
-no file", and one process or many give the same rows.
+no file", and one process, many or a cluster give the same rows. Who works on a shard reads its items and
+writes its files; what comes back are counts.
 An item is kept (a row), dropped (with its reason), or to be tried again: what may come back is neither, its
 shard is not written, and the stage ends unfinished.
 """
@@ -15,20 +15,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from spr.errors import UnfinishedError
+from spr.store.crew import crew_of
 from spr.store.folders import CONFIG_FILE, STAGE_FILE, TIMES_FILE
 from spr.store.identity import Origin, check_origin, digest_of, hold_origin, versions
-from spr.store.lease import sole_writer
+from spr.store.items import Batch, Items, Listed
+from spr.store.lease import check_held, holder, sole_writer
 from spr.store.progress import Progress, counted
 from spr.store.run import Run, shard_name
-from spr.store.workers import RuntimeConfig, Work, Workers
+from spr.store.runtime import RuntimeConfig
+from spr.store.workers import Crew, Job, Task
 from spr.types import Dropped, Findings, ShardResult, StageFile, StageSummary
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Work: TypeAlias = Callable[[Sequence[In]], ShardResult[Out]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +114,20 @@ def once(
 def run_stage(
     run: Run,
     stage: Stage[In, Out],
-    items: Sequence[In],
+    items: Items[In] | Sequence[In],
     runtime: RuntimeConfig,
     progress: Progress,
-    workers: Workers | None = None,
+    crew: Crew | None = None,
 ) -> StageSummary:
-    """Do what is missing of a stage, by `workers` or by its own. Raises what `once` raises, and
+    """Do what is missing of a stage, by `crew` or by one of its own. Raises what `once` raises, and
     UnfinishedError when something has to be tried again.
     """
+    items = items if isinstance(items, Items) else Listed(items)
     summary, made = once(
         run,
         stage.folder,
         stage.origin,
-        lambda: _do_missing(run, stage, items, runtime, progress, workers),
+        lambda: _do_missing(run, stage, items, runtime, progress, crew),
     )
     if not made:
         return summary
@@ -138,43 +144,96 @@ def run_stage(
     return summary
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of the items of a shard. One with items that are to be tried `again` has no file."""
+
+    kept: int
+    dropped: int
+    again: Sequence[Dropped]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard(Generic[In, Out]):
+    """A shard to work on: it goes to a worker, which reads the items and writes the files."""
+
+    run: Run
+    folder: tuple[str, ...]
+    row: type[Out]
+    origin: Origin
+    size: int  # of shards
+    number: int
+    items: Batch[In]
+    holder: Mapping[str, Any]  # who holds the folder
+
+    def __call__(self, work: Work[In, Out]) -> Done:
+        """Work on it. Raises DataError where the run folder is not the one that its holder sees."""
+        check_held(self.run, self.holder, *self.folder)
+        result = work(self.items())
+        if not result.again:
+            hold(self.run, self.folder, self.origin, self.size)
+            self.run.write_shard(
+                self.number, result.rows, self.row, result.dropped, result.images, *self.folder
+            )
+        return Done(len(result.rows), len(result.dropped), result.again)
+
+
+def hold(run: Run, folder: tuple[str, ...], origin: Origin, shard_size: int) -> None:
+    """Say what a stage and its run are made from, unless it is said already."""
+    hold_origin(run, folder, origin, shard_size)
+    run.begin()
+
+
+def _alone(item: In, work: Work[In, Any]) -> None:
+    """Work on one item, for nothing."""
+    work([item])
+
+
 def _do_missing(
     run: Run,
     stage: Stage[In, Out],
-    items: Sequence[In],
+    items: Items[In],
     runtime: RuntimeConfig,
     progress: Progress,
-    workers: Workers | None,
+    crew: Crew | None,
 ) -> StageSummary:
-    begin, size = time.monotonic(), runtime.shard_size
-    shards = [items[i : i + size] for i in range(0, len(items), size)]
-    missing = {n: shard for n, shard in enumerate(shards) if not run.exists(*stage.folder, shard_name(n))}
-    progress.start(stage.origin.stage, len(items), len(items) - sum(len(shard) for shard in missing.values()))
-
-    def hold() -> None:
-        hold_origin(run, stage.folder, stage.origin, size)
-        run.begin()
-
+    begin, size, total = time.monotonic(), runtime.shard_size, len(items)
+    starts, finished = range(0, total, size), set(run.shard_names(*stage.folder))
+    held = holder(run, *stage.folder)
+    shards = {
+        number: Shard(
+            run,
+            stage.folder,
+            stage.row,
+            stage.origin,
+            size,
+            number,
+            items.batch(start, min(start + size, total)),
+            held,
+        )
+        for number, start in enumerate(starts)
+        if shard_name(number) not in finished
+    }
+    sizes = {number: min(size, total - starts[number]) for number in shards}
+    progress.start(stage.origin.stage, total, total - sum(sizes.values()))
     if run.exists(*stage.folder, CONFIG_FILE):
-        hold()
-
+        hold(run, stage.folder, stage.origin, size)
     again: list[Dropped] = []
     asked = 0
 
-    def write(number: int, result: ShardResult[Out]) -> None:
+    def done(number: int, found: Done) -> None:
         nonlocal asked
-        asked += len(result.rows) + len(result.dropped) + len(result.again)
-        if result.again:
-            again.extend(result.again)
-            return
-        if not run.exists(*stage.folder, CONFIG_FILE):
-            hold()
-        run.write_shard(number, result.rows, stage.row, result.dropped, result.images, *stage.folder)
-        progress.advance(len(shards[number]))
+        asked += found.kept + found.dropped + len(found.again)
+        again.extend(found.again)
+        if not found.again:
+            progress.advance(sizes[number])
 
-    if missing:
-        with contextlib.nullcontext(workers) if workers is not None else Workers(runtime) as crew:
-            crew.work(stage.make_work, missing, write, stage.name)
+    def parts(number: int) -> Iterable[tuple[str, Task[Work[In, Out], None]]]:
+        return ((stage.name(item), partial(_alone, item)) for item in shards[number].items())
+
+    if shards:
+        with contextlib.nullcontext(crew) if crew is not None else crew_of(runtime) as workers:
+            workers.work(Job(stage.make_work, shards, done, parts))
     if again:
         progress.end()
         reasons = Counter(f"{d.reason} ({d.detail})" for d in again)
@@ -182,6 +241,6 @@ def _do_missing(
             f"{run.path(*stage.folder)}: {len(again)} of {asked} unanswered ({counted(reasons)}); the same "
             "command asks them again, model.unanswered=drop goes on without them"
         )
-    hold()
+    hold(run, stage.folder, stage.origin, size)
     write_times(run, begin, *stage.folder)
-    return finish(run, stage, len(shards))
+    return finish(run, stage, len(starts))

@@ -16,13 +16,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from spr.errors import BusyError
+from spr.errors import BusyError, DataError
 from spr.store.files import BUILDING, ENDING, remove
 from spr.store.run import Run
 
@@ -61,6 +61,25 @@ def sole_writer(run: Run, *folder: str, patience: float = 0.0) -> Iterator[None]
         with _lease(fs, path, patience):
             _clean_url(fs, path)
             yield
+
+
+def holder(run: Run, *folder: str) -> dict[str, Any]:
+    """Who holds the folder; nothing where nobody does."""
+    fs, path = run.inner(*folder)
+    return _read(fs, f"{path}/{LOCK}") or _read(fs, f"{path}/{LEASE}")
+
+
+def check_held(run: Run, by: Mapping[str, Any], *folder: str) -> None:
+    """Raise DataError where the folder that is seen here is not held by that process (`holder`): it is
+    another machine's, or somebody else has taken it over.
+    """
+    found = holder(run, *folder)
+    if any(found.get(key) != by.get(key) for key in ("host", "process")):
+        raise DataError(
+            f"{run.path(*folder)}: on {socket.gethostname()} this is not the folder that process "
+            f"{by.get('process')} on {by.get('host')} works in; expected a disk that all machines share, "
+            "or a URL"
+        )
 
 
 def check_idle(run: Run, *folder: str) -> None:

@@ -270,10 +270,25 @@ class Run:
     def _iter_files(self, cls: type[T], prefix: str, *folder: str) -> Iterator[T]:
         for file in self.finished(*folder).shards:
             if file.name.startswith(f"{prefix}part-"):
-                data = self.read_bytes(*folder, *file.name.split("/"))
-                if digest(data) != file.sha256:
-                    raise self.damaged("is not the file that the stage wrote", *folder, file.name)
-                yield from self._rows(cls, data, *folder, file.name)
+                yield from self.read_listed(cls, file, *folder)
+
+    def read_listed(self, cls: type[T], file: StageFile, *folder: str) -> list[T]:
+        """The records of a file that stands in a stage's summary. Raises DataError, DamagedRunError."""
+        return self._rows(cls, self._listed(file, *folder), *folder, file.name)
+
+    def column_of(self, name: str, file: StageFile, *folder: str) -> pa.ChunkedArray:
+        """One column of a file that stands in a stage's summary. Raises DamagedRunError."""
+        return pq.read_table(io.BytesIO(self._listed(file, *folder)), columns=[name])[name]
+
+    def check_listed(self, file: StageFile, *folder: str) -> None:
+        """Raise DamagedRunError for a file that is not the one in the stage's summary."""
+        self._listed(file, *folder)
+
+    def _listed(self, file: StageFile, *folder: str) -> bytes:
+        data = self.read_bytes(*folder, *file.name.split("/"))
+        if digest(data) != file.sha256:
+            raise self.damaged("is not the file that the stage wrote", *folder, file.name)
+        return data
 
     def damaged(self, what: str, *parts: str) -> DamagedRunError:
         """The one line about a file of the run that is not as its stage wrote it."""

@@ -1,8 +1,7 @@
-"""Where shards are worked on: this process, or spawned ones. Each builds its models once.
+"""Where tasks are worked on: this process, or spawned ones. Each builds its models once.
 
-The threads of the numerical libraries are fixed per worker, because another count of threads rounds
-differently. A worker that is killed (memory, most often) is replaced and its shard tried again, up to TRIES
-times; the others go on, and what they finish is kept.
+A worker that is killed (memory, most often) is replaced and its task tried again, up to TRIES times; the
+others go on, and what they finish is kept.
 """
 
 from __future__ import annotations
@@ -13,55 +12,113 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from spr.errors import UnfinishedError
-from spr.ranges import Count, check_ranges
-from spr.types import ShardResult
+from spr.store.runtime import RuntimeConfig, Seat, set_threads, take_seat
 
 log = logging.getLogger(__name__)
-In = TypeVar("In")
-Out = TypeVar("Out")
-TRIES = 3  # ours: how often a shard is tried whose worker is killed
+T = TypeVar("T")
+R = TypeVar("R")
+TRIES = 3  # ours: how often a task is tried whose worker is killed
 PATIENCE = 10.0  # ours: seconds that a worker gets to end by itself
 
-
-Work: TypeAlias = Callable[[Sequence[In]], ShardResult[Out]]
+Task: TypeAlias = Callable[[T], R]  # what is done with what a worker has built; picklable, as its result is
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeConfig:
-    """How the work is spread. None of it changes a row, except `shard_size` under `batching: throughput`."""
+class Job(Generic[T, R]):
+    """Tasks that share what a worker builds."""
 
-    workers: Count = 1  # processes per stage
-    threads: Count = 1  # threads of the numerical libraries per worker
-    shard_size: Count = 256  # items per shard: what a kill can lose (design: ours)
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that cannot be."""
-        check_ranges(self, "runtime")
+    make: Callable[[], T]  # once per worker; picklable. Jobs with the same one share what it builds
+    tasks: Mapping[int, Task[T, R]]
+    done: Callable[[int, R], None]  # called here, with each result as soon as it is there
+    # the parts of a task by name, each alone: asked for when the whole loses its worker each time
+    parts: Callable[[int], Iterable[tuple[str, Task[T, Any]]]] = lambda number: ()
 
 
-def set_threads(threads: int) -> None:
-    """Fix the number of threads of the numerical libraries in this process."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
+class Crew(Protocol):
+    """Those who work: local processes, or actors of a cluster. They live until the end of a `with` block."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None: ...
+
+    def work(self, job: Job[Any, Any]) -> None:
+        """Do all tasks; the first exception ends the work. Raises UnfinishedError, after all others are done,
+        for tasks whose worker was lost each time.
+        """
+
+
+class Bench:
+    """What a worker has built."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._built: tuple[bytes, Any] | None = None
+
+    def answer(self, pickled: bytes, task: Task[Any, R]) -> R | Exception:
+        """The result of a task with what the pickled `make` builds, or the exception with its trace."""
+        try:
+            if self._built is None or self._built[0] != pickled:
+                self._built = None  # two models at once may not fit
+                set_threads(self._threads)
+                self._built = pickled, pickle.loads(pickled)()
+                set_threads(self._threads)
+            return task(self._built[1])
+        except Exception as e:
+            e.add_note(traceback.format_exc())
+            return e
+
+
+def about_lost(lost: Mapping[int, str], job: Job[Any, Any], kills: Callable[[Task[Any, Any]], bool]) -> str:
+    """One line about shards whose worker was lost each time. `kills`: whether a part alone does it."""
+    number, how = next(iter(lost.items()))
+    parts, culprit = 0, ""
+    for name, part in job.parts(number):
+        parts += 1
+        if kills(part):
+            culprit = f"item {name} does it"
+            break
+    culprit = culprit or f"none of its {parts} items does it alone"
+    others = f" (and {len(lost) - 1} more shards)" if len(lost) > 1 else ""
+    return (
+        f"shard {number}{others}: its worker was killed {TRIES} times ({how}; out of memory?), {culprit}"
+        "; lower runtime.workers or runtime.shard_size; the same command goes on"
+    )
+
+
+class Tally:
+    """How often each task has lost its worker, and what is to become of it."""
+
+    def __init__(self) -> None:
+        self._times = Counter[int]()
+        self.lost: dict[int, str] = {}
+
+    def again(self, number: int, how: str) -> bool:
+        """Whether a task whose worker was lost (`how`) is tried again; which is said."""
+        self._times[number] += 1
+        times = self._times[number]
+        if times >= TRIES:
+            self.lost[number] = how
+            return False
+        log.warning(
+            "a worker was killed (%s) in shard %d: tried again (%d of %d)", how, number, times + 1, TRIES
+        )
+        return True
 
 
 # --- a worker process -----------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection, threads: int) -> None:
-    """Answer each (pickled make_work, items) with a result or an exception, until the pipe is closed.
+def _serve(pipe: Connection, threads: int, seat: Seat) -> None:
+    """Answer each (pickled make, task) with a result or an exception, until the pipe is closed.
 
     Ends when the parent is killed: nobody else would end it, and a model stayed in memory.
     """
@@ -75,49 +132,41 @@ def _serve(pipe: Connection, threads: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends its workers
     set_threads(threads)
-    built: tuple[bytes, Work[Any, Any]] | None = None
+    take_seat(seat)
+    bench = Bench(threads)
     while True:
         try:
-            pickled, items = pipe.recv()
+            pickled, task = pipe.recv()
         except EOFError:
             return
-        try:
-            if built is None or built[0] != pickled:
-                built = None  # two models at once may not fit
-                built = pickled, pickle.loads(pickled)()
-                set_threads(threads)
-            answer: object = built[1](items)
-        except Exception as e:
-            e.add_note(traceback.format_exc())
-            answer = e
-        pipe.send(answer)
+        pipe.send(bench.answer(pickled, task))
 
 
 class _Worker:
     """A spawned process, and the pipe to it."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, seat: Seat) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, threads), daemon=True)
+        self.seat = seat
+        self.process = context.Process(target=_serve, args=(theirs, threads, seat), daemon=True)
         self.process.start()
         theirs.close()
 
-    def ask(self, pickled: bytes, items: Sequence[Any]) -> None:
-        """Hand out a shard. A worker that is gone is noticed by `answer`."""
+    def ask(self, pickled: bytes, task: Task[Any, Any]) -> None:
+        """Hand out a task. A worker that is gone is noticed by `answer`."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.pipe.send((pickled, list(items)))
+            self.pipe.send((pickled, task))
 
-    def answer(self) -> ShardResult[Any] | None:
-        """What came of the shard; None when the worker was killed. Raises what the work raised."""
+    def answer(self) -> tuple[Any] | None:
+        """What came of the task; None when the worker was killed. Raises what the work raised."""
         try:
             answer = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             return None
         if isinstance(answer, BaseException):
             raise answer
-        assert isinstance(answer, ShardResult)
-        return answer
+        return (answer,)
 
     def end(self, at_once: bool = False) -> None:
         """Let the process end, or end it."""
@@ -138,15 +187,12 @@ class _Worker:
 
 
 class Workers:
-    """Where shards are worked on: this process, or spawned ones that live until the end of the `with` block.
-
-    Stages that pass the same `make_work` one after the other share what it builds.
-    """
+    """The crew of this machine: this process, or spawned ones."""
 
     def __init__(self, runtime: RuntimeConfig) -> None:
         self._runtime = runtime
         self._crew: list[_Worker] = []
-        self._own: tuple[object, Work[Any, Any]] | None = None
+        self._own: tuple[object, Any] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -157,94 +203,54 @@ class Workers:
             worker.end(at_once=kind is not None)
         self._crew = []
 
-    def work(
-        self,
-        make_work: Callable[[], Work[In, Out]],
-        shards: Mapping[int, Sequence[In]],
-        write: Callable[[int, ShardResult[Out]], None],
-        name: Callable[[In], str] = str,
-    ) -> None:
-        """Every shard's result goes to `write` as soon as it is ready; the first exception ends the work.
-
-        Raises UnfinishedError, after all other shards are done, for shards whose worker was killed each time,
-        with the item that does it by its `name`.
+    def work(self, job: Job[Any, Any]) -> None:
+        """Do all tasks. Raises UnfinishedError for those whose worker was killed each time, with the part
+        that does it by its name.
         """
         if self._runtime.workers > 1:
-            self._in_processes(make_work, shards, write, name)
+            self._in_processes(job)
             return
-        if self._own is None or self._own[0] is not make_work:
+        if self._own is None or self._own[0] is not job.make:
             self._own = None
+            take_seat(Seat.of(self._runtime))
             set_threads(self._runtime.threads)
-            self._own = make_work, make_work()
+            self._own = job.make, job.make()
             set_threads(self._runtime.threads)
-        for number, items in shards.items():
-            write(number, self._own[1](items))
+        for number, task in job.tasks.items():
+            job.done(number, task(self._own[1]))
 
-    def _in_processes(
-        self,
-        make_work: Callable[[], Work[In, Out]],
-        shards: Mapping[int, Sequence[In]],
-        write: Callable[[int, ShardResult[Out]], None],
-        name: Callable[[In], str],
-    ) -> None:
-        pickled, waiting, killed = pickle.dumps(make_work), deque(shards), Counter[int]()
-        lost: dict[int, str] = {}
-        missing = min(self._runtime.workers, len(shards)) - len(self._crew)
-        self._crew += [_Worker(self._runtime.threads) for _ in range(missing)]
+    def _in_processes(self, job: Job[Any, Any]) -> None:
+        pickled, tasks = pickle.dumps(job.make), job.tasks
+        waiting, tally = deque(tasks), Tally()
+        for number in range(len(self._crew), min(self._runtime.workers, len(tasks))):
+            self._crew.append(_Worker(self._runtime.threads, Seat.of(self._runtime, number)))
         free, busy = list(self._crew), dict[Connection, tuple[_Worker, int]]()
         while waiting or busy:
             while free and waiting:
                 worker, number = free.pop(), waiting.popleft()
-                worker.ask(pickled, shards[number])
+                worker.ask(pickled, tasks[number])
                 busy[worker.pipe] = worker, number
             for pipe in wait(list(busy)):
                 worker, number = busy.pop(cast(Connection, pipe))
                 result = worker.answer()
                 if result is not None:
                     free.append(worker)
-                    write(number, result)
+                    job.done(number, result[0])
                     continue
-                how = worker.how_it_ended()
-                free.append(self._replaced(worker))
-                killed[number] += 1
-                if killed[number] < TRIES:
-                    log.warning(
-                        "a worker was killed (%s) in shard %d: tried again (%d of %d)",
-                        how,
-                        number,
-                        killed[number] + 1,
-                        TRIES,
-                    )
+                if tally.again(number, worker.how_it_ended()):
                     waiting.append(number)
-                else:
-                    lost[number] = how
-        if lost:
-            raise UnfinishedError(self._about(lost, pickled, shards, name))
+                free.append(self._replaced(worker))
+        if tally.lost:
+            raise UnfinishedError(about_lost(tally.lost, job, lambda part: self._kills(pickled, part)))
+
+    def _kills(self, pickled: bytes, part: Task[Any, Any]) -> bool:
+        self._crew[0].ask(pickled, part)
+        with contextlib.suppress(Exception):  # what else it says alone is no news
+            return self._crew[0].answer() is None
+        return False
 
     def _replaced(self, worker: _Worker) -> _Worker:
         worker.end(at_once=True)
-        self._crew[self._crew.index(worker)] = new = _Worker(self._runtime.threads)
+        new = _Worker(self._runtime.threads, worker.seat)
+        self._crew[self._crew.index(worker)] = new
         return new
-
-    def _about(
-        self,
-        lost: Mapping[int, str],
-        pickled: bytes,
-        shards: Mapping[int, Sequence[In]],
-        name: Callable[[In], str],
-    ) -> str:
-        """One line about shards whose worker was killed each time: asked item by item, which item does it."""
-        number, how = next(iter(lost.items()))
-        culprit = f"none of its {len(shards[number])} items does it alone"
-        worker = self._crew[0]
-        for item in shards[number]:
-            worker.ask(pickled, [item])
-            with contextlib.suppress(Exception):  # what else it says alone is no news
-                if worker.answer() is None:
-                    culprit = f"item {name(item)} does it"
-                    break
-        others = f" (and {len(lost) - 1} more shards)" if len(lost) > 1 else ""
-        return (
-            f"shard {number}{others}: its worker was killed {TRIES} times ({how}; out of memory?), {culprit}"
-            "; lower runtime.workers or runtime.shard_size; the same command goes on"
-        )

@@ -16,7 +16,7 @@ from spr.ports import Describer
 from spr.store.identity import Origin
 from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig
+from spr.store.runtime import RuntimeConfig
 from spr.types import Answer, Query, Sampling
 
 

@@ -15,7 +15,7 @@ from spr.evaluation.rows import read_predictions
 from spr.models.hf_mllm import HFDescriber
 from spr.scenes.embedded import checkpoint_folder
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig
+from spr.store.runtime import RuntimeConfig
 from spr.types import Prediction
 from tests.unit.evaluation.scripted import ask
 

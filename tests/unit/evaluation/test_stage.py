@@ -19,7 +19,7 @@ from spr.errors import ConfigError, DataError, StaleRunError
 from spr.evaluation.config import BenchmarkConfig, EvaluationConfig
 from spr.evaluation.metrics import accuracy_at_iou
 from spr.store.run import Run, shard_name
-from spr.store.workers import RuntimeConfig
+from spr.store.runtime import RuntimeConfig
 from spr.types import Answer, Prediction
 from tests.unit.evaluation.scripted import Scripted, ask
 

@@ -17,7 +17,7 @@ from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin
 from spr.store.progress import Progress
 from spr.store.run import Run
-from spr.store.workers import RuntimeConfig
+from spr.store.runtime import RuntimeConfig
 from spr.types import Dropped, ImageRecord, SeenImage, ShardResult
 
 WHERE = ("scores",)

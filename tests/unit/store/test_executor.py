@@ -19,7 +19,8 @@ from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin, changed_fields, digest_of
 from spr.store.progress import Progress
 from spr.store.run import Run, shard_name
-from spr.store.workers import RuntimeConfig, Workers
+from spr.store.runtime import RuntimeConfig
+from spr.store.workers import Workers
 from spr.types import Dropped, Findings, ImageRecord, ShardResult
 
 
@@ -244,7 +245,7 @@ from functools import partial
 from spr.store.run import Run
 from spr.store.executor import run_stage
 from spr.store.progress import Progress
-from spr.store.workers import RuntimeConfig
+from spr.store.runtime import RuntimeConfig
 from tests.unit.store.test_executor import sleeping_work, stage
 from dataclasses import replace
 

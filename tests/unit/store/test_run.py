@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from spr.errors import DataError
-from spr.store.executor import Stage, finish
+from spr.store.executor import Stage, Work, finish
 from spr.store.identity import Origin
 from spr.store.run import Run
-from spr.store.workers import Work
 from spr.types import Dropped, Prediction, Region, RegionObject, Score, ScoredCandidate, SeenImage
 
 SCORE = Score(0.5, 0.25, 0.2, 0.3, 1.0)
