@@ -280,6 +280,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "no protocol": (["evaluate.benchmarks.0.protocol=rek"], "unknown protocol 'rek' (did you mean 'rec'?)"),
     "no field of a prompt": (["evaluate.benchmarks.0.prompt={what}"], "what"),
     "no setting of a trainer": (["train.trainer={learning_speed: 1}"], "unknown setting 'learning_speed'"),
+    "no such devices": (
+        ["runtime.devices=[cpu,cuda:5]"],
+        "runtime.devices: found 'cuda:5', expected",
+    ),
+    "spread twice": (
+        ["model.device=spread", "runtime.workers=2"],
+        "model.device: found spread with runtime.workers: 2, expected 1",
+    ),
     "one description": (["describe.templates=[plain]", "describe.samples=1"], "expected at least 2 descri"),
     "points in the place of boxes": (
         ["model.dialect=molmo"],
@@ -323,6 +331,46 @@ def test_what_cannot_work_is_said_before_anything_is_touched(
         before = files_of(tmp_path / "run")
     assert said in line_of(capsys, 2, "run", str(path), *words)
     assert files_of(tmp_path / "run") == before if started else not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        (["runtime.executor=ray"], 1, "spr: RAY_ADDRESS: no Ray cluster answers at 127.0.0.1:9"),
+        (["runtime.executor=dask"], 2, "spr: runtime.executor: found 'dask', expected"),
+        (
+            ["runtime.workers=2", "run=memory://x"],
+            2,
+            "spr: run: found memory://x, which no other",
+        ),
+    ],
+)
+def test_a_crew_that_cannot_work_is_said_before_anything_is_touched(
+    world: dict[str, SplitFiles],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[str],
+    code: int,
+    said: str,
+) -> None:
+    """Ray itself would wait for minutes for a cluster that is not there."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    words = [word for change in changes for word in ("--set", change)]
+    assert line_of(capsys, code, "run", str(config_of(world, tmp_path / "run")), *words).startswith(said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_crew_without_its_package_is_said_first(
+    world: dict[str, SplitFiles],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    line = line_of(capsys, 2, "run", str(config_of(world, tmp_path / "run")), "--executor", "ray")
+    assert 'needs an optional dependency: pip install "spr-vlm[ray]"' in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_needs_nothing_any_more(

@@ -58,7 +58,7 @@ def test_a_kill_at_any_write_of_any_stage_changes_nothing(finished: tuple[Run, P
         words = ("run", str(config), "--set", f"run={other}", "--until", stage)
         while code := in_child(killed_at, str(other / FOLDERS[stage]), number, words)[0]:
             assert code == -signal.SIGKILL
-            number = 6 * number + 2
+            number = 12 * number + 2
         assert number > 0, f"{stage} writes nothing"
     assert differences(other, Path(run.root)) == []
 
@@ -83,6 +83,7 @@ def limited(size: int, words: Sequence[str]) -> int:
     return code_of(*words)
 
 
+@pytest.mark.slow
 def test_a_limit_of_files_in_any_stage_is_one_line(finished: tuple[Run, Path], tmp_path: Path) -> None:
     """An index lost 40 of 91 boxes, and said nothing."""
     run, config = finished

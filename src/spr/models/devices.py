@@ -62,6 +62,13 @@ def device_named(name: str, where: str = "device") -> str:
     )
 
 
+def make_current(device: str) -> None:
+    """Kernels of other libraries run on the current device, wherever their tensors are."""
+    _, _, number = device.partition(":")
+    if number:
+        torch.accelerator.set_device_index(int(number))
+
+
 def free_memory() -> None:
     """Give back what models of this process held that nobody holds any more: other processes may need it."""
     gc.collect()

@@ -25,7 +25,7 @@ from transformers.utils import logging
 from transformers.utils.import_utils import is_torchvision_available
 
 from spr.errors import ConfigError, unknown_name
-from spr.models.devices import AUTO, SPREAD, device_named
+from spr.models.devices import AUTO, SPREAD, device_named, make_current
 from spr.types import Checkpoint
 
 hf_logging: Any = logging  # some of its functions have no types
@@ -101,6 +101,7 @@ def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedMode
             "complete checkpoint"
         )
     if device != SPREAD:
+        make_current(device)
         model.to(device)
     loaded: PreTrainedModel = model.eval()
     return loaded

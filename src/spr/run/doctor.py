@@ -168,8 +168,10 @@ def look_before(config: Config, run: Run, progress: Progress) -> None:
 
 def _examine_by_a_worker(config: Config, run: Run, progress: Progress) -> Examination:
     """The short form where the stage will work: a cluster's head has no accelerator, maybe."""
-    seen = progress if config.runtime.executor == "local" else Progress()  # which cannot travel
-    progress.start("doctor", 0)
+    seen = progress
+    if config.runtime.executor == "ray":
+        progress.start("doctor: on the cluster", 1)
+        seen = Progress()  # a bar cannot travel
     found: list[Examination] = []
     with crew_of(replace(config.runtime, workers=1)) as crew:
         task = partial(_examine_here, config, run, seen)

@@ -37,28 +37,28 @@ def connect() -> Any:
     if ray.is_initialized():
         return ray
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start reports to nobody
-    address = _address()
+    named = os.environ.get("RAY_ADDRESS", "")
+    address = _address(named)
     try:
-        ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as e:
-        said = one_line(str(e))
-        raise UnfinishedError(f"runtime.executor: no Ray cluster at {address} ({said})") from None
+        raise UnfinishedError(
+            f"runtime.executor: no Ray cluster at {named or 'this machine'} ({one_line(str(e))}); one that "
+            "asks for a token needs RAY_AUTH_MODE=token beside RAY_ADDRESS"
+        ) from None
     return ray
 
 
-def _address() -> str:
-    """The cluster to connect to. Ray itself would wait for minutes for one that is not there any more.
-    Raises UnfinishedError.
+def _address(named: str) -> str | None:
+    """What Ray connects to: RAY_ADDRESS, or None (the cluster of this machine), or "local" (a new one). Ray
+    itself would wait for minutes for one that is gone. Raises UnfinishedError.
     """
-    named = os.environ.get("RAY_ADDRESS", "")
-    if named and named not in ("auto", "local"):
-        if not _answers(named):
-            raise UnfinishedError(f"RAY_ADDRESS: no Ray cluster answers at {named}")
-        return named
-    latest = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # by `ray start`
-    if named != "local" and latest.is_file() and _answers(found := latest.read_text().strip()):
-        return found
-    return "local"
+    if named in ("", "auto"):
+        latest = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # by `ray start`
+        return None if latest.is_file() and _answers(latest.read_text().strip()) else "local"
+    if named != "local" and not _answers(named):
+        raise UnfinishedError(f"RAY_ADDRESS: no Ray cluster answers at {named}")
+    return named
 
 
 def _answers(address: str) -> bool:

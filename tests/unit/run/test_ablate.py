@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +15,7 @@ from spr.run.depends import folders
 from spr.run.wiring import Config, load_config
 from spr.store.progress import Progress
 from spr.store.run import Run, SharingRun
+from spr.store.workers import Job
 
 STAGES = ["index", "regions", "candidates", "scores", "pairs"]
 BOTH = ["adapter/spr", "adapter/paper"]
@@ -141,8 +140,8 @@ def test_a_killed_ablation_goes_on_with_as_many_threads(
     trained = []
 
     class Crew(ablate.Workers):
-        def work(self, make_work: object, shards: Mapping[int, Any], *rest: object) -> None:
-            trained.extend(t.label for group in shards.values() for t in group)
+        def work(self, job: Job[None, None]) -> None:
+            trained.extend(t.label for task in job.tasks.values() for t in task.args[0])
 
     monkeypatch.setattr(ablate, "Workers", Crew)
     monkeypatch.setattr(ablate, "do_train", lambda *rest: None)

@@ -144,10 +144,10 @@ def test_branches_of_a_row_are_separate_conversations() -> None:
 
 
 def test_the_recipe_runs_small_and_again_does_nothing(tmp_path: Path) -> None:
-    """From nothing to three checkpoints that load, at a hundredth of the size; every stage says where it
+    """From nothing to three checkpoints that load, at a 300th of the size; every stage says where it
     stands.
     """
-    main(["--out", str(tmp_path), "--scale", "0.01", "--limit", "16"])
+    main(["--out", str(tmp_path), "--scale", "0.003", "--limit", "16"])
     figures = json.loads((tmp_path / "measures.json").read_text())
     assert set(figures) == {"mllm", "mllm_tight", "clip", "owl"}
     assert figures["mllm"]["shipped"]["greedy"]["0.5"] > figures["mllm"]["new"]["greedy"]["0.5"]
@@ -155,7 +155,7 @@ def test_the_recipe_runs_small_and_again_does_nothing(tmp_path: Path) -> None:
         p: p.stat().st_mtime_ns for p in tmp_path.glob("*.pt")
     }
     for stage in STAGES.values():
-        stage.train(Workshop(tmp_path, 0.01), stage.steps)
+        stage.train(Workshop(tmp_path, 0.003), stage.steps)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     with pytest.raises(ConfigError, match="another recipe"):
         main(["--out", str(tmp_path), "--scale", "0.02"])

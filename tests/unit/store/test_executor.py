@@ -19,7 +19,7 @@ from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin, changed_fields, digest_of
 from spr.store.progress import Progress
 from spr.store.run import Run, shard_name
-from spr.store.runtime import RuntimeConfig
+from spr.store.runtime import RuntimeConfig, own_seat
 from spr.store.workers import Workers
 from spr.types import Dropped, Findings, ImageRecord, ShardResult
 
@@ -296,3 +296,36 @@ def _runs(pid: int) -> bool:
         return False
     status = Path(f"/proc/{pid}/stat")
     return not (status.exists() and status.read_text().rsplit(")", 1)[-1].split()[0] == "Z")
+
+
+FOUR = [f"cuda:{n}" for n in range(4)]
+
+
+def at_its_seat(meet: str) -> Callable[[Sequence[int]], ShardResult[Dropped]]:
+    """Work that says its process's device, of four that are visible (a fake: this machine has none), once
+    all four processes are at work.
+    """
+
+    def work(items: Sequence[int]) -> ShardResult[Dropped]:
+        (Path(meet) / str(items[0])).touch()
+        while len(list(Path(meet).iterdir())) < 4:
+            time.sleep(0.01)
+        return ShardResult([Dropped(str(items[0]), str(own_seat().device(FOUR)))])
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [("auto", FOUR), (("cuda:3", "cuda:1"), ["cuda:1", "cuda:1", "cuda:3", "cuda:3"])],
+)
+def test_each_worker_takes_its_own_device(
+    tmp_path: Path, only: str | tuple[str, ...], expected: list[str]
+) -> None:
+    """Eight workers put eight models on cuda:0."""
+    meet = tmp_path / "meet"
+    meet.mkdir()
+    stage = Stage(Origin("regions", {}, {}), ("regions",), Dropped, partial(at_its_seat, str(meet)))
+    run = Run(str(tmp_path / "run"))
+    run_stage(run, stage, range(4), RuntimeConfig(workers=4, shard_size=1, devices=only), Progress())
+    assert sorted(row.reason for row in run.read_stage(Dropped, "regions")) == expected
