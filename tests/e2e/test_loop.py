@@ -62,13 +62,11 @@ def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
     assert run.exists("environment.json")
 
 
-def test_the_demo_describes_and_scores_twenty_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_describes_and_scores_ten_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """configs/demo.yaml itself, on fewer scenes: the doctor lets it through, then eight candidates per
     region, all of them with both scores.
     """
-    files = write_split(tmp_path, "pair", 20)
+    files = write_split(tmp_path, "pair", 10)
     data = (
         f"data.annotations={files.coco}",
         f"data.images={files.images}",
@@ -144,18 +142,12 @@ def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_p
 
 
 def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: Path) -> None:
+    """Up to the descriptions; `test_ray.py` has two workers up to an evaluation."""
     run, config = finished
-    spr(
-        "run",
-        str(config),
-        "--until",
-        "pair",
-        "--set",
-        f"run={tmp_path / 'two'}",
-        "--set",
-        "runtime.workers=2",
-    )
-    assert shards_of(Run(str(tmp_path / "two"))) == shards_of(run)
+    two = ("--set", f"run={tmp_path / 'two'}", "--set", "runtime.workers=2")
+    spr("run", str(config), "--until", "describe", *two)
+    described = ("regions", "candidates")
+    assert shards_of(Run(str(tmp_path / "two")), described) == shards_of(run, described) != {}
 
 
 @pytest.mark.parametrize("size", [1, 7, 256])

@@ -33,6 +33,7 @@ LOCK = ".lock"
 LEASE = ".lease.json"
 BRIEFLY = 60.0  # ours: seconds that a short write waits for another one
 EXPIRES = 120.0  # ours: seconds after which a lease that nobody renews is anybody's
+LOOKS = 3  # ours: how often it is looked who holds a folder
 SETTLE = 0.5  # ours: seconds in which two who come at once see each other's lease
 
 
@@ -73,13 +74,16 @@ def check_held(run: Run, by: Mapping[str, Any], *folder: str) -> None:
     """Raise DataError where the folder that is seen here is not held by that process (`holder`): it is
     another machine's, or somebody else has taken it over.
     """
-    found = holder(run, *folder)
-    if any(found.get(key) != by.get(key) for key in ("host", "process")):
-        raise DataError(
-            f"{run.path(*folder)}: on {socket.gethostname()} this is not the folder that process "
-            f"{by.get('process')} on {by.get('host')} works in; expected a disk that all machines share, "
-            "or a URL"
-        )
+    for _ in range(LOOKS):
+        found = holder(run, *folder)
+        if all(found.get(key) == by.get(key) for key in ("host", "process")):
+            return
+        time.sleep(SETTLE)  # a lease may just be renewed
+    raise DataError(
+        f"{run.path(*folder)}: on {socket.gethostname()} this is not the folder that process "
+        f"{by.get('process')} on {by.get('host')} works in; expected a disk that all machines share, "
+        "or a URL"
+    )
 
 
 def check_idle(run: Run, *folder: str) -> None:
@@ -162,6 +166,7 @@ def _lock(folder: Path, patience: float) -> Iterator[None]:
     try:
         os.truncate(handle, 0)
         os.pwrite(handle, json.dumps(_who()).encode(), 0)
+        os.fsync(handle)  # other machines read it while it is open
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -143,6 +143,7 @@ def test_branches_of_a_row_are_separate_conversations() -> None:
     assert float(whole) == pytest.approx(np.average([float(p) for p in parts], weights=weights), abs=2e-2)
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_small_and_again_does_nothing(tmp_path: Path) -> None:
     """From nothing to three checkpoints that load, at a 300th of the size; every stage says where it
     stands.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from spr.errors import BusyError
+from spr.errors import BusyError, DataError
 from spr.store import lease
 from spr.store.lease import check_idle, sole_writer
 from spr.store.run import Run
@@ -152,3 +152,17 @@ def test_ranks_of_one_launch_are_one_writer(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv("RANK", "1")
         with sole_writer(run, "adapter", "spr"):
             pass
+
+
+@pytest.mark.parametrize("where", ["", "memory://"])
+def test_a_worker_that_sees_another_folder_is_told(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node with a disk of its own under that name said that a file of an earlier stage is missing."""
+    monkeypatch.setattr(lease, "SETTLE", 0.0)
+    run, other = Run(f"{where}{tmp_path}/run"), Run(f"{where}{tmp_path}/other")
+    with sole_writer(run, "regions"):
+        by = lease.holder(run, "regions")
+        lease.check_held(run, by, "regions")
+        with pytest.raises(DataError, match=r"is not the folder that process \d+ on .* works in"):
+            lease.check_held(other, by, "regions")
