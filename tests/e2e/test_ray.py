@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from spr.store.run import Run
 from tests.e2e.tools import STEPS, shards_of
 from tests.support.cluster import two_nodes
@@ -41,6 +43,7 @@ def on_ray(words: list[str], address: str, log: Path, disturb: Callable[[], bool
     assert (LOST in log.read_text()) == (disturb is not None), log.read_text()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_and_a_node_writes_the_files_of_a_local_run(
     finished: tuple[Run, Path], tmp_path: Path
 ) -> None:
