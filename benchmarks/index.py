@@ -108,15 +108,16 @@ def peer(file: str, folder: str, compare: bool) -> dict[str, Any]:
 def regions(file: str, folder: str, compare: bool) -> dict[str, Any]:
     """Draw `REGIONS` regions from the index."""
     from spr.data.index import open_index
-    from spr.stages.regions import RegionsConfig, draw_regions, select_images
+    from spr.run.reading import ChosenImages
+    from spr.stages.regions import RegionsConfig, draw_regions
 
     start = _now()
     config = RegionsConfig(max_images=REGIONS)
     index = open_index(f"{folder}/index")
-    chosen = select_images(index.images("objects >= 5"), config, 0)
+    chosen = ChosenImages(index, "", config, 0)
     drawn = 0
     for begin in range(0, len(chosen), SHARD):
-        part = chosen[begin : begin + SHARD]
+        part = chosen.batch(begin, min(begin + SHARD, len(chosen)))()
         found = index.annotations_of([i.image_id for i in part])
         drawn += sum(len(draw_regions(i, found[i.image_id], config, 0)[0]) for i in part)
     return _figures(start) | {"regions": drawn}

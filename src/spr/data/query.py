@@ -8,7 +8,7 @@ list of names); sub-queries may use the tables `images`, `annotations` and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _TEXTS = ("annotation_id", "image_id", "category")
+PART = 1 << 16  # images read at once
 POINTER = "location.json"  # stands in a run's index folder when the index itself is in a shared cache
 
 
@@ -74,8 +75,13 @@ class Index:
         return con
 
     def images(self, where: str = "") -> list[ImageRecord]:
-        """The images for which `where` holds, in order of image id. Raises ConfigError for what is no
-        expression over the tables (`spr.data.where`), or takes too long.
+        """The images for which `where` holds, in order of image id. Raises what `image_parts` raises."""
+        parts = list(self.image_parts(where))
+        return image_records(in_order(pa.concat_tables(parts))) if parts else []
+
+    def image_parts(self, where: str = "") -> Iterator[pa.Table]:
+        """image_id, width, height, objects of the images for which `where` holds, in parts of any order.
+        Raises ConfigError for what is no expression over the tables (`spr.data.where`), or takes too long.
         """
         import duckdb
 
@@ -86,18 +92,13 @@ class Index:
         with self.connect() as con, limited(con):
             known = ", ".join(con.sql("FROM images LIMIT 0").columns)
             try:
-                table = con.sql(
-                    f"SELECT image_id, width, height FROM images {condition} ORDER BY image_id"
-                ).to_arrow_table()
-            except duckdb.InterruptException:
-                raise wrong(where, f"takes longer than {SECONDS:g} seconds") from None
-            except duckdb.Error as e:
+                found = con.sql(f"SELECT image_id, width, height, objects FROM images {condition}")
+                for batch in found.to_arrow_reader(PART):
+                    yield pa.Table.from_batches([batch])
+            except (duckdb.Error, pa.ArrowException, OSError) as e:
+                if "INTERRUPT" in str(e).upper():
+                    raise wrong(where, f"takes longer than {SECONDS:g} seconds") from None
                 raise wrong(where, f"{str(e).splitlines()[0]}; columns: {known}") from None
-        columns = (table[name].to_pylist() for name in table.column_names)
-        return [
-            ImageRecord(image_id, image_id, width, height)
-            for image_id, width, height in zip(*columns, strict=True)
-        ]
 
     def annotations_of(self, ids: Collection[str]) -> dict[str, Sequence[Annotation]]:
         """The annotations of these images, each in source order. An image without annotations has an empty
@@ -124,6 +125,22 @@ class Index:
             return dict(
                 con.sql("SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY reason").fetchall()
             )
+
+
+def in_order(images: pa.Table) -> pa.Table:
+    """The images in order of image id."""
+    ids = images["image_id"]
+    ordered = pc.all(pc.less(ids[:-1], ids[1:])).as_py() is not False
+    return images if ordered else images.sort_by("image_id")
+
+
+def image_records(table: pa.Table) -> list[ImageRecord]:
+    """The images of a part."""
+    columns = (table[name].to_pylist() for name in ("image_id", "width", "height"))
+    return [
+        ImageRecord(image_id, image_id, width, height)
+        for image_id, width, height in zip(*columns, strict=True)
+    ]
 
 
 def open_index(path: str) -> Index:

@@ -15,12 +15,20 @@ from typing import Any
 
 from spr.data.index import build_index, index_files, open_index
 from spr.run.depends import origin_of
-from spr.run.reading import ImageItems, PairItems, RegionItems, ScoredImage, ScoredRegion, SeenRegion
+from spr.run.reading import (
+    ChosenImages,
+    ImageItems,
+    PairItems,
+    RegionItems,
+    ScoredImage,
+    ScoredRegion,
+    SeenRegion,
+)
 from spr.run.wiring import Config, build_describer, build_detector, build_scorer, dialect_of, image_store
 from spr.stages.describe import describe, look_at_answers
 from spr.stages.pairing import differences, make_pairs
 from spr.stages.prompts import templates_with
-from spr.stages.regions import draw_regions, select_images
+from spr.stages.regions import draw_regions
 from spr.stages.scoring import score, spreads
 from spr.store.digests import digest
 from spr.store.executor import Stage, once, run_stage, summary_of, write_times
@@ -129,7 +137,8 @@ def do_regions(config: Config, run: Run, progress: Progress) -> None:
         name=lambda image: image.image_id,
     )
     check_index(run)
-    images = select_images(open_index(run.path(INDEX)).images(config.data.where), config.regions, config.seed)
+    index = open_index(run.path(INDEX))
+    images = ChosenImages(index, config.data.where, config.regions, config.seed)
     summary = run_stage(run, stage, images, config.runtime, progress)
     if summary.rows == 0:
         raise run.nothing_left("region", counted(summary.dropped) or "no image passes data.where", REGIONS)

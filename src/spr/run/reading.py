@@ -1,5 +1,5 @@
-"""What the stages after regions work on, out of the folders before them: positions here, rows where they are
-worked on.
+"""What the stages from regions on work on, out of the folders before them: positions here, rows where they
+are worked on.
 
 Every stage keeps the order of the regions, and those of an image stand together. So the rows that belong to
 some regions stand in the files of the shards that were made of them, and no table is read whole.
@@ -16,14 +16,40 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from spr.data.query import Index, image_records, in_order
+from spr.stages.regions import RegionsConfig, choose_images
 from spr.store.folders import CANDIDATES, REGIONS, SCORES
-from spr.store.items import Batch, Rows, Table
+from spr.store.items import Batch, Listed, Rows, Table
 from spr.store.run import Run
-from spr.types import Description, Region, ScoredCandidate
+from spr.types import Description, ImageRecord, Region, ScoredCandidate
 
 SeenRegion: TypeAlias = tuple[Region, str]  # with the digest of its image, where that was opened before
 ScoredImage: TypeAlias = tuple[str, list[tuple[Region, list[Description]]]]  # the same digest, its regions
 ScoredRegion: TypeAlias = tuple[Region, list[ScoredCandidate]]
+
+
+class ChosenImages:
+    """For `regions`: the images of the index that are looked at."""
+
+    def __init__(self, index: Index, where: str, config: RegionsConfig, seed: int) -> None:
+        kept: list[pa.Table] = []
+        for part in index.image_parts(where):
+            kept.append(part)
+            if config.max_images is not None and sum(map(len, kept)) > config.max_images:
+                kept = [_chosen(pa.concat_tables(kept), config, seed)]
+        self._images = in_order(pa.concat_tables(kept)) if kept else pa.table({"image_id": []})
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, start: int, stop: int) -> Batch[ImageRecord]:
+        """The images from `start` up to `stop`."""
+        return Listed(image_records(self._images.slice(start, stop - start))).batch(0, stop - start)
+
+
+def _chosen(images: pa.Table, config: RegionsConfig, seed: int) -> pa.Table:
+    ids, objects = images["image_id"].to_pylist(), images["objects"].to_numpy()
+    return images.take(choose_images(ids, objects, config, seed))
 
 
 class RegionItems:

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spr.boxes import iou, sanitize
 from spr.ranges import Count, Range, Share, check_ranges
@@ -31,7 +34,8 @@ class RegionsConfig:
 
     min_objects: Annotated[int, Range(0)] = 5  # paper, section 3.2: "more than four objects"
     regions_per_image: Count = 1
-    max_images: Count | None = 10_000  # paper, section 4.1: 10k images; None: all that pass `data.where`
+    # paper, section 4.1: 10k images, of those that can give a region; None: all that pass `data.where`
+    max_images: Count | None = 10_000
     # ours: a region this like an earlier one of its image is redrawn from another seed object
     redraw_iou: Share = 0.7
     # ours: decode each chosen image once, and drop it with a reason when it cannot be used
@@ -51,7 +55,7 @@ def draw_regions(
     objects = sorted(
         (a for a in annotations if not (a.crowd or a.ignore)), key=lambda a: _id_order(a.annotation_id)
     )
-    if len(objects) < max(1, config.min_objects):
+    if len(objects) < least_objects(config):
         return [], [
             Dropped(
                 image.image_id,
@@ -141,18 +145,30 @@ def _visible(box: Box, image: ImageRecord) -> Box:
     return (x1, y1, x2, y2)
 
 
-def select_images(images: Sequence[ImageRecord], config: RegionsConfig, seed: int) -> list[ImageRecord]:
-    """At most `max_images` images, chosen by a hash of (seed, image id), in order of image id (so that a
-    shard's boxes lie close together).
+def choose_images(
+    ids: Iterable[str], objects: NDArray[np.integer[Any]], config: RegionsConfig, seed: int
+) -> NDArray[np.int64]:
+    """Which images are looked at, as positions in order: at most `max_images`, chosen by a hash of (seed,
+    image id). Those with enough objects for a region come first. `objects`: how many each has (n,).
     """
-    chosen = list(images)
-    if config.max_images is not None and len(chosen) > config.max_images:
-        prefix = f"{seed}\x00"
-        chosen.sort(
-            key=lambda image: hashlib.blake2b((prefix + image.image_id).encode(), digest_size=8).digest()
-        )
-        chosen = chosen[: config.max_images]
-    return sorted(chosen, key=lambda image: image.image_id)
+    if config.max_images is None or len(objects) <= config.max_images:
+        return np.arange(len(objects))
+    prefix = f"{seed}\x00"
+    hashes = np.fromiter(
+        (
+            int.from_bytes(hashlib.blake2b((prefix + name).encode(), digest_size=8).digest(), "big")
+            for name in ids
+        ),
+        np.uint64,
+        len(objects),
+    )
+    too_few = objects < least_objects(config)
+    return np.sort(np.lexsort((hashes, too_few))[: config.max_images])
+
+
+def least_objects(config: RegionsConfig) -> int:
+    """Objects of an image that can give a region."""
+    return max(1, config.min_objects)
 
 
 def _draw(

@@ -23,7 +23,7 @@ from spr.errors import UnfinishedError
 from spr.store.crew import crew_of
 from spr.store.folders import CONFIG_FILE, STAGE_FILE, TIMES_FILE
 from spr.store.identity import Origin, check_origin, digest_of, hold_origin, versions
-from spr.store.items import Batch, Items, Listed
+from spr.store.items import Batch, Items, Listed, OnDemand
 from spr.store.lease import check_held, holder, sole_writer
 from spr.store.progress import Progress, counted
 from spr.store.run import Run, shard_name
@@ -200,21 +200,15 @@ def _do_missing(
     begin, size, total = time.monotonic(), runtime.shard_size, len(items)
     starts, finished = range(0, total, size), set(run.shard_names(*stage.folder))
     held = holder(run, *stage.folder)
-    shards = {
-        number: Shard(
-            run,
-            stage.folder,
-            stage.row,
-            stage.origin,
-            size,
-            number,
-            items.batch(start, min(start + size, total)),
-            held,
-        )
-        for number, start in enumerate(starts)
-        if shard_name(number) not in finished
-    }
-    sizes = {number: min(size, total - starts[number]) for number in shards}
+
+    def shard(number: int) -> Shard[In, Out]:
+        start = starts[number]
+        batch = items.batch(start, min(start + size, total))
+        return Shard(run, stage.folder, stage.row, stage.origin, size, number, batch, held)
+
+    missing = [number for number in range(len(starts)) if shard_name(number) not in finished]
+    shards = OnDemand(missing, shard)
+    sizes = {number: min(size, total - starts[number]) for number in missing}
     progress.start(stage.origin.stage, total, total - sum(sizes.values()))
     if run.exists(*stage.folder, CONFIG_FILE):
         hold(run, stage.folder, stage.origin, size)
@@ -231,7 +225,7 @@ def _do_missing(
     def parts(number: int) -> Iterable[tuple[str, Task[Work[In, Out], None]]]:
         return ((stage.name(item), partial(_alone, item)) for item in shards[number].items())
 
-    if shards:
+    if missing:
         with contextlib.nullcontext(crew) if crew is not None else crew_of(runtime) as workers:
             workers.work(Job(stage.make_work, shards, done, parts))
     if again:

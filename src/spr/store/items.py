@@ -8,7 +8,7 @@ in the run folder.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -52,6 +52,25 @@ class Listed(Generic[T]):
 
 def _these(items: Sequence[T]) -> Sequence[T]:
     return items
+
+
+@dataclass(frozen=True, slots=True)
+class OnDemand(Mapping[int, T]):
+    """A mapping whose values are made when they are asked for: a stage of a million images has thousands of
+    shards, and a few at work.
+    """
+
+    numbers: Sequence[int]
+    make: Callable[[int], T]
+
+    def __getitem__(self, number: int) -> T:
+        return self.make(number)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 @dataclass(frozen=True, slots=True)
