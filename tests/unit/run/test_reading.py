@@ -39,5 +39,5 @@ def test_images_are_chosen_part_by_part_as_all_at_once(
 
 
 def test_no_image_is_no_item(tmp_path: Path) -> None:
-    found = index(coco(tmp_path, [image(1)], []), tmp_path / "index")[1]
-    assert len(ChosenImages(found, "objects > 0", RegionsConfig(), 0)) == 0
+    found = index(coco(tmp_path, [image(1)], [box(1, 1, (1, 1, 9, 9))]), tmp_path / "index")[1]
+    assert len(ChosenImages(found, "objects > 1", RegionsConfig(), 0)) == 0
