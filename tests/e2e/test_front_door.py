@@ -222,7 +222,9 @@ def test_a_stop_says_how_to_go_on(
     number: signal.Signals,
     workers: int,
 ) -> None:
-    """Ctrl-C said nothing (typer takes it), and a scheduler's signal killed without a word."""
+    """Ctrl-C said nothing (typer takes it), and a scheduler's signal killed without a word. What two workers
+    had begun, one ends: the files are those of one.
+    """
     path = config_of(world, tmp_path / "run")
     more = ["--until", "pair", "--set", f"runtime.workers={workers}", "--set", "runtime.shard_size=1"]
     words, env = command("run", str(path), *more)

@@ -141,15 +141,6 @@ def test_a_killed_run_goes_on_to_the_same_rows(finished: tuple[Run, Path], tmp_p
     assert shards_of(Run(str(copy))) == shards_of(run)
 
 
-def test_two_workers_write_the_same_bytes(finished: tuple[Run, Path], tmp_path: Path) -> None:
-    """Up to the descriptions; `test_ray.py` has two workers up to an evaluation."""
-    run, config = finished
-    two = ("--set", f"run={tmp_path / 'two'}", "--set", "runtime.workers=2")
-    spr("run", str(config), "--until", "describe", *two)
-    described = ("regions", "candidates")
-    assert shards_of(Run(str(tmp_path / "two")), described) == shards_of(run, described) != {}
-
-
 @pytest.mark.parametrize("size", [1, 7, 256])
 def test_shards_of_any_size_hold_the_same_texts(
     finished: tuple[Run, Path], tmp_path: Path, size: int

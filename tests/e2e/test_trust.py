@@ -217,15 +217,6 @@ def test_a_typo_does_not_lock_a_new_folder(world: dict[str, SplitFiles], tmp_pat
     spr("index", config)
 
 
-def test_two_equal_runs_are_equal_byte_for_byte(
-    world: dict[str, SplitFiles], finished: tuple[Run, Path], tmp_path: Path
-) -> None:
-    """Times stand apart; the page, the cards and the trainer's state say nothing of the clock."""
-    again = config_of(world, tmp_path / "whole")
-    spr("run", str(again))
-    assert files_of(again.with_suffix("")) == files_of(Path(finished[0].root))
-
-
 def test_who_comes_second_hears_who_works_there(
     copy: tuple[Path, tuple[str, ...]], capsys: pytest.CaptureFixture[str]
 ) -> None:
