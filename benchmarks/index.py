@@ -130,9 +130,15 @@ def _now() -> tuple[float, float]:
 def _figures(start: tuple[float, float]) -> dict[str, Any]:
     """Wall and processor time since `start`, and the peak memory of this process."""
     wall, cpu = _now()
-    status = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"seconds": wall - start[0], "cpu": cpu - start[1], "peak_mb": peak / 1024}
+    return {"seconds": wall - start[0], "cpu": cpu - start[1], "peak_mb": peak_mb()}
+
+
+def peak_mb(process: int | str = "self") -> float:
+    """The peak memory of a process so far, in MB; 0 of one that has ended."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{process}/status").read_text()
+        return sum(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    return 0.0
 
 
 _WORK = {"ours": ours, "peer": peer, "regions": regions}

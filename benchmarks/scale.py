@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.index import generate
+from benchmarks.index import generate, peak_mb
 
 IMAGES = 1_700_000
 CHOSEN = 10_000
@@ -31,23 +31,12 @@ def measured(command: list[str], begun: Callable[[], bool]) -> dict[str, float]:
     peak, start = 0.0, time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "spr", *command], stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        peak = max(peak, _peak(process.pid))
+        peak = max(peak, peak_mb(process.pid))
         if "begins_after" not in found and begun():
             found |= {"begins_after": time.monotonic() - start, "peak_mb_then": peak}
         time.sleep(0.02)
     assert process.returncode == 0, command
     return {"seconds": time.monotonic() - start, "peak_mb": peak, **found}
-
-
-def _peak(process: int) -> float:
-    """The peak memory of a process so far, in MB; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0.0
-    return next(
-        (int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0
-    )
 
 
 def main(folder: Path, images: int) -> dict[str, Any]:

@@ -187,26 +187,21 @@ def describe(
     write_whole(preview, preview_prompts(loaded, progress))
 
 
-@app.command()
-def score(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    overwrite: Overwrite = None,
-    executor: Executor = None,
-) -> None:
-    """Score every candidate and its refinement (method 2.3, 2.4)."""
-    _stage("score", _load(config, overrides, executor), overwrite)
+def _add_stage(name: str, doc: str) -> None:
+    def command(
+        config: ConfigPath,
+        overrides: Overrides = None,
+        overwrite: Overwrite = None,
+        executor: Executor = None,
+    ) -> None:
+        _stage(name, _load(config, overrides, executor), overwrite)
+
+    command.__doc__ = doc
+    app.command(name)(command)
 
 
-@app.command()
-def pair(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    overwrite: Overwrite = None,
-    executor: Executor = None,
-) -> None:
-    """Best refined against worst original answer (method 2.5)."""
-    _stage("pair", _load(config, overrides, executor), overwrite)
+_add_stage("score", "Score every candidate and its refinement (method 2.3, 2.4).")
+_add_stage("pair", "Best refined against worst original answer (method 2.5).")
 
 
 @app.command()

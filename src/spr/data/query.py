@@ -8,7 +8,7 @@ list of names); sub-queries may use the tables `images`, `annotations` and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -74,10 +74,11 @@ class Index:
         lock(con, [f"{place}/{name}.parquet" for place in {self.path, plain} for name in TABLES])
         return con
 
-    def images(self, where: str = "") -> list[ImageRecord]:
-        """The images for which `where` holds, in order of image id. Raises what `image_parts` raises."""
-        parts = list(self.image_parts(where))
-        return image_records(in_order(pa.concat_tables(parts))) if parts else []
+    def images(self, where: str = "", most: int | None = None) -> list[ImageRecord]:
+        """The images for which `where` holds, in order of image id; the first `most` of them. Raises what
+        `image_parts` raises.
+        """
+        return image_records(gather(self.image_parts(where), lambda found: in_order(found)[:most], most))
 
     def image_parts(self, where: str = "") -> Iterator[pa.Table]:
         """image_id, width, height, objects of the images for which `where` holds, in parts of any order.
@@ -93,10 +94,12 @@ class Index:
             known = ", ".join(con.sql("FROM images LIMIT 0").columns)
             try:
                 found = con.sql(f"SELECT image_id, width, height, objects FROM images {condition}")
-                for batch in found.to_arrow_reader(PART):
+                reader = found.to_arrow_reader(PART)
+                yield reader.schema.empty_table()
+                for batch in reader:
                     yield pa.Table.from_batches([batch])
             except (duckdb.Error, pa.ArrowException, OSError) as e:
-                if "INTERRUPT" in str(e).upper():
+                if "INTERRUPT Error" in str(e).splitlines()[0]:  # arrow wraps what comes later than the first
                     raise wrong(where, f"takes longer than {SECONDS:g} seconds") from None
                 raise wrong(where, f"{str(e).splitlines()[0]}; columns: {known}") from None
 
@@ -125,6 +128,18 @@ class Index:
             return dict(
                 con.sql("SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY reason").fetchall()
             )
+
+
+def gather(parts: Iterable[pa.Table], keep: Callable[[pa.Table], pa.Table], most: int | None) -> pa.Table:
+    """What `keep` leaves of all parts together: at most `most` rows, however many there are. No more than
+    that, twice, and a part are held at once.
+    """
+    held: list[pa.Table] = []
+    for part in parts:
+        held.append(part)
+        if most is not None and sum(map(len, held)) > 2 * most:
+            held = [keep(pa.concat_tables(held))]
+    return keep(pa.concat_tables(held))
 
 
 def in_order(images: pa.Table) -> pa.Table:

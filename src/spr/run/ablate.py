@@ -47,7 +47,7 @@ from spr.store.identity import digest_of
 from spr.store.lease import BRIEFLY, sole_writer
 from spr.store.progress import Named, Progress, Within
 from spr.store.run import Run, SharingRun
-from spr.store.workers import Job, Workers
+from spr.store.workers import Job, Workers, nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _train_all(base: Config, variants: Sequence[Variant], progress: Progress) ->
         progress.start("train", len(groups), len(groups) - len(missing))
         tasks = {k: partial(_train_here, group) for k, group in enumerate(missing)}
         with Workers(base.runtime) as workers:
-            workers.work(Job(_nothing, tasks, lambda k, result: progress.advance(1)))
+            workers.work(Job(nothing, tasks, lambda k, result: progress.advance(1)))
         progress.end(f"{len(groups)} adapters")
     # what is finished is looked at too: it must be what the configuration says
     for t in (t for group in groups for t in group):
@@ -168,10 +168,6 @@ def _on_cpu(config: Config) -> bool:
     from spr.models.devices import accelerator
 
     return config.train.device == "cpu" or accelerator() is None
-
-
-def _nothing() -> None:
-    """What a worker builds: each training loads its own models."""
 
 
 def _train_here(group: Sequence[Training], built: None) -> None:

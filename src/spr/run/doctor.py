@@ -53,7 +53,7 @@ from spr.store.folders import CANDIDATES, INDEX, REGIONS
 from spr.store.progress import Progress
 from spr.store.run import Run
 from spr.store.runtime import set_threads
-from spr.store.workers import Job
+from spr.store.workers import Job, nothing
 from spr.types import Answer, Frame, Query, Region, Sampling
 
 if TYPE_CHECKING:
@@ -175,13 +175,9 @@ def _examine_by_a_worker(config: Config, run: Run, progress: Progress) -> Examin
     found: list[Examination] = []
     with crew_of(replace(config.runtime, workers=1)) as crew:
         task = partial(_examine_here, config, run, seen)
-        crew.work(Job(_nothing, {0: task}, lambda number, examination: found.append(examination)))
+        crew.work(Job(nothing, {0: task}, lambda number, examination: found.append(examination)))
     progress.end()
     return found[0]
-
-
-def _nothing() -> None:
-    """What a worker keeps: nothing."""
 
 
 def _examine_here(config: Config, run: Run, progress: Progress, kept: None) -> Examination:
@@ -199,7 +195,7 @@ def _examine_here(config: Config, run: Run, progress: Progress, kept: None) -> E
 def _items(config: Config, run: Run, extent: Extent) -> list[Item]:
     """Objects with known boxes, out of the run's own index."""
     index = open_index(run.path(INDEX))
-    images = index.images(config.data.where)[:SEEN]
+    images = index.images(config.data.where, SEEN)
     boxes = index.annotations_of([image.image_id for image in images])
     return choose_items(images, boxes, config.seed, extent.images, extent.questions)
 

@@ -28,6 +28,7 @@ from spr.run.wiring import Config, build_endpoint, dialect_of, image_store, sees
 from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, STAGE_FILE, STAGES
 from spr.store.progress import Progress
 from spr.store.run import Run
+from spr.store.runtime import RuntimeConfig
 
 Check: TypeAlias = Callable[[Config, Progress], None]
 NEEDS: Mapping[str, tuple[str, ...]] = {  # extras of a stage, or of the doctor
@@ -155,11 +156,10 @@ def _crew(config: Config, progress: Progress) -> None:
         connect()
 
 
-def _device(name: str, where: str, config: Config, progress: Progress) -> None:
+def _device(name: str, where: str, runtime: RuntimeConfig) -> None:
     """This machine has the device; in a cluster the actors' machines have it."""
     from spr.models.devices import SPREAD, check_devices, device_named
 
-    runtime = config.runtime
     if runtime.executor == "ray":
         return
     check_devices(runtime.devices)
@@ -176,7 +176,7 @@ def _reached(config: Config, progress: Progress) -> None:
     if config.model.kind == "endpoint":
         build_endpoint(config, image_store(config)).check(Image.new("RGB", (64, 64), "grey"))
     else:
-        _device(config.model.device, "model.device", config, progress)
+        _device(config.model.device, "model.device", config.runtime)
 
 
 def _readable(config: Config, progress: Progress) -> None:
@@ -200,10 +200,10 @@ def _scoring(config: Config, progress: Progress) -> None:
     from spr.models.ready import check_detector, check_scorer
 
     if config.semantic is not None:
-        _device(config.semantic.device, "semantic.device", config, progress)
+        _device(config.semantic.device, "semantic.device", config.runtime)
         check_scorer(config.semantic.checkpoint)
     if config.detector is not None and config.score.detector_side != "none":
-        _device(config.detector.device, "detector.device", config, progress)
+        _device(config.detector.device, "detector.device", config.runtime)
         check_detector(config.detector.checkpoint)
 
 

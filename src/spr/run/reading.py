@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from spr.data.query import Index, image_records, in_order
+from spr.data.query import Index, gather, image_records, in_order
 from spr.stages.regions import RegionsConfig, choose_images
 from spr.store.folders import CANDIDATES, REGIONS, SCORES
-from spr.store.items import Batch, Listed, Rows, Table
+from spr.store.items import Batch, Rows, Table, carried
 from spr.store.run import Run
 from spr.types import Description, ImageRecord, Region, ScoredCandidate
 
@@ -32,24 +32,18 @@ class ChosenImages:
     """For `regions`: the images of the index that are looked at."""
 
     def __init__(self, index: Index, where: str, config: RegionsConfig, seed: int) -> None:
-        kept: list[pa.Table] = []
-        for part in index.image_parts(where):
-            kept.append(part)
-            if config.max_images is not None and sum(map(len, kept)) > config.max_images:
-                kept = [_chosen(pa.concat_tables(kept), config, seed)]
-        self._images = in_order(pa.concat_tables(kept)) if kept else pa.table({"image_id": []})
+        def chosen(images: pa.Table) -> pa.Table:
+            ids, objects = images["image_id"].to_pylist(), images["objects"].to_numpy()
+            return images.take(choose_images(ids, objects, config, seed))
+
+        self._images = in_order(gather(index.image_parts(where), chosen, config.max_images))
 
     def __len__(self) -> int:
         return len(self._images)
 
     def batch(self, start: int, stop: int) -> Batch[ImageRecord]:
         """The images from `start` up to `stop`."""
-        return Listed(image_records(self._images.slice(start, stop - start))).batch(0, stop - start)
-
-
-def _chosen(images: pa.Table, config: RegionsConfig, seed: int) -> pa.Table:
-    ids, objects = images["image_id"].to_pylist(), images["objects"].to_numpy()
-    return images.take(choose_images(ids, objects, config, seed))
+        return carried(image_records(self._images.slice(start, stop - start)))
 
 
 class RegionItems:

@@ -153,15 +153,7 @@ def choose_images(
     """
     if config.max_images is None or len(objects) <= config.max_images:
         return np.arange(len(objects))
-    prefix = f"{seed}\x00"
-    hashes = np.fromiter(
-        (
-            int.from_bytes(hashlib.blake2b((prefix + name).encode(), digest_size=8).digest(), "big")
-            for name in ids
-        ),
-        np.uint64,
-        len(objects),
-    )
+    hashes = np.fromiter((_hash(seed, name) for name in ids), np.uint64, len(objects))
     too_few = objects < least_objects(config)
     return np.sort(np.lexsort((hashes, too_few))[: config.max_images])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -23,7 +23,6 @@ from spr.types import SeenImage, StageFile
 T = TypeVar("T")
 Item = TypeVar("Item", covariant=True)
 Batch: TypeAlias = Callable[[], Sequence[T]]  # picklable; called where the items are worked on
-_PART = "part-"
 
 
 @runtime_checkable
@@ -47,7 +46,12 @@ class Listed(Generic[T]):
 
     def batch(self, start: int, stop: int) -> Batch[T]:
         """The items from `start` up to `stop`."""
-        return partial(_these, self.items[start:stop])
+        return carried(self.items[start:stop])
+
+
+def carried(items: Sequence[T]) -> Batch[T]:
+    """These items, which travel."""
+    return partial(_these, items)
 
 
 def _these(items: Sequence[T]) -> Sequence[T]:
@@ -80,24 +84,20 @@ class Rows(Generic[T]):
     run: Run
     row: type[T]
     folder: tuple[str, ...]
-    files: tuple[StageFile, ...]  # in order, with those of the images that the same shards opened first
-    skip: int = 0  # rows of the first file
+    parts: tuple[StageFile, ...]
+    images: tuple[StageFile, ...]  # those that the same shards were the first to open
+    skip: int = 0  # rows of the first part
     count: int | None = None  # none: all that follow
 
     def read(self) -> list[T]:
         """The rows. Raises DamagedRunError for a file that is not the one that was written."""
-        parts = (file for file in self.files if file.name.startswith(_PART))
-        rows = [row for file in parts for row in self.run.read_listed(self.row, file, *self.folder)]
+        rows = [row for part in self.parts for row in self.run.read_listed(self.row, part, *self.folder)]
         return rows[self.skip : None if self.count is None else self.skip + self.count]
 
     def seen(self) -> dict[str, str]:
-        """The digests of the images that these files' shards were the first to open."""
-        files = (file for file in self.files if file.name.startswith(f"{IMAGES}/"))
-        return {
-            seen.image: seen.digest
-            for file in files
-            for seen in self.run.read_listed(SeenImage, file, *self.folder)
-        }
+        """The digests of the images that these rows' shards were the first to open."""
+        files = (self.run.read_listed(SeenImage, file, *self.folder) for file in self.images)
+        return {seen.image: seen.digest for rows in files for seen in rows}
 
 
 class Table(Generic[T]):
@@ -109,17 +109,17 @@ class Table(Generic[T]):
         self._run, self._row, self._folder = run, row, folder
         files = run.finished(*folder).shards
         self._images = {file.name: file for file in files if file.name.startswith(f"{IMAGES}/")}
-        self.parts = [file for file in files if file.name.startswith(_PART)]
-        for file in (*self.parts, *self._images.values()):
-            run.check_listed(file, *folder)
-        self._ends = list(accumulate(file.rows or 0 for file in self.parts))
+        self._parts = [file for file in files if file.name.startswith("part-")]
+        for file in (*self._parts, *self._images.values()):
+            run.listed(file, *folder)
+        self._ends = list(accumulate(file.rows or 0 for file in self._parts))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
     def columns(self, name: str) -> Iterator[pa.ChunkedArray]:
         """A column, file by file; of files that have rows."""
-        return (self._run.column_of(name, part, *self._folder) for part in self.parts if part.rows)
+        return (self._run.column_of(name, part, *self._folder) for part in self._parts if part.rows)
 
     def rows(self, start: int, stop: int) -> Rows[T]:
         """The rows from `start` up to `stop`."""
@@ -130,11 +130,14 @@ class Table(Generic[T]):
 
     def made_of(self, start: int, stop: int) -> Rows[T]:
         """All rows of the shards that were made of the items from `start` up to `stop` of the stage."""
-        size = self._run.read_json(*self._folder, CONFIG_FILE)["shard_size"]
-        return self._of(start // size, (stop - 1) // size, 0, None)
+        return self._of(start // self._shard_size, (stop - 1) // self._shard_size)
 
-    def _of(self, first: int, last: int, skip: int, count: int | None) -> Rows[T]:
-        parts = self.parts[first : last + 1]
+    @cached_property
+    def _shard_size(self) -> int:
+        return int(self._run.read_json(*self._folder, CONFIG_FILE)["shard_size"])
+
+    def _of(self, first: int, last: int, skip: int = 0, count: int | None = None) -> Rows[T]:
+        parts = tuple(self._parts[first : last + 1])
         images = (self._images.get(f"{IMAGES}/{part.name}") for part in parts)
-        files = (*parts, *(file for file in images if file is not None))
-        return Rows(self._run, self._row, self._folder, files, skip, count)
+        found = tuple(file for file in images if file is not None)
+        return Rows(self._run, self._row, self._folder, parts, found, skip, count)

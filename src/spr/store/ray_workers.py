@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from spr.errors import UnfinishedError, missing_extra
 from spr.store.progress import one_line
-from spr.store.runtime import RuntimeConfig, set_threads
+from spr.store.runtime import RuntimeConfig, Seat, set_threads
 from spr.store.workers import TRIES, Bench, Job, Tally, Task, about_lost
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class _Hand:
     """The actor: a worker in the cluster."""
 
     def __init__(self, threads: int) -> None:
-        set_threads(threads)
-        self._bench = Bench(threads)
+        set_threads(threads)  # before a task brings a library along
+        self._bench = Bench(threads, Seat())
 
     def ready(self) -> None:
         """It has a place."""

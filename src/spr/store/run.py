@@ -274,17 +274,14 @@ class Run:
 
     def read_listed(self, cls: type[T], file: StageFile, *folder: str) -> list[T]:
         """The records of a file that stands in a stage's summary. Raises DataError, DamagedRunError."""
-        return self._rows(cls, self._listed(file, *folder), *folder, file.name)
+        return self._rows(cls, self.listed(file, *folder), *folder, file.name)
 
     def column_of(self, name: str, file: StageFile, *folder: str) -> pa.ChunkedArray:
         """One column of a file that stands in a stage's summary. Raises DamagedRunError."""
-        return pq.read_table(io.BytesIO(self._listed(file, *folder)), columns=[name])[name]
+        return pq.read_table(io.BytesIO(self.listed(file, *folder)), columns=[name])[name]
 
-    def check_listed(self, file: StageFile, *folder: str) -> None:
-        """Raise DamagedRunError for a file that is not the one in the stage's summary."""
-        self._listed(file, *folder)
-
-    def _listed(self, file: StageFile, *folder: str) -> bytes:
+    def listed(self, file: StageFile, *folder: str) -> bytes:
+        """The bytes of a file that stands in a stage's summary. Raises DamagedRunError for other ones."""
         data = self.read_bytes(*folder, *file.name.split("/"))
         if digest(data) != file.sha256:
             raise self.damaged("is not the file that the stage wrote", *folder, file.name)

@@ -56,22 +56,38 @@ class Crew(Protocol):
         """
 
 
-class Bench:
-    """What a worker has built."""
+def nothing() -> None:
+    """What a worker builds for tasks that load their own models."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._built: tuple[bytes, Any] | None = None
+
+class Bench:
+    """What a worker has built, at its seat and with its threads."""
+
+    def __init__(self, threads: int, seat: Seat) -> None:
+        self._threads, self._seat = threads, seat
+        self._built: tuple[object, Any] | None = None
+
+    def built(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` builds; the same for the same key, and nothing beside it."""
+        if self._built is None or self._built[0] != key:
+            self._built = None  # two models at once may not fit
+            take_seat(self._seat)
+            set_threads(self._threads)
+            self._built = key, make()
+            set_threads(self._threads)
+        found: T = self._built[1]
+        return found
+
+    def clear(self) -> None:
+        """It is not needed any more."""
+        self._built = None
 
     def answer(self, pickled: bytes, task: Task[Any, R]) -> R | Exception:
-        """The result of a task with what the pickled `make` builds, or the exception with its trace."""
+        """The result of a task with what the pickled `make` builds, or the exception with its trace: whoever
+        asked raises it.
+        """
         try:
-            if self._built is None or self._built[0] != pickled:
-                self._built = None  # two models at once may not fit
-                set_threads(self._threads)
-                self._built = pickled, pickle.loads(pickled)()
-                set_threads(self._threads)
-            return task(self._built[1])
+            return task(self.built(pickled, lambda: pickle.loads(pickled)()))
         except Exception as e:
             e.add_note(traceback.format_exc())
             return e
@@ -131,9 +147,8 @@ def _serve(pipe: Connection, threads: int, seat: Seat) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends its workers
-    set_threads(threads)
-    take_seat(seat)
-    bench = Bench(threads)
+    set_threads(threads)  # before a task brings a library along
+    bench = Bench(threads, seat)
     while True:
         try:
             pickled, task = pipe.recv()
@@ -192,13 +207,13 @@ class Workers:
     def __init__(self, runtime: RuntimeConfig) -> None:
         self._runtime = runtime
         self._crew: list[_Worker] = []
-        self._own: tuple[object, Any] | None = None
+        self._own = Bench(runtime.threads, Seat.of(runtime))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._own = None
+        self._own.clear()
         for worker in self._crew:
             worker.end(at_once=kind is not None)
         self._crew = []
@@ -210,14 +225,9 @@ class Workers:
         if self._runtime.workers > 1:
             self._in_processes(job)
             return
-        if self._own is None or self._own[0] is not job.make:
-            self._own = None
-            take_seat(Seat.of(self._runtime))
-            set_threads(self._runtime.threads)
-            self._own = job.make, job.make()
-            set_threads(self._runtime.threads)
+        built = self._own.built(job.make, job.make)
         for number, task in job.tasks.items():
-            job.done(number, task(self._own[1]))
+            job.done(number, task(built))
 
     def _in_processes(self, job: Job[Any, Any]) -> None:
         pickled, tasks = pickle.dumps(job.make), job.tasks

@@ -32,9 +32,11 @@ def test_images_are_chosen_part_by_part_as_all_at_once(
 
     whole = chosen(1000)
     assert chosen(1) == chosen(7) == whole == sorted(whole)
+    everything = [i.image_id for i in found.images(where)]
+    assert [i.image_id for i in found.images(where, most)] == everything[:most]
     able = {f"{n}.png" for n in range(40) if n % 4 >= 2 + n % 2}
     assert len(able) == 20
-    assert len(whole) == (most or len(found.images(where)))
+    assert len(whole) == (most or len(everything))
     assert set(whole) <= able if most else set(whole) >= able
 
 
