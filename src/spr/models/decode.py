@@ -1,21 +1,23 @@
 """Rows -> sampled answers, as token ids, for every decoder-only family: one prefill per prompt, then one
 light step per token.
 
-The tokens that all rows of a batch begin with (image and all) go through the model once; the rest of each
-prompt follows as one left-padded batch; the n samples of a prompt continue from its key-value cache. Rows
-that have ended leave the batch when half of it has. The shape of every forward depends on the rows and the
+The tokens that the prompts of a picture begin with (image and all) go through the model once; the rest of
+each prompt follows as one left-padded batch; the n samples of a prompt continue from its key-value cache.
+Rows leave a batch when they have ended, and others may be put beside those that go on (spr.models.flow). What
+was chosen stays on the device for `look` steps. The shape of every forward depends on the rows and the
 sampling only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from spr.models.cache import is_roomy, joined, new_cache
 from spr.models.inputs import Encoder, Row
 from spr.models.sampling import choose, row_keys
 from spr.types import Sampling
@@ -26,6 +28,9 @@ CAUSAL = frozenset(
     { "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
     "internvl", "idefics3", "smolvlm", "glm4v", "glm4v_moe", "glm46v", }
 )  # fmt: skip
+
+
+LOOK = 8  # ours: steps between two looks at what an accelerator has written; a CPU hides nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +44,80 @@ class Tokens:
     not_a_number: bool = False
 
 
-@dataclass(slots=True)
-class _State:
-    """A batch after its prefill: cache, last logits (B, V), next position of each row (B,), mask (B, T) or
-    None when nothing is padded.
-    """
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A prompt that is to be answered with at most `limit` tokens."""
 
-    cache: Any
-    logits: torch.Tensor
-    next_position: torch.Tensor
-    mask: torch.Tensor | None
-    axes: int
+    name: int
+    row: Row
+    limit: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Answers that are being written, one row each; n rows of a task stand together."""
+
+    names: list[tuple[int, int]]  # task and number of the sample
+    limits: list[int]
+    cache: DynamicCache
+    logits: torch.Tensor  # (B, V), of the next token
+    mask: torch.Tensor | None  # (B, columns): 0 where a row is padded; None when none is
+    first: torch.Tensor  # (B,): position of the answer's first token
+    last: torch.Tensor  # (B,): position of its last one
+    keys: torch.Tensor  # (B,): of the noise
+    steps: torch.Tensor  # (B,): tokens written so far
+    axes: int  # of positions
+    written: list[list[int]]
+    ended: list[bool]
+    unseen: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def going_on(self) -> list[int]:
+        """Rows that have not ended."""
+        return [row for row, ended in enumerate(self.ended) if not ended]
 
 
 def common_prefix(rows: Sequence[Row], image_tokens: frozenset[int]) -> int:
-    """How many first tokens all rows share, when they share their picture and all its tokens; else 0. Leaves
-    at least one token to each.
+    """How many first tokens all rows share, with all their image tokens; else 0. Leaves at least one token to
+    each.
     """
     first = rows[0]
-    if len(rows) < 2 or any(row.picture is not first.picture for row in rows):
-        return 0
     length = min(len(row.ids) for row in rows) - 1
     for row in rows[1:]:
         same = next((i for i, (a, b) in enumerate(zip(first.ids, row.ids, strict=False)) if a != b), length)
         length = min(length, same)
     return length if not image_tokens.intersection(*[first.ids[length:]]) else 0
+
+
+def after_image(row: Row, image_tokens: frozenset[int]) -> int:
+    """Where the tokens after the last image token begin; at least 1."""
+    return 1 + max((i for i, token in enumerate(row.ids) if token in image_tokens), default=0)
+
+
+def starts_of(rows: Sequence[Row], image_tokens: frozenset[int]) -> list[tuple[list[int], int]]:
+    """Rows that begin with the same tokens, and how many those are: (numbers of the rows, tokens). Nothing
+    when no two rows of a picture share their start.
+    """
+    pictures: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        pictures.setdefault(id(row.picture), []).append(number)
+    shared, alone = [], []
+    for numbers in pictures.values():
+        same = [rows[n] for n in numbers]
+        length = common_prefix(same, image_tokens) if len(same) > 1 and same[0].picture is not None else 0
+        if length:
+            shared.append((numbers, length))
+        else:
+            alone += numbers
+    if not shared:
+        return []
+    # the others are cut where their rests are no longer than those
+    rest = max(len(rows[n].ids) - length for numbers, length in shared for n in numbers)
+    cuts = ((n, max(len(rows[n].ids) - rest, after_image(rows[n], image_tokens))) for n in alone)
+    return shared + [([n], min(cut, len(rows[n].ids) - 1)) for n, cut in cuts]
 
 
 class Decoder:
@@ -72,72 +126,111 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, encoder: Encoder, stops: frozenset[int], pad: int):
         self.model, self.encoder, self.stops, self.pad = model, encoder, stops, pad
         self.shares_prefix = model.config.model_type in CAUSAL
+        self.joins = is_roomy(model.config)
+        self.look = 1 if model.device.type == "cpu" else LOOK
 
     @torch.inference_mode()
     def answer(self, rows: Sequence[Row], sampling: Sampling, limits: Sequence[int]) -> list[list[Tokens]]:
-        """`sampling.n` answers per row, each of at most its row's limit of tokens."""
-        greedy = sampling.temperature == 0
-        n = 1 if greedy else sampling.n
-        state = self._prefill(rows)
-        if n > 1:
-            state.cache.batch_repeat_interleave(n)
-            state.logits = state.logits.repeat_interleave(n, dim=0)
-            state.next_position = state.next_position.repeat_interleave(n, dim=0)
-            state.mask = state.mask.repeat_interleave(n, dim=0) if state.mask is not None else None
-        keys = row_keys(sampling.seed, [row.item_id for row in rows], n, state.logits.device)
-        found = self._decode(state, keys, sampling, [limit for limit in limits for _ in range(n)])
-        per_row = [found[i : i + n] for i in range(0, len(found), n)]
-        return [answers * sampling.n for answers in per_row] if greedy else per_row
+        """The different answers to each row, each of at most its row's limit of tokens."""
+        found: dict[tuple[int, int], Tokens] = {}
+        batch = self.prefill([Task(i, row, limits[i]) for i, row in enumerate(rows)], sampling)
+        while len(batch):
+            found.update(self.step(batch, sampling))
+            going = batch.going_on
+            if 2 * len(going) <= len(batch):
+                self.keep(batch, going)
+        return [[found[i, k] for k in range(samples_of(sampling))] for i in range(len(rows))]
 
     # --- prefill ----------------------------------------------------------------------------------
 
-    def _prefill(self, rows: Sequence[Row]) -> _State:
-        shared = common_prefix(rows, self.encoder.image_tokens) if self.shares_prefix else 0
-        cache = DynamicCache(config=self.model.config)
-        if shared:
-            self._forward(rows[:1], 0, shared, cache, with_images=True)
-            cache.batch_repeat_interleave(len(rows))
-        logits, mask = self._forward(rows, shared, None, cache, with_images=not shared)
-        after = torch.stack([row.positions.max() + 1 for row in rows])
-        return _State(cache, logits, after, mask, rows[0].positions.shape[0])
+    @torch.inference_mode()
+    def prefill(self, tasks: Sequence[Task], sampling: Sampling) -> Batch:
+        """A batch with n rows per task, before their first tokens."""
+        n, device = samples_of(sampling), self.model.device
+        rows = [task.row for task in tasks]
+        cache, logits, mask = self._read(rows)
+        if n > 1:
+            cache.batch_select_indices(torch.arange(len(rows), device=device).repeat_interleave(n))
+            logits = logits.repeat_interleave(n, dim=0)
+            mask = mask.repeat_interleave(n, dim=0) if mask is not None else None
+        limits = [task.limit for task in tasks for _ in range(n)]
+        first = torch.stack([row.positions.max() + 1 for row in rows]).repeat_interleave(n)
+        return Batch(
+            names=[(task.name, k) for task in tasks for k in range(n)],
+            limits=limits,
+            cache=cache,
+            logits=logits,
+            mask=mask,
+            first=first.to(device),
+            last=(first + torch.tensor(limits) - 1).to(device),
+            keys=row_keys(sampling.seed, [row.item_id for row in rows], n, device),
+            steps=torch.zeros(len(limits), dtype=torch.int64, device=device),
+            axes=rows[0].positions.shape[0],
+            written=[[] for _ in limits],
+            ended=[False for _ in limits],
+        )
+
+    def _read(self, rows: Sequence[Row]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor | None]:
+        """Cache, last logits and mask of some prompts."""
+        cache = new_cache(self.model.config)
+        starts = starts_of(rows, self.encoder.image_tokens) if self.shares_prefix else []
+        if not starts:
+            return cache, *self._forward(rows, [(0, len(row.ids)) for row in rows], cache, None, True)
+        firsts, cuts = [rows[numbers[0]] for numbers, _ in starts], [cut for _, cut in starts]
+        _, mask = self._forward(firsts, [(0, cut) for cut in cuts], cache, None, with_images=True)
+        start_of = {number: k for k, (numbers, _) in enumerate(starts) for number in numbers}
+        order = [start_of[number] for number in range(len(rows))]
+        chosen = torch.tensor(order, device=self.model.device)
+        cache.batch_select_indices(chosen)
+        rests = [(cuts[k], len(row.ids)) for k, row in zip(order, rows, strict=True)]
+        before = mask[chosen] if mask is not None else None
+        return cache, *self._forward(rows, rests, cache, before, with_images=False)
 
     def _forward(
-        self, rows: Sequence[Row], start: int, end: int | None, cache: Any, with_images: bool
+        self,
+        rows: Sequence[Row],
+        spans: Sequence[tuple[int, int]],
+        cache: DynamicCache,
+        before: torch.Tensor | None,
+        with_images: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tokens start:end of the rows, left-padded, after what is cached. Returns the last logits and the
-        mask over everything so far.
+        """The rows' tokens of these spans, left-padded, after what is cached and its mask `before`. Returns
+        the last logits and the mask over everything so far.
         """
-        device = self.model.device
-        parts = [row.ids[start:end] for row in rows]
-        width = max(map(len, parts))
-        pads = [width - len(part) for part in parts]
-        ids = torch.tensor(
-            [(self.pad,) * p + part for p, part in zip(pads, parts, strict=True)], device=device
-        )
-        places = torch.stack(
+        device, cached = self.model.device, cache.get_seq_length()
+        width = max(end - start for start, end in spans)
+        pads = [width - (end - start) for start, end in spans]
+
+        def padded(values: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
+            parts = [
+                (pad,) * p + tuple(v[start:end])
+                for v, p, (start, end) in zip(values, pads, spans, strict=True)
+            ]
+            return torch.tensor(parts, device=device)
+
+        positions = torch.stack(
             [
                 torch.nn.functional.pad(row.positions[:, start:end], (p, 0))
-                for p, row in zip(pads, rows, strict=True)
+                for row, p, (start, end) in zip(rows, pads, spans, strict=True)
             ],
             dim=1,
-        )
+        ).to(device)
         mask = None
-        if any(pads):
-            mask = torch.ones(len(rows), start + width, dtype=torch.long, device=device)
-            for row, p in enumerate(pads):
-                mask[row, start : start + p] = 0
-        extra: dict[str, Any] = {}
-        for name in rows[0].values:
-            if name in self.encoder.forward_arguments and name != "mm_token_type_ids":
-                padded = [(0,) * p + row.values[name][start:end] for p, row in zip(pads, rows, strict=True)]
-                extra[name] = torch.tensor(padded, device=device)
+        if any(pads) or before is not None:
+            new = torch.arange(width)[None] >= torch.tensor(pads)[:, None]
+            old = torch.ones(len(rows), cached, dtype=torch.long, device=device) if before is None else before
+            mask = torch.cat([old, new.long().to(device)], dim=1)
+        extra: dict[str, Any] = {
+            name: padded([row.values[name] for row in rows], 0)
+            for name in rows[0].values
+            if name in self.encoder.forward_arguments and name != "mm_token_type_ids"
+        }
         if with_images:
             extra["mm_encoder_outputs"] = self.encoder.features(rows)
-        positions = places if places.shape[0] > 1 else places[0]
         out = self.model(
-            input_ids=ids,
+            input_ids=padded([row.ids for row in rows], self.pad),
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=positions if positions.shape[0] > 1 else positions[0],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -147,58 +240,100 @@ class Decoder:
 
     # --- one token after another ------------------------------------------------------------------
 
-    def _decode(
-        self, state: _State, keys: torch.Tensor, sampling: Sampling, limits: Sequence[int]
-    ) -> list[Tokens]:
-        written: list[list[int]] = [[] for _ in limits]
-        stopped = [False] * len(limits)
-        # answer of each row of the batch; ended ones stay until half the batch has ended
-        alive = list(range(len(limits)))
-        logits = state.logits
-        places = torch.arange(len(limits), device=logits.device)
-        not_numbers = torch.zeros(len(limits), dtype=torch.bool, device=logits.device)
-        for step in range(max(limits)):
-            not_numbers[places] |= logits.isnan().any(-1)
-            tokens = choose(logits, keys, step, sampling)
-            for answer, token in zip(alive, tokens.tolist(), strict=True):
-                if not stopped[answer] and step < limits[answer]:
-                    if token in self.stops:
-                        stopped[answer] = True
-                    else:
-                        written[answer].append(token)
-            going = [i for i, a in enumerate(alive) if not stopped[a] and step + 1 < limits[a]]
-            if not going:
-                break
-            if 2 * len(going) <= len(alive):
-                chosen = torch.tensor(going, device=logits.device)
-                self._select(state, chosen)
-                keys, tokens, alive = keys[chosen], tokens[chosen], [alive[i] for i in going]
-                places = places[chosen]
-            logits = self._step(state, tokens, step)
-        return [
-            Tokens(tuple(ids), end, lost)
-            for ids, end, lost in zip(written, stopped, not_numbers.tolist(), strict=True)
-        ]
-
-    def _select(self, state: _State, rows: torch.Tensor) -> None:
-        state.cache.batch_select_indices(rows)
-        state.next_position = state.next_position[rows]
-        state.mask = state.mask[rows] if state.mask is not None else None
-
-    def _step(self, state: _State, tokens: torch.Tensor, step: int) -> torch.Tensor:
-        """Logits (B, V) after one more token in each row."""
-        positions = (state.next_position + step)[:, None]
-        if state.axes > 1:
-            positions = positions.expand(state.axes, -1, -1)
-        if state.mask is not None:
-            state.mask = torch.nn.functional.pad(state.mask, (0, 1), value=1)
+    @torch.inference_mode()
+    def step(self, batch: Batch, sampling: Sampling) -> dict[tuple[int, int], Tokens]:
+        """One more token in each row. Returns the answers that are seen to have ended."""
+        tokens = choose(batch.logits, batch.keys, batch.steps, sampling)
+        batch.unseen.append((tokens, batch.logits.isnan().any(-1)))
+        found = self._seen(batch) if len(batch.unseen) >= self.look else {}
+        if all(batch.ended):
+            return found
+        positions = torch.minimum(batch.first + batch.steps, batch.last)[:, None]
+        if batch.axes > 1:
+            positions = positions.expand(batch.axes, -1, -1)
+        if batch.mask is not None:
+            batch.mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
         out = self.model(
             input_ids=tokens[:, None],
-            attention_mask=state.mask,
+            attention_mask=batch.mask,
             position_ids=positions,
-            past_key_values=state.cache,
+            past_key_values=batch.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        logits: torch.Tensor = out.logits[:, -1]
-        return logits
+        batch.logits = out.logits[:, -1]
+        batch.steps += 1
+        return found
+
+    def _seen(self, batch: Batch) -> dict[tuple[int, int], Tokens]:
+        """Look at what was chosen since the last look."""
+        tokens, lost = (torch.stack(parts).tolist() for parts in zip(*batch.unseen, strict=True))
+        batch.unseen.clear()
+        found = {}
+        for row in batch.going_on:
+            not_a_number = stopped = False
+            for step in range(len(tokens)):
+                not_a_number |= lost[step][row]
+                stopped = tokens[step][row] in self.stops
+                if not stopped:
+                    batch.written[row].append(tokens[step][row])
+                if stopped or not_a_number or len(batch.written[row]) == batch.limits[row]:
+                    found[batch.names[row]] = Tokens(tuple(batch.written[row]), stopped, not_a_number)
+                    batch.ended[row] = True
+                    break
+        return found
+
+    # --- rows that come and go --------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def keep(self, batch: Batch, rows: Sequence[int]) -> None:
+        """Go on with these rows."""
+        if not rows:
+            self._name(batch, [batch], [[]])
+            return
+        chosen = torch.tensor(rows, device=batch.logits.device)
+        batch.cache.batch_select_indices(chosen)
+        batch.mask = batch.mask[chosen] if batch.mask is not None else None
+        for name in ("logits", "first", "last", "keys", "steps"):
+            setattr(batch, name, getattr(batch, name)[chosen])
+        self._name(batch, [batch], [rows])
+
+    @torch.inference_mode()
+    def join(self, batches: Sequence[Batch]) -> Batch:
+        """What goes on of several batches, as one: the first. Only where the decoder `joins`."""
+        if len(batches) == 1:
+            return batches[0]
+        rows = [batch.going_on for batch in batches]
+        chosen = [torch.tensor(r, device=self.model.device) for r in rows]
+        masks = [_mask_of(batch)[r] for batch, r in zip(batches, chosen, strict=True)]
+        starts = [int(mask.argmax(1).min()) for mask in masks]
+        masks = [mask[:, start:] for mask, start in zip(masks, starts, strict=True)]
+        columns = max(mask.shape[1] for mask in masks)
+        whole = torch.cat([torch.nn.functional.pad(m, (columns - m.shape[1], 0)) for m in masks])
+        result = batches[0]
+        parts = [(batch.cache, r, start) for batch, r, start in zip(batches, chosen, starts, strict=True)]
+        result.cache = joined(parts, columns)
+        result.mask = None if bool(whole.all()) else whole
+        for name in ("logits", "first", "last", "keys", "steps"):
+            taken = [getattr(batch, name)[r] for batch, r in zip(batches, chosen, strict=True)]
+            setattr(result, name, torch.cat(taken))
+        self._name(result, batches, rows)
+        return result
+
+    def _name(self, result: Batch, batches: Sequence[Batch], rows: Sequence[Sequence[int]]) -> None:
+        """What the host knows of the rows that go on."""
+        for name in ("names", "limits", "written", "ended"):
+            taken = [getattr(batch, name)[r] for batch, some in zip(batches, rows, strict=True) for r in some]
+            setattr(result, name, taken)
+
+
+def samples_of(sampling: Sampling) -> int:
+    """How many different answers a prompt gets: greedy ones are all the same."""
+    return 1 if sampling.temperature == 0 else sampling.n
+
+
+def _mask_of(batch: Batch) -> torch.Tensor:
+    if batch.mask is not None:
+        return batch.mask
+    shape = len(batch), batch.cache.get_seq_length()
+    return torch.ones(shape, dtype=torch.long, device=batch.logits.device)

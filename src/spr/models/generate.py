@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from spr.models.decode import Tokens
-from spr.models.inputs import Row
+from spr.models.decode import Tokens, samples_of
+from spr.models.inputs import Row, placed
 from spr.models.sampling import choose, row_keys
 from spr.types import Sampling
 
@@ -42,13 +42,15 @@ class GenerateDecoder:
 
     @torch.inference_mode()
     def answer(self, rows: Sequence[Row], sampling: Sampling, limits: Sequence[int]) -> list[list[Tokens]]:
-        """`sampling.n` answers per row, each of at most its row's limit of tokens."""
+        """The different answers to each row, each of at most its row's limit of tokens."""
         return [self._answer(row, sampling, limit) for row, limit in zip(rows, limits, strict=True)]
 
     def _answer(self, row: Row, sampling: Sampling, limit: int) -> list[Tokens]:
         assert row.raw is not None
-        n = 1 if sampling.temperature == 0 else sampling.n
-        inputs = {name: tensor.repeat_interleave(n, dim=0) for name, tensor in row.raw.items()}
+        n = samples_of(sampling)
+        inputs = {
+            name: placed(tensor, self.model).repeat_interleave(n, dim=0) for name, tensor in row.raw.items()
+        }
         start = 1 if self.model.config.is_encoder_decoder else len(row.ids)
         chooser = _Chooser(row_keys(sampling.seed, [row.item_id], n, self.model.device), start, sampling)
         out = self.model.generate(
@@ -60,8 +62,7 @@ class GenerateDecoder:
             logits_processor=LogitsProcessorList([chooser]),
         )
         lost = chooser.not_numbers.tolist()
-        found = [self._cut(ids[start:], no) for ids, no in zip(out.tolist(), lost, strict=True)]
-        return found * sampling.n if n == 1 else found
+        return [self._cut(ids[start:], no) for ids, no in zip(out.tolist(), lost, strict=True)]
 
     def _cut(self, ids: list[int], not_a_number: bool) -> Tokens:
         end = next((i for i, token in enumerate(ids) if token in self.stops), None)

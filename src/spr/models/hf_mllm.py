@@ -4,21 +4,29 @@ In: queries (image, question, perhaps a crop). Out: sampled answers. The checkpo
 template write the prompt; image tokens are never cut: a prompt that does not fit is a failed answer with its
 reason.
 `per_item`: all queries of a group are one batch, so its shape, hence every bit of the answers, depends on the
-group alone. `throughput`: queries of a call are sorted by length and batched by size. A batch that does not
-fit into memory is halved, and said so; a prompt that does not fit alone, and a picture that the processor
-cannot show, are failed answers.
+group alone. `throughput`: the queries of a call are a stream through one batch (spr.models.flow). Either way
+pictures are decoded and preprocessed ahead, in threads. A batch that does not fit into memory is halved, and
+said so; a prompt that does not fit alone, and a picture that the processor cannot show, are failed answers.
+A model whose cache keeps other things than keys and values (linear attention), or whose forward takes no
+image features, answers through transformers' generate(), one prompt at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image
 
 from spr.errors import ConfigError, DataError, unknown_name, why_no_picture
+from spr.models.ahead import Ahead
+from spr.models.cache import is_known
 from spr.models.chat import prompt_text
-from spr.models.decode import Decoder, Tokens
+from spr.models.decode import Decoder, Task, Tokens
+from spr.models.flow import Flow
 from spr.models.generate import GenerateDecoder
 from spr.models.inputs import Ask, Encoder, Row
 from spr.models.loading import context_length, load_mllm, with_adapter
@@ -27,8 +35,7 @@ from spr.models.pictures import LoadImage, crop
 from spr.types import Answer, Checkpoint, Query, Sampling
 
 BATCHINGS = ("per_item", "throughput")
-BATCH = 16  # ours: prompts per batch that `throughput` begins with
-WINDOW = 8  # ours: batches that are sorted by length together
+THREADS, IMAGES_AHEAD = 4, 8  # ours: that load images, and how many of them at most wait to be described
 ONE_IMAGE = frozenset({"kosmos-2", "florence2"})  # their processors take one image per prompt
 
 
@@ -59,10 +66,9 @@ class HFDescriber:
         self.load_image, self.batching = load_image, batching
         self.model_type: str = self.model.config.model_type
         self.context = context_length(self.model)
-        self.encoder = Encoder(
-            self.model, self.processor, remember=4 if batching == "per_item" else BATCH * WINDOW
-        )
-        self._batch = BATCH
+        self.encoder = Encoder(self.model, self.processor)
+        self._preparing = threading.RLock()  # tokenizers take one thread at a time
+        self._image: tuple[str, Image.Image] | None = None  # the last one
         tokenizer = self.processor.tokenizer
         self.stops = _stop_tokens(self.model, tokenizer)
         self.pad = int(
@@ -72,8 +78,14 @@ class HFDescriber:
             t for t in (tokenizer.pad_token_id, tokenizer.bos_token_id) if t is not None
         }
         self._decoder: Decoder | GenerateDecoder
-        if self.encoder.takes_features and not self.model.config.is_encoder_decoder:
+        self._flow: Flow | None = None
+        if (
+            self.encoder.takes_features
+            and not self.model.config.is_encoder_decoder
+            and is_known(self.model.config)
+        ):
             self._decoder = Decoder(self.model, self.encoder, self.stops, self.pad)
+            self._flow = Flow(self._decoder) if batching == "throughput" else None
         else:
             self._decoder = GenerateDecoder(self.model, self.stops, self.pad)
 
@@ -83,30 +95,63 @@ class HFDescriber:
         """`sampling.n` answers per query, in order. A query without readable image or with too long a prompt
         gives failed answers.
         """
-        found: dict[int, list[Answer]] = {}
-        for group in self._groups(queries):
-            rows: list[tuple[int, Row]] = []
-            for i in group:
-                row = self._row(queries[i], sampling)
-                if isinstance(row, str):
-                    found[i] = [Answer("", failed=row)] * sampling.n
-                else:
-                    rows.append((i, row))
-            if rows:
-                found.update(
-                    zip([i for i, _ in rows], self._answers([row for _, row in rows], sampling), strict=True)
-                )
+        answers = self._stream if self._flow is not None else self._group_by_group
+        found = dict(answers(queries, sampling))
         return [found[i] for i in range(len(queries))]
 
-    def _groups(self, queries: Sequence[Query]) -> list[list[int]]:
-        """Indices of queries that are prepared together."""
-        if self.batching == "throughput":
-            size = self._batch * WINDOW
-            return [list(range(i, min(i + size, len(queries)))) for i in range(0, len(queries), size)]
+    def _group_by_group(
+        self, queries: Sequence[Query], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Answer]]]:
+        """Answers with the number of their query; each group is one batch, whatever stands beside it."""
         groups: dict[str, list[int]] = {}
         for i, query in enumerate(queries):
             groups.setdefault(query.group or f"\0{i}", []).append(i)
-        return list(groups.values())
+
+        def prepare(group: Sequence[int]) -> list[tuple[int, Row | str]]:
+            with self._preparing:
+                return [(i, self._row(queries[i])) for i in group]
+
+        with Ahead(prepare, groups.values()) as prepared:
+            for group in prepared:
+                yield from ((i, _no_answers(row, sampling)) for i, row in group if isinstance(row, str))
+                rows = [(i, row) for i, row in group if isinstance(row, Row)]
+                if rows:
+                    answers = self._answers([row for _, row in rows], sampling)
+                    yield from zip([i for i, _ in rows], answers, strict=True)
+
+    def _stream(self, queries: Sequence[Query], sampling: Sampling) -> Iterator[tuple[int, list[Answer]]]:
+        """Answers with the number of their query, as they end."""
+        assert self._flow is not None
+        images: dict[str, list[int]] = {}
+        for i, query in enumerate(queries):
+            images.setdefault(query.image, []).append(i)
+        failed: dict[int, str] = {}
+        limits: dict[int, int] = {}
+
+        def prepare(path: str) -> list[Task]:
+            """Several threads load images; one after the other they ask the processor."""
+            load = functools.cache(lambda: self.load_image(path))
+            with contextlib.suppress(Exception):  # told of when a row needs it
+                load()
+            tasks = []
+            with self._preparing:
+                for i in images[path]:
+                    row = self._row(queries[i], load)
+                    if isinstance(row, str):
+                        failed[i] = row
+                    else:
+                        limits[i] = self._room(row, sampling.max_new_tokens)
+                        tasks.append(Task(i, row, limits[i]))
+                self.encoder.forget()
+            return tasks
+
+        with Ahead(prepare, images, THREADS, IMAGES_AHEAD) as tasks:
+            for i, answers in self._flow.answers(tasks, sampling):
+                if isinstance(answers, MemoryError):
+                    failed[i] = self._no_memory(answers)
+                else:
+                    yield i, self._read_all(answers, limits[i], sampling)
+        yield from ((i, _no_answers(why, sampling)) for i, why in failed.items())
 
     # --- prompts ----------------------------------------------------------------------------------
 
@@ -119,21 +164,26 @@ class HFDescriber:
 
     def images(self, query: Query) -> tuple[Image.Image, ...]:
         """The pictures of a query: the whole image, then the crop."""
-        image = self.load_image(query.image)
-        return (image,) if query.crop is None else (image, crop(image, query.crop))
+        return _pictures(query, lambda: self._last_image(query.image))
 
-    def row(self, query: Query) -> Row:
+    def _last_image(self, path: str) -> Image.Image:
+        """The image of a path; the last one is remembered."""
+        if self._image is None or self._image[0] != path:
+            self._image = (path, self.load_image(path))
+        return self._image[1]
+
+    def row(self, query: Query, load: Callable[[], Image.Image] | None = None) -> Row:
         """The query as tokens, with its picture. Raises what loading the image raises."""
-        return self.encoder.row(
-            Ask(query.item_id, self.prompt(query), (query.image, query.crop), lambda: self.images(query))
-        )
+        whole = load or (lambda: self._last_image(query.image))
+        key = (query.image, query.crop)
+        return self.encoder.row(Ask(query.item_id, self.prompt(query), key, lambda: _pictures(query, whole)))
 
-    def _row(self, query: Query, sampling: Sampling) -> Row | str:
+    def _row(self, query: Query, load: Callable[[], Image.Image] | None = None) -> Row | str:
         if query.crop is not None and self.model_type in ONE_IMAGE:
             return f"one_image: {self.model_type} takes one image, the prompt brings a crop as well"
         try:
             with memory_errors():
-                row = self.row(query)
+                row = self.row(query, load)
         except (OSError, DataError, ValueError) as e:
             return why_no_picture(e)
         except MemoryError as e:
@@ -152,27 +202,27 @@ class HFDescriber:
             return self._batch_answers(batch, sampling)
 
         def alone(row: Row, e: MemoryError) -> list[Answer]:
-            return [Answer("", failed=self._no_memory(e))] * sampling.n
+            return _no_answers(self._no_memory(e), sampling)
 
-        if self.batching == "per_item":  # each group begins whole, so that it depends on no other
-            return in_halves(answer, rows, len(rows), alone)[0]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        answers, self._batch = in_halves(answer, [rows[i] for i in order], self._batch, alone)
-        by_row = dict(zip(order, answers, strict=True))
-        return [by_row[i] for i in range(len(rows))]
+        return in_halves(answer, rows, len(rows), alone)[0]
 
     def _no_memory(self, e: MemoryError) -> str:
         """Make room, and say why there is no answer."""
-        self.encoder.forget()
+        with self._preparing:
+            self.encoder.forget()
         return f"out_of_memory: the prompt does not fit alone ({str(e)[:120]})"
 
     def _batch_answers(self, rows: Sequence[Row], sampling: Sampling) -> list[list[Answer]]:
         limits = [self._room(row, sampling.max_new_tokens) for row in rows]
         answers = self._decoder.answer(rows, sampling, limits)
         return [
-            [self._read(tokens, limit, sampling.max_new_tokens) for tokens in samples]
-            for samples, limit in zip(answers, limits, strict=True)
+            self._read_all(samples, limit, sampling) for samples, limit in zip(answers, limits, strict=True)
         ]
+
+    def _read_all(self, samples: Sequence[Tokens], limit: int, sampling: Sampling) -> list[Answer]:
+        """The answers to a prompt; greedy ones are all the same."""
+        found = [self._read(tokens, limit, sampling.max_new_tokens) for tokens in samples]
+        return found * (sampling.n // len(found))
 
     def _room(self, row: Row, wanted: int) -> int:
         """Tokens that an answer to this prompt may have."""
@@ -193,3 +243,12 @@ class HFDescriber:
         if not tokens.stopped and limit < wanted:
             cause = f"the context of {self.context} tokens leaves room for {limit}"
         return Answer(text.strip(), tokens.stopped, cause=cause)
+
+
+def _pictures(query: Query, load: Callable[[], Image.Image]) -> tuple[Image.Image, ...]:
+    image = load()
+    return (image,) if query.crop is None else (image, crop(image, query.crop))
+
+
+def _no_answers(why: str, sampling: Sampling) -> list[Answer]:
+    return [Answer("", failed=why)] * sampling.n

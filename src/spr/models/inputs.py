@@ -2,10 +2,11 @@
 once.
 
 In: prompt texts with their images. Out: `Row`s: token ids (unpadded, never truncated), values per token,
-positions, and the `Picture` whose image tokens stand in the row. The processor is asked once per picture;
-where it only puts a run of image tokens in the place of one placeholder, the other questions about the same
-picture are tokenised alone and the run is put in (checked on the first question, else the processor is asked
-again).
+positions, and the `Picture` whose image tokens stand in the row. The processor is asked once per picture (a
+question's image, or its image and crop); where it only puts runs of image tokens in the place of
+placeholders, the other questions about the same picture are tokenised alone and the runs are put in (checked
+on the first question, else the processor is asked again).
+Rows are made on the CPU, perhaps in another thread; pictures go to the device when they are encoded.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from spr.models.chat import BARE
+from spr.models.memory import in_halves
 
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+TOGETHER = 16  # ours: pictures that are encoded at once
 
 
 @dataclass(slots=True)
@@ -34,8 +37,10 @@ class Picture:
     """
 
     tensors: Mapping[str, torch.Tensor]
+    tokens: int = 0  # image tokens in a prompt
     features: Any = None
-    run: tuple[int, ...] | None = None  # tokens that stand for the placeholder; None: ask the processor
+    run: tuple[int, ...] | None = None  # from the first image's tokens to the last's; None: ask the processor
+    stands_for: tuple[int, ...] = ()  # the placeholders, and what is between them
     run_values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     outside: Mapping[str, int] = field(default_factory=dict)  # value per token outside the run
 
@@ -82,6 +87,12 @@ def ask_processor(
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
         out = processor(text=[text], images=list(images), return_tensors="pt", **settings)
     return {k: v for k, v in out.items() if isinstance(v, torch.Tensor) and k != "labels"}
+
+
+def placed(tensor: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:
+    """A processor's tensor where the model is, and in its type."""
+    dtype = model.dtype if tensor.is_floating_point() else None
+    return tensor.to(model.device, dtype)
 
 
 class Encoder:
@@ -133,9 +144,8 @@ class Encoder:
             images = ask.load()
             ids, values, tensors = self._ask_processor(ask.text, images)
             if picture is None:
-                picture = Picture(tensors)
-                if len(images) == 1:
-                    self._learn_run(ask.text, ids, values, picture)
+                picture = Picture(tensors, sum(token in self.image_tokens for token in ids))
+                self._learn_run(ask.text, ids, values, picture)
                 self._pictures[ask.key] = picture
                 while len(self._pictures) > self.remember:
                     self._pictures.popitem(last=False)
@@ -144,9 +154,8 @@ class Encoder:
         return Row(ask.item_id, ids, values, self._positions(ids, values, picture), picture)
 
     def processed(self, text: str, images: tuple[Image.Image, ...]) -> dict[str, torch.Tensor]:
-        """All tensors that the processor makes of a prompt, on the model's device."""
-        out = ask_processor(self.processor, self.model.config.model_type, text, images)
-        return {k: self._placed(v) for k, v in out.items()}
+        """All tensors that the processor makes of a prompt."""
+        return ask_processor(self.processor, self.model.config.model_type, text, images)
 
     def _ask_processor(
         self, text: str, images: tuple[Image.Image, ...]
@@ -157,88 +166,149 @@ class Encoder:
         out.pop("attention_mask", None)
         return ids, values, out
 
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        return (
-            tensor.to(self.model.device, self.model.dtype)
-            if tensor.is_floating_point()
-            else tensor.to(self.model.device)
-        )
-
     def _plain_ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=adds_start(self.tokenizer, text))[
             "input_ids"
         ]
         return ids
 
+    def _placeholders(self, plain: Sequence[int]) -> tuple[int, int] | None:
+        """From where to where the placeholders stand, with what is between them; None when there is none."""
+        places = [i for i, token in enumerate(plain) if token == self._placeholder]
+        return (places[0], places[-1] + 1) if places else None
+
     def _learn_run(
         self, text: str, ids: tuple[int, ...], values: Mapping[str, tuple[int, ...]], picture: Picture
     ) -> None:
-        """Find the run of tokens that the processor put in for the placeholder, if that is all it did."""
+        """Find the run of tokens that the processor put in for the placeholders, if that is all it did."""
         plain = self._plain_ids(text)
-        if self._placeholder is None or plain.count(self._placeholder) != 1:
+        if (found := self._placeholders(plain)) is None:
             return
-        at, longer = plain.index(self._placeholder), len(ids) - len(plain)
-        end = at + longer + 1
+        at, after = found
+        end = len(ids) - (len(plain) - after)
         if (
-            longer < 0
-            or [*ids[:at], self._placeholder, *ids[end:]] != plain
+            end <= at
+            or [*ids[:at], *plain[at:after], *ids[end:]] != plain
             or not {ids[at], ids[end - 1]} <= self._special_ids
         ):
             return  # ordinary tokens at its ends might melt into another question's
         rest = {name: {*v[:at], *v[end:]} for name, v in values.items()}
         if all(len(found) == 1 for found in rest.values()):
-            picture.run = ids[at:end]
+            picture.run, picture.stands_for = ids[at:end], tuple(plain[at:after])
             picture.run_values = {name: v[at:end] for name, v in values.items()}
             picture.outside = {name: found.pop() for name, found in rest.items()}
 
     def _with_run(
         self, text: str, picture: Picture
     ) -> tuple[tuple[int, ...], dict[str, tuple[int, ...]]] | None:
-        """The tokens of another question about the same picture, or None when it has not exactly one
-        placeholder.
+        """The tokens of another question about the same picture, or None when its placeholders stand
+        otherwise.
         """
         plain = self._plain_ids(text)
-        if picture.run is None or self._placeholder is None or plain.count(self._placeholder) != 1:
+        found = self._placeholders(plain)
+        if picture.run is None or found is None:
             return None
-        at = plain.index(self._placeholder)
-        after = len(plain) - at - 1
+        at, after = found
+        if tuple(plain[at:after]) != picture.stands_for:
+            return None
         values = {
-            n: (picture.outside[n],) * at + run + (picture.outside[n],) * after
+            n: (picture.outside[n],) * at + run + (picture.outside[n],) * (len(plain) - after)
             for n, run in picture.run_values.items()
         }
-        return (*plain[:at], *picture.run, *plain[at + 1 :]), values
+        return (*plain[:at], *picture.run, *plain[after:]), values
 
     def _positions(
         self, ids: tuple[int, ...], values: Mapping[str, tuple[int, ...]], picture: Picture | None
     ) -> torch.Tensor:
         """(axes, tokens): 0, 1, 2 … or, in families with a rotary embedding of three axes, theirs."""
         if self._rope_index is None or picture is None or "image_grid_thw" not in picture.tensors:
-            return torch.arange(len(ids), device=self.model.device)[None]
-        device = self.model.device
-        types = torch.tensor([values["mm_token_type_ids"]], dtype=torch.int32, device=device)
+            return torch.arange(len(ids))[None]
         found, _ = self._rope_index(
-            torch.tensor([ids], device=device),
-            mm_token_type_ids=types,
+            torch.tensor([ids]),
+            mm_token_type_ids=torch.tensor([values["mm_token_type_ids"]], dtype=torch.int32),
             image_grid_thw=picture.tensors["image_grid_thw"],
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
         )
         positions: torch.Tensor = found[:, 0]
         return positions
 
     # --- vision -----------------------------------------------------------------------------------
 
-    def features(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The forward's `mm_encoder_outputs` for a batch of rows; every distinct picture is encoded once."""
+    def encode(self, pictures: Sequence[Picture]) -> None:
+        """Encode what is not encoded yet, as many pictures at once as fit together."""
+        missing = list({id(p): p for p in pictures if p.features is None and p.tensors}.values())
+        alike: dict[Hashable, list[Picture]] = {}
+        for picture in missing:
+            shapes = ((k, v.dtype, v.shape[1:]) for k, v in picture.tensors.items())
+            alike.setdefault(tuple(sorted(shapes, key=lambda s: s[0])), []).append(picture)
+        for group in alike.values():
+            in_halves(self._encode_together, group, TOGETHER)
+
+    def _encode_together(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
         assert self._encode_images is not None
+        tensors = {
+            name: placed(torch.cat([p.tensors[name] for p in pictures]), self.model)
+            for name in pictures[0].tensors
+            if name in self._image_arguments
+        }
+        found = _parts(self._encode_images(**tensors, return_dict=True), [p.tokens for p in pictures])
+        if found is None:
+            for picture in pictures:
+                self._encode_together([picture])
+        else:
+            for picture, features in zip(pictures, found, strict=True):
+                picture.features = features
+        return pictures
+
+    def features(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """The forward's `mm_encoder_outputs` for a batch of rows; every distinct picture is encoded once,
+        alone unless `encode` was asked before.
+        """
         found = []
         for picture in (row.picture for row in rows):
             if picture is None or not picture.tensors:
                 continue
             if picture.features is None:
-                arguments = {k: v for k, v in picture.tensors.items() if k in self._image_arguments}
-                picture.features = self._encode_images(**arguments, return_dict=True)
+                self._encode_together([picture])
             found.append(picture.features)
         return {"image": _joined(found)} if found else {}
+
+
+def _parts(output: Any, tokens: Sequence[int]) -> list[Any] | None:
+    """What the vision encoder made of several pictures, per picture, by the count of their tokens; None where
+    it does not come apart like that.
+    """
+    layers: Sequence[Any] = getattr(output, "deepstack_features", None) or ()
+    pooled, *deep = (
+        [entries] if len(tokens) == 1 else _split(entries, tokens)
+        for entries in (output.pooler_output, *layers)
+    )
+    if pooled is None or any(layer is None for layer in deep):
+        return None
+    found = []
+    for number, features in enumerate(pooled):
+        part = BaseModelOutputWithPooling(pooler_output=features)
+        if deep:
+            part.deepstack_features = [layer[number] for layer in deep if layer is not None]
+        found.append(part)
+    return found
+
+
+def _split(entries: Any, tokens: Sequence[int]) -> list[Any] | None:
+    """Consecutive entries (…, width), as many for each picture as hold its count of tokens; None where they
+    do not.
+    """
+    found, begin = [], 0
+    for wanted in tokens:
+        end, held = begin, 0
+        while held < wanted and end < len(entries):
+            held += entries[end].shape[:-1].numel()
+            end += 1
+        if held != wanted:
+            return None
+        found.append(entries[begin:end])
+        begin = end
+    return found if begin == len(entries) else None
 
 
 def _joined(outputs: Sequence[Any]) -> Any:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import psutil
 import torch
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,14 @@ def _is_out_of_memory(e: BaseException) -> bool:
     return isinstance(e, MemoryError | torch.OutOfMemoryError) or (
         isinstance(e, RuntimeError) and any(said in str(e) for said in _SAID)
     )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory of a device that nobody uses, with what torch holds back for itself there."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available)
+    free, _ = torch.accelerator.get_memory_info(device)
+    return free + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
 
 
 @contextlib.contextmanager

@@ -38,11 +38,6 @@ def row_keys(seed: int, item_ids: Sequence[str], samples: int, device: torch.dev
     )
 
 
-def _wrapped(n: int) -> int:
-    """n modulo 2**64, as a signed number."""
-    return (n + 2**63) % 2**64 - 2**63
-
-
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     """Logical (unsigned) shift of int64."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
@@ -55,11 +50,11 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def gumbel(keys: torch.Tensor, step: int, tokens: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise of tokens (B, K) in rows with keys (B,). float32, deterministic on every device
-    up to rounding of log.
+def gumbel(keys: torch.Tensor, steps: torch.Tensor | int, tokens: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel noise of tokens (B, K) in rows with keys (B,) at their steps (B,). float32,
+    deterministic on every device up to rounding of log.
     """
-    state = _mix(keys + _wrapped((step + 1) * _GOLDEN))[:, None]
+    state = _mix(keys + (torch.as_tensor(steps) + 1) * _GOLDEN)[:, None]
     bits = _shift_right(_mix(state + (tokens + 1) * _GOLDEN), 11)
     uniform = (bits.double() + 0.5) * 2.0**-53
     return (-torch.log(-torch.log(uniform))).float()
@@ -80,14 +75,35 @@ def _nucleus(log_probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch
     return values.masked_fill(before >= top_p, -torch.inf), tokens
 
 
-def choose(logits: torch.Tensor, keys: torch.Tensor, step: int, sampling: Sampling) -> torch.Tensor:
-    """The next token of each row. logits (B, V), keys (B,) -> (B,) int64."""
+def nucleus_by_halving(log_probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Log-probs (B, V) with -inf outside the set of `_nucleus`, or a little more where tokens at its edge
+    are equally likely. Neither sorts nor asks the device anything: the least probability is found bit by
+    bit.
+    """
+    probs = log_probs.exp()
+    bits = probs.view(torch.int32)  # of numbers that are not negative, in the same order as they
+    least = torch.zeros_like(bits[:, :1])
+    for bit in reversed(range(30)):  # 1.0 is 0x3f800000
+        higher = least + (1 << bit)
+        mass = (probs * (bits >= higher)).sum(-1, keepdim=True)
+        least = torch.where(mass >= top_p, higher, least)
+    return log_probs.masked_fill(bits < least, -torch.inf)
+
+
+def choose(
+    logits: torch.Tensor, keys: torch.Tensor, steps: torch.Tensor | int, sampling: Sampling
+) -> torch.Tensor:
+    """The next token of each row. logits (B, V), keys (B,), steps (B,): its number in the answer -> (B,)
+    int64.
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1)
     log_probs = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
-    if sampling.top_p < 1:
+    if sampling.top_p < 1 and logits.device.type == "cpu":
         log_probs, tokens = _nucleus(log_probs, sampling.top_p)
     else:
+        if sampling.top_p < 1:
+            log_probs = nucleus_by_halving(log_probs, sampling.top_p)
         tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(log_probs)
-    best = (log_probs + gumbel(keys, step, tokens)).argmax(-1, keepdim=True)
+    best = (log_probs + gumbel(keys, steps, tokens)).argmax(-1, keepdim=True)
     return tokens.gather(-1, best)[:, 0]
