@@ -175,6 +175,27 @@ def qwen3_vl() -> tuple[Any, Any]:
     return _new(t.Qwen3VLForConditionalGeneration, config), _qwen_processor(t.Qwen3VLProcessor, tok, 16)
 
 
+def qwen3_5() -> tuple[Any, Any]:
+    """One of two layers keeps a state instead of keys and values."""
+    tok = _qwen_tokenizer()
+    text = {
+        **TEXT,
+        **_ends(tok),
+        "vocab_size": len(tok),
+        "head_dim": 16,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "rope_parameters": _mrope([2, 1, 1], mrope_interleaved=True, partial_rotary_factor=0.5),
+    }
+    vision = {**_QWEN_VISION, "out_hidden_size": 32, "patch_size": 16, "num_position_embeddings": 16}
+    config = t.Qwen3_5Config(text_config=text, vision_config=vision, **_ids(tok, **_QWEN_TOKENS))
+    model = _new(t.Qwen3_5ForConditionalGeneration, config)
+    return model, _qwen_processor(t.Qwen3VLProcessor, tok, 16)
+
+
 def glm4v() -> tuple[Any, Any]:
     names = {"image_token": "<|image|>", "video_token": "<|video|>"}
     special = [
@@ -396,6 +417,17 @@ def paligemma() -> tuple[Any, Any]:
     return _new(t.PaliGemmaForConditionalGeneration, config), made
 
 
+def paligemma2() -> tuple[Any, Any]:
+    """Gemma 2 writes: windows in every other layer, logits capped, no sdpa."""
+    model, processor = paligemma()
+    config = model.config.to_dict()
+    text: dict[str, Any] = {**TEXT, **_ends(processor.tokenizer), "model_type": "gemma2", "head_dim": 16}
+    more = {"query_pre_attn_scalar": 16, "sliding_window": 24, "vocab_size": len(processor.tokenizer)}
+    made = t.PaliGemmaConfig(**{**config, "text_config": {**text, **more}})
+    made._attn_implementation = "eager"
+    return _new(t.PaliGemmaForConditionalGeneration, made), processor
+
+
 def gemma3() -> tuple[Any, Any]:
     names = {
         "image_token": "<image_soft_token>",
@@ -503,6 +535,8 @@ def florence2() -> tuple[Any, Any]:
     return _new(t.Florence2ForConditionalGeneration, config), made
 
 
+# Described beside the families, by another road.
+OTHERS: Mapping[str, Callable[[], tuple[Any, Any]]] = {"paligemma2": paligemma2, "qwen3_5": qwen3_5}
 FAMILIES: Mapping[str, Callable[[], tuple[Any, Any]]] = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
@@ -530,6 +564,6 @@ def build(name: str, folder: Path) -> Path:
     """Write the random checkpoint of a family into `folder / name`, once."""
     path = folder / name
     if not (path / "config.json").exists():
-        model, processor = FAMILIES[name]()
+        model, processor = {**FAMILIES, **OTHERS}[name]()
         save_checkpoint(model, processor, path)
     return path

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,21 +19,24 @@ from spr.dialects import get_dialect
 from spr.errors import ConfigError
 from spr.models.families import DIALECTS, WHY_REQUIRED, dialect_for_checkpoint, model_type_of
 from spr.models.hf_mllm import HFDescriber
+from spr.models.inputs import Row
 from spr.models.loading import load_processor
 from spr.models.look import cropping
 from spr.models.scripted import ScriptedDetector, ScriptedScorer
 from spr.stages.describe import DescribeConfig, describe, queries_of
 from spr.stages.scoring import ScoreConfig, score
 from spr.types import Checkpoint, Description, Frame, Query, Region, RegionObject, Sampling
-from tests.contract.checkpoints import FAMILIES
+from tests.contract.checkpoints import FAMILIES, OTHERS
 from tests.unit.models.conftest import load_noise
 
 GREEDY = Sampling(n=1, temperature=0, max_new_tokens=8)
 DRAWN = Sampling(n=2, temperature=1.0, top_p=0.9, max_new_tokens=8)
 QUESTIONS = ("Where is the dog?", "Where is the leftmost cat next to the tree?", "detect cat")
 FLORENCE = ("<OD>", "<CAPTION_TO_PHRASE_GROUNDING>a dog", "<OPEN_VOCABULARY_DETECTION>cat")
-GENERATE = {"kosmos2", "florence2"}  # no hook for image features: generate(), one prompt at a time
-families = pytest.mark.parametrize("name", FAMILIES)
+ONE_IMAGE = {"kosmos2", "florence2"}
+# no hook for image features, or another cache than of keys and values: generate(), one prompt at a time
+GENERATE = {*ONE_IMAGE, "qwen3_5"}
+families = pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +116,73 @@ def test_samples_depend_on_their_group_alone(load: Callable[[str], HFDescriber],
 
 
 @families
+def test_a_stream_of_prompts_gives_the_answers_that_they_have_alone(
+    load: Callable[[str], HFDescriber], checkpoint: Callable[[str], str], name: str
+) -> None:
+    """`throughput`: pictures of two sizes encoded together, with and without a crop, room for four prompts:
+    rows leave and others take their place, where the cache allows it. Greedy answers do not notice.
+    """
+    fast = HFDescriber(checkpoint(name), load_image=load_noise, batching="throughput")
+    if fast._flow is not None:
+        fast._flow.most = 4
+    crop = None if name in ONE_IMAGE else (5.0, 5.0, 40.0, 50.0)
+    asked = [
+        Query(f"{k}/{q.item_id}", q.image, q.width, q.height, q.prompt, part)
+        for k, image in enumerate(("1@70x56", "2@56x70", "3@70x56"))
+        for part in (None, crop)
+        for q in queries(name, image=image)
+    ]
+    alone = load(name)
+    assert fast.answer(asked, GREEDY) == [alone.answer([query], GREEDY)[0] for query in asked]
+
+
+@families
+def test_pictures_that_are_encoded_together_are_what_they_are_alone(
+    load: Callable[[str], HFDescriber], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    describer = load(name)
+    if name in GENERATE:
+        pytest.skip("transformers encodes its pictures")
+
+    def rows() -> list[Row]:
+        describer.encoder.forget()
+        whole = [queries(name, image=image)[0] for image in ("1@70x56", "2@70x56", "3@56x70", "4@70x56")]
+        return [describer.row(q) for q in (*whole, replace(whole[0], crop=(5.0, 5.0, 40.0, 50.0)))]
+
+    alone, together = rows(), rows()
+    calls = 0
+
+    def counted(**tensors: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return encode_images(**tensors)
+
+    encode_images = describer.encoder._encode_images
+    monkeypatch.setattr(describer.encoder, "_encode_images", counted)
+    with torch.inference_mode():
+        describer.encoder.encode([row.picture for row in together if row.picture is not None])
+        assert calls <= 2  # one, or one for each shape of the tensors
+        for a, b in zip(alone, together, strict=True):
+            assert b.picture is not None
+            assert b.picture.features is not None
+            found, expected = describer.encoder.features([b]), describer.encoder.features([a])
+            for x, y in zip(_flat(found["image"]), _flat(expected["image"]), strict=True):
+                torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+
+def _flat(output: Any) -> list[torch.Tensor]:
+    """What of an encoder's output the language model reads."""
+    layers = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+    return [torch.cat([x.flatten(0, -2) for x in layer]) for layer in layers]
+
+
+@families
 def test_a_crop_goes_along_or_is_refused(load: Callable[[str], HFDescriber], name: str) -> None:
     describer = load(name)
     answer = describer.answer([Query("c", "1@70x56", 70, 56, QUESTIONS[0], (5.0, 5.0, 40.0, 50.0))], GREEDY)[
         0
     ][0]
-    if name in GENERATE:
+    if name in ONE_IMAGE:
         assert answer.failed is not None
         assert answer.failed.startswith("one_image: ")
     else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ from spr.models.memory import in_halves, memory_errors
 from spr.models.pictures import LoadImage, crop
 from spr.types import Answer, Checkpoint, Query, Sampling
 
+log = logging.getLogger(__name__)
 BATCHINGS = ("per_item", "throughput")
 THREADS, IMAGES_AHEAD = 4, 8  # ours: that load images, and how many of them at most wait to be described
 ONE_IMAGE = frozenset({"kosmos-2", "florence2"})  # their processors take one image per prompt
@@ -79,11 +81,14 @@ class HFDescriber:
         }
         self._decoder: Decoder | GenerateDecoder
         self._flow: Flow | None = None
-        if (
-            self.encoder.takes_features
-            and not self.model.config.is_encoder_decoder
-            and is_known(self.model.config)
-        ):
+        config = self.model.config
+        if self.encoder.takes_features and not is_known(config):
+            log.warning(
+                "%s: its cache keeps more than keys and values: generate() answers, one prompt at a time",
+                Checkpoint.of(model).folder,
+            )
+        self.encoder.keeps_raw |= config.is_encoder_decoder or not is_known(config)
+        if not self.encoder.keeps_raw:
             self._decoder = Decoder(self.model, self.encoder, self.stops, self.pad)
             self._flow = Flow(self._decoder) if batching == "throughput" else None
         else:

@@ -109,18 +109,18 @@ class Encoder:
             self._encode_images is not None
             and "mm_encoder_outputs" in inspect.signature(model.forward).parameters
         )
+        self.keeps_raw = not self.takes_features  # rows are all that the processor gave
         self._image_arguments = (
             inspect.signature(self._encode_images).parameters if self._encode_images is not None else {}
         )
         self.forward_arguments = inspect.signature(model.forward).parameters
         self._placeholder = self._image_token_id()
         self._special_ids = frozenset(self.tokenizer.added_tokens_decoder)
-        named = (
-            self._placeholder,
-            getattr(model.config, "image_token_id", None),
-            getattr(model.config, "image_token_index", None),
-        )
-        self.image_tokens = frozenset(t for t in named if isinstance(t, int))
+        named = (getattr(model.config, name, None) for name in ("image_token_id", "image_token_index"))
+        # each stands for one feature of the image
+        self._feature_tokens = frozenset(t for t in named if isinstance(t, int))
+        placeholder = {self._placeholder} if self._placeholder is not None else set()
+        self.image_tokens = self._feature_tokens | placeholder
 
     def _image_token_id(self) -> int | None:
         token = getattr(self.processor, "image_token", None)
@@ -135,7 +135,7 @@ class Encoder:
 
     def row(self, ask: Ask) -> Row:
         """The prompt as tokens. The last few pictures are remembered, with their features."""
-        if not self.takes_features:
+        if self.keeps_raw:
             raw = self.processed(ask.text, ask.load())
             return Row(ask.item_id, tuple(raw["input_ids"][0].tolist()), {}, torch.zeros(1, 0), None, raw)
         picture = self._pictures.get(ask.key)
@@ -144,7 +144,7 @@ class Encoder:
             images = ask.load()
             ids, values, tensors = self._ask_processor(ask.text, images)
             if picture is None:
-                picture = Picture(tensors, sum(token in self.image_tokens for token in ids))
+                picture = Picture(tensors, sum(token in self._feature_tokens for token in ids))
                 self._learn_run(ask.text, ids, values, picture)
                 self._pictures[ask.key] = picture
                 while len(self._pictures) > self.remember:

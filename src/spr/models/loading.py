@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,14 +22,14 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
-from transformers.utils import logging
 from transformers.utils.import_utils import is_torchvision_available
 
 from spr.errors import ConfigError, unknown_name
 from spr.models.devices import AUTO, SPREAD, device_named, make_current
 from spr.types import Checkpoint
 
-hf_logging: Any = logging  # some of its functions have no types
+log = logging.getLogger(__name__)
+hf_logging: Any = transformers.utils.logging  # some of its functions have no types
 auto_processor: Any = AutoProcessor
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -81,15 +82,25 @@ def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedMode
     device_map = {"device_map": "auto"} if device == SPREAD else {}
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
-    try:
-        model, info = auto.from_pretrained(
+
+    def load(attention: str | None) -> Any:
+        return auto.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=checkpoint.attention,
+            attn_implementation=attention,
             output_loading_info=True,
             **_source(checkpoint),
             **device_map,
         )
+
+    try:
+        try:
+            model, info = load(checkpoint.attention)
+        except ValueError as e:
+            if checkpoint.attention != "sdpa" or "scaled_dot_product_attention" not in str(e):
+                raise
+            log.warning("%s: its class has no sdpa attention: running with eager", folder)
+            model, info = load("eager")
     except (OSError, ValueError, ImportError) as e:
         raise _unreadable(folder, e) from None
     finally:

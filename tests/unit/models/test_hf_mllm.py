@@ -169,12 +169,11 @@ def test_what_does_not_fit_alone_is_one_items_failure() -> None:
         in_halves(other, [1], 1)
 
 
-@pytest.mark.parametrize("batching", ["per_item", "throughput"])
 def test_a_prompt_that_needs_too_much_memory_is_dropped_alone(
-    checkpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, batching: str
+    checkpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both ways of batching: the batch is halved until the one is found; the others have their answers."""
-    describer = HFDescriber(checkpoints("mllm"), load_image=load_noise, batching=batching)
+    """The batch is halved until the one is found; the others have their answers."""
+    describer = HFDescriber(checkpoints("mllm"), load_image=load_noise)
     asked = [*queries(), Query("big", "1", 224, 224, "Where is " + "the dog and " * 40, None, "g")]
     alone = [describer.answer([q], GREEDY)[0] for q in asked[:3]]
     answer = describer._decoder.answer

@@ -8,8 +8,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from spr.models.sampling import choose, gumbel, row_key, row_keys
+from spr.models.sampling import choose, gumbel, nucleus_by_halving, row_key, row_keys
 from spr.types import Sampling
 
 
@@ -89,6 +91,35 @@ def test_the_short_list_and_the_long_one_agree() -> None:
     for step in range(20):
         alone = choose(peaked, keys[:1], step, s)
         assert choose(torch.cat([peaked, flat]), keys, step, s)[0] == alone
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.integers(0, 2**31), st.floats(0.01, 0.999), st.floats(0.05, 12), st.integers(2, 3000))
+def test_the_nucleus_that_is_found_without_sorting_is_the_sorted_one(
+    seed: int, top_p: float, spread: float, size: int
+) -> None:
+    """An accelerator neither sorts 150,000 tokens nor waits for the host; tokens at the edge may differ by
+    rounding of the sum, no others.
+    """
+    logits = spread * torch.randn(4, size, generator=torch.Generator().manual_seed(seed))
+    log_probs = torch.log_softmax(logits, -1)
+    found = nucleus_by_halving(log_probs, top_p)
+    probs, order = log_probs.double().exp().sort(-1, descending=True)
+    before = probs.cumsum(-1) - probs
+    for row in range(4):
+        kept = found[row].isfinite()[order[row]]
+        sure = (before[row] - top_p).abs() > 1e-5
+        assert torch.equal(kept[sure], (before[row] < top_p)[sure])
+        assert torch.equal(found[row][found[row].isfinite()], log_probs[row][found[row].isfinite()])
+
+
+def test_steps_may_differ_from_row_to_row() -> None:
+    """Rows of a batch may have begun at different times."""
+    keys = row_keys(3, ["a", "b", "c"], 1, torch.device("cpu"))
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    together = choose(logits, keys, torch.tensor([5, 0, 9]), Sampling())
+    for row, step in enumerate((5, 0, 9)):
+        assert choose(logits[row : row + 1], keys[row : row + 1], step, Sampling()) == together[row]
 
 
 def test_temperature_zero_is_greedy() -> None:
