@@ -356,14 +356,13 @@ def picture(size: tuple[int, int]) -> Callable[[str], Image.Image]:
     return load
 
 
-def describer_of(model: Any, processor: Any, size: Size, device: str, batch: int) -> Any:
-    """The package's describer around a model, with `batch` prompts per batch, that never stops early."""
+def describer_of(model: Any, processor: Any, size: Size, device: str) -> Any:
+    """The package's describer around a model, that never stops early."""
     from spr.models.hf_mllm import HFDescriber
 
     with patch("spr.models.hf_mllm.load_mllm", lambda *_: (model, processor)):
         made: Any = HFDescriber("random weights", picture(size.picture), device, batching="throughput")
     made.stops = made._decoder.stops = frozenset()
-    made._batch = batch
     return made
 
 
@@ -421,24 +420,23 @@ def greedy_tokens(bench: Bench) -> dict[str, Any]:
     """Greedy tokens of our decoder against generate(), alone and in a shared batch."""
     size = TINY if bench.smoke else SMALL
     model, processor = qwen(size, bench.device, torch.float32, spread=None)
-    describer = describer_of(model, processor, size, bench.device, 16)
+    describer = describer_of(model, processor, size, bench.device)
     queries = queries_of(2, 3, size)
     sampling = Sampling(temperature=0, max_new_tokens=8 if bench.smoke else 32)
 
-    answer, written = describer._decoder.answer, dict[str, list[int]]()
+    answers, written = describer._flow.answers, dict[int, list[int]]()
 
-    def watched(rows: Sequence[Any], *rest: Any) -> Any:
-        found = answer(rows, *rest)
-        written.update({row.item_id: list(a[0].ids) for row, a in zip(rows, found, strict=True)})
-        return found
+    def watched(*about: Any) -> Iterator[Any]:
+        for number, tokens in answers(*about):
+            written[number] = list(tokens[0].ids)
+            yield number, tokens
 
-    describer._decoder.answer = watched
+    describer._flow.answers = watched
 
     def ours(group: Sequence[Query]) -> list[list[int]]:
         written.clear()
-        describer.encoder.forget()
         describer.answer(group, sampling)
-        return [written[q.item_id] for q in group]
+        return [written[number] for number in range(len(group))]
 
     reference = [generated(describer, [q], sampling)[0] for q in queries]
     ways = {
@@ -569,16 +567,15 @@ def _type(bench: Bench) -> torch.dtype:
 
 
 def describe(bench: Bench, size: Size, model: Any, processor: Any, images: int) -> dict[str, Any]:
-    """Tokens per second of our describer and of batched generate(): 4 prompts for each of some images, all
-    in one batch, 2 samples each.
+    """Tokens per second of our describer and of batched generate(): 4 prompts for each of some images, 2
+    samples each, all at once where memory suffices.
     """
     queries = queries_of(images, 4, size)
-    describer = describer_of(model, processor, size, bench.device, len(queries))
+    describer = describer_of(model, processor, size, bench.device)
     sampling = Sampling(n=2, temperature=1.0, top_p=0.95, max_new_tokens=4 if bench.smoke else 64)
     prepared: list[float] = []
 
     def ours(sampling: Sampling = sampling) -> None:
-        describer.encoder.forget()
         answers = [a for found in describer.answer(queries, sampling) for a in found]
         if failed := [a.failed for a in answers if a.failed]:
             raise RuntimeError(f"{len(failed)} answers failed: {failed[0]}")
@@ -603,7 +600,7 @@ def describe(bench: Bench, size: Size, model: Any, processor: Any, images: int) 
     tokens = len(queries) * sampling.n * sampling.max_new_tokens
     in_processor = statistics.median(prepared)
     return {
-        "batch": describer._batch,
+        "prompts": len(queries),
         "images": images,
         "samples": sampling.n,
         "new_tokens": sampling.max_new_tokens,

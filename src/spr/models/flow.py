@@ -48,14 +48,12 @@ class Flow:
         written: dict[int, dict[int, Tokens]] = {}
         n = samples_of(sampling)
         while True:
-            while (source.ready or not (inside or waiting)) and len(waiting) + len(inside) < self._allowed(
-                [*inside.values(), *waiting], n, batch
-            ):
-                tasks = next(source, None)
-                if tasks is None:
-                    return
-                waiting.extend(tasks)
             allowed = self._allowed([*inside.values(), *waiting], n, batch)
+            while len(waiting) + len(inside) < allowed and (source.ready or not (waiting or inside)):
+                if (more := next(source, None)) is None:
+                    return
+                waiting.extend(more)
+                allowed = self._allowed([*inside.values(), *waiting], n, batch)
             try:
                 with memory_errors():
                     if batch is None or not batch.unseen:

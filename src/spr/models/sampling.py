@@ -18,9 +18,8 @@ from spr.types import Sampling
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64: the increment of SplitMix64
 _MIX1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
-# most top-p sets are smaller; a larger one is looked for among 16 times as many (sorting 150,000 takes 100
-# times longer)
-_SHORT_LIST = 256
+# most top-p sets are smaller (sorting 150,000 takes 100 times longer)
+_SHORT_LIST = 64
 
 
 def row_key(seed: int, item_id: str, sample: int) -> int:
@@ -51,7 +50,7 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 
 def gumbel(keys: torch.Tensor, steps: torch.Tensor | int, tokens: torch.Tensor) -> torch.Tensor:
-    """Standard Gumbel noise of tokens (B, K) in rows with keys (B,) at their steps (B,). float32,
+    """Standard Gumbel noise of tokens (B, K) or (K,) in rows with keys (B,) at their steps (B,). float32,
     deterministic on every device up to rounding of log.
     """
     state = _mix(keys + (torch.as_tensor(steps) + 1) * _GOLDEN)[:, None]
@@ -60,25 +59,28 @@ def gumbel(keys: torch.Tensor, steps: torch.Tensor | int, tokens: torch.Tensor) 
     return (-torch.log(-torch.log(uniform))).float()
 
 
-def _nucleus(log_probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest set of likeliest tokens whose mass reaches `top_p`, per row: (log-probs with -inf outside,
-    token ids), likeliest first.
+def _from_nucleus(
+    log_probs: torch.Tensor, keys: torch.Tensor, steps: torch.Tensor, top_p: float, count: int
+) -> torch.Tensor:
+    """A token of each row (B,) out of the smallest set of likeliest ones whose mass reaches `top_p`. It is
+    looked for among the `count` likeliest; in rows where these do not suffice, among more.
     """
-    count = 0
-    while count < log_probs.shape[-1]:
-        count = min(16 * count or _SHORT_LIST, log_probs.shape[-1])
-        values, tokens = torch.topk(log_probs, count, dim=-1)
-        mass = values.exp().cumsum(-1)
-        if bool((mass[:, -1] >= top_p).all()):
-            break
-    before = mass - values.exp()
-    return values.masked_fill(before >= top_p, -torch.inf), tokens
+    count = min(count, log_probs.shape[-1])
+    values, tokens = torch.topk(log_probs, count, dim=-1)
+    mass = values.exp().cumsum(-1)
+    values = values.masked_fill(mass - values.exp() >= top_p, -torch.inf)
+    best = (values + gumbel(keys, steps, tokens)).argmax(-1, keepdim=True)
+    chosen = tokens.gather(-1, best)[:, 0]
+    short = mass[:, -1] < top_p
+    if count < log_probs.shape[-1] and bool(short.any()):
+        chosen[short] = _from_nucleus(log_probs[short], keys[short], steps[short], top_p, 16 * count)
+    return chosen
 
 
 def nucleus_by_halving(log_probs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Log-probs (B, V) with -inf outside the set of `_nucleus`, or a little more where tokens at its edge
-    are equally likely. Neither sorts nor asks the device anything: the least probability is found bit by
-    bit.
+    """Log-probs (B, V) with -inf outside the set of `_from_nucleus`, or of a little more where tokens at its
+    edge are equally likely. Neither sorts nor asks the device anything: the least probability is found bit
+    by bit.
     """
     probs = log_probs.exp()
     bits = probs.view(torch.int32)  # of numbers that are not negative, in the same order as they
@@ -99,11 +101,10 @@ def choose(
     if sampling.temperature == 0:
         return logits.argmax(-1)
     log_probs = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
+    steps = torch.as_tensor(steps, device=keys.device).expand(len(keys))
     if sampling.top_p < 1 and logits.device.type == "cpu":
-        log_probs, tokens = _nucleus(log_probs, sampling.top_p)
-    else:
-        if sampling.top_p < 1:
-            log_probs = nucleus_by_halving(log_probs, sampling.top_p)
-        tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(log_probs)
-    best = (log_probs + gumbel(keys, steps, tokens)).argmax(-1, keepdim=True)
-    return tokens.gather(-1, best)[:, 0]
+        return _from_nucleus(log_probs, keys, steps, sampling.top_p, _SHORT_LIST)
+    if sampling.top_p < 1:
+        log_probs = nucleus_by_halving(log_probs, sampling.top_p)
+    tokens = torch.arange(logits.shape[-1], device=logits.device)
+    return (log_probs + gumbel(keys, steps, tokens)).argmax(-1)
