@@ -95,7 +95,7 @@ def test_the_image_is_seen(load: Callable[[str], HFDescriber], name: str) -> Non
         a, b = (describer.model(**row.raw, **start).logits[0, -1] for row in rows)  # type: ignore[arg-type]
     else:
         with torch.inference_mode():
-            a, b = (describer._decoder._read([row])[1][0] for row in rows)  # type: ignore[union-attr]
+            a, b = (describer._decoder._read([row])[2][0] for row in rows)  # type: ignore[union-attr]
     assert (a - b).abs().max() > 1e-6
 
 

@@ -1,15 +1,16 @@
 """Rows -> sampled answers, as token ids, for every decoder-only family: one prefill per prompt, then one
 light step per token.
 
-The tokens that the prompts of a picture begin with (image and all) go through the model once; the rest of
-each prompt follows as one left-padded batch; the n samples of a prompt continue from its key-value cache.
-Rows leave a batch when they have ended, and others may be put beside those that go on (spr.models.flow). What
-was chosen stays on the device for `look` steps. The shape of every forward depends on the rows and the
-sampling only.
+The tokens that the prompts of a picture begin with (image and all) go through the model once, and are kept
+once (spr.models.starts); the rest of each prompt follows as one left-padded batch, and the n samples of a
+prompt continue from there. Rows leave a batch when they have ended, and others may be put beside those that
+go on (spr.models.flow). What was chosen stays on the device for `look` steps. The shape of every forward
+depends on the rows and the sampling only.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 from spr.models.cache import is_roomy, joined, new_cache
 from spr.models.inputs import Encoder, Row
 from spr.models.sampling import choose, row_keys
+from spr.models.starts import NAME, Starts, joined_starts, starts_in
 from spr.types import Sampling
 
 # Families whose language model is causal throughout: what stands before a token never depends on what
@@ -59,6 +61,7 @@ class Batch:
 
     names: list[tuple[int, int]]  # task and number of the sample
     limits: list[int]
+    starts: Starts | None  # what rows begin with; None: all is in the cache
     cache: DynamicCache
     logits: torch.Tensor  # (B, V), of the next token
     mask: torch.Tensor | None  # (B, columns): 0 where a row is padded; None when none is
@@ -73,6 +76,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def tokens(self) -> int:
+        """Columns that are kept, over all rows."""
+        return len(self) * self.cache.get_seq_length() + (self.starts.tokens if self.starts else 0)
 
     @property
     def going_on(self) -> list[int]:
@@ -98,8 +106,8 @@ def after_image(row: Row, image_tokens: frozenset[int]) -> int:
 
 
 def starts_of(rows: Sequence[Row], image_tokens: frozenset[int]) -> list[tuple[list[int], int]]:
-    """Rows that begin with the same tokens, and how many those are: (numbers of the rows, tokens). Nothing
-    when no two rows of a picture share their start.
+    """Rows that begin with the same tokens, and how many those are: (numbers of the rows, tokens). Each row
+    is in one of them, with at least one token left.
     """
     pictures: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
@@ -112,10 +120,8 @@ def starts_of(rows: Sequence[Row], image_tokens: frozenset[int]) -> list[tuple[l
             shared.append((numbers, length))
         else:
             alone += numbers
-    if not shared:
-        return []
     # the others are cut where their rests are no longer than those
-    rest = max(len(rows[n].ids) - length for numbers, length in shared for n in numbers)
+    rest = max((len(rows[n].ids) - length for numbers, length in shared for n in numbers), default=1)
     cuts = ((n, max(len(rows[n].ids) - rest, after_image(rows[n], image_tokens))) for n in alone)
     return shared + [([n], min(cut, len(rows[n].ids) - 1)) for n, cut in cuts]
 
@@ -125,8 +131,13 @@ class Decoder:
 
     def __init__(self, model: PreTrainedModel, encoder: Encoder, stops: frozenset[int], pad: int):
         self.model, self.encoder, self.stops, self.pad = model, encoder, stops, pad
-        self.shares_prefix = model.config.model_type in CAUSAL
         self.joins = is_roomy(model.config)
+        text = model.config.get_text_config(decoder=True)
+        self.shares = (
+            self.joins and model.config.model_type in CAUSAL and text._attn_implementation in ("sdpa", NAME)
+        )
+        if self.shares:
+            text._attn_implementation = NAME
         self.look = 1 if model.device.type == "cpu" else LOOK
 
     @torch.inference_mode()
@@ -148,9 +159,11 @@ class Decoder:
         """A batch with n rows per task, before their first tokens."""
         n, device = samples_of(sampling), self.model.device
         rows = [task.row for task in tasks]
-        cache, logits, mask = self._read(rows)
+        starts, cache, logits, mask = self._read(rows)
         if n > 1:
-            cache.batch_select_indices(torch.arange(len(rows), device=device).repeat_interleave(n))
+            order = torch.arange(len(rows)).repeat_interleave(n)
+            starts = starts.take(order.tolist()) if starts is not None else None
+            cache.batch_select_indices(order.to(device))
             logits = logits.repeat_interleave(n, dim=0)
             mask = mask.repeat_interleave(n, dim=0) if mask is not None else None
         limits = [task.limit for task in tasks for _ in range(n)]
@@ -158,6 +171,7 @@ class Decoder:
         return Batch(
             names=[(task.name, k) for task in tasks for k in range(n)],
             limits=limits,
+            starts=starts,
             cache=cache,
             logits=logits,
             mask=mask,
@@ -170,34 +184,38 @@ class Decoder:
             ended=[False for _ in limits],
         )
 
-    def _read(self, rows: Sequence[Row]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor | None]:
-        """Cache, last logits and mask of some prompts."""
-        cache = new_cache(self.model.config)
-        starts = starts_of(rows, self.encoder.image_tokens) if self.shares_prefix else []
-        if not starts:
-            return cache, *self._forward(rows, [(0, len(row.ids)) for row in rows], cache, None, True)
-        firsts, cuts = [rows[numbers[0]] for numbers, _ in starts], [cut for _, cut in starts]
-        _, mask = self._forward(firsts, [(0, cut) for cut in cuts], cache, None, with_images=True)
-        start_of = {number: k for k, (numbers, _) in enumerate(starts) for number in numbers}
-        order = [start_of[number] for number in range(len(rows))]
-        chosen = torch.tensor(order, device=self.model.device)
-        cache.batch_select_indices(chosen)
-        rests = [(cuts[k], len(row.ids)) for k, row in zip(order, rows, strict=True)]
-        before = mask[chosen] if mask is not None else None
-        return cache, *self._forward(rows, rests, cache, before, with_images=False)
+    def _read(
+        self, rows: Sequence[Row]
+    ) -> tuple[Starts | None, DynamicCache, torch.Tensor, torch.Tensor | None]:
+        """What prompts begin with, the cache of their rests, their last logits and the mask."""
+        config = self.model.config
+        if not self.shares:
+            cache = new_cache(config)
+            whole = [(0, len(row.ids)) for row in rows]
+            return None, cache, *self._forward(rows, whole, cache, with_images=True)
+        found = starts_of(rows, self.encoder.image_tokens)
+        firsts, cuts = [rows[numbers[0]] for numbers, _ in found], [cut for _, cut in found]
+        cache = DynamicCache(config=config)
+        _, mask = self._forward(firsts, [(0, cut) for cut in cuts], cache, with_images=True)
+        group_of = {number: k for k, (numbers, _) in enumerate(found) for number in numbers}
+        groups = [group_of[number] for number in range(len(rows))]
+        starts = starts_in(cache, mask, groups)
+        rests = [(cuts[group], len(row.ids)) for group, row in zip(groups, rows, strict=True)]
+        cache = new_cache(config)
+        with starts.used():
+            return starts, cache, *self._forward(rows, rests, cache, with_images=False)
 
     def _forward(
         self,
         rows: Sequence[Row],
         spans: Sequence[tuple[int, int]],
         cache: DynamicCache,
-        before: torch.Tensor | None,
         with_images: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The rows' tokens of these spans, left-padded, after what is cached and its mask `before`. Returns
-        the last logits and the mask over everything so far.
+        """Put the rows' tokens of these spans, left-padded, into an empty cache. Returns the last logits and
+        the mask.
         """
-        device, cached = self.model.device, cache.get_seq_length()
+        device = self.model.device
         width = max(end - start for start, end in spans)
         pads = [width - (end - start) for start, end in spans]
 
@@ -216,10 +234,8 @@ class Decoder:
             dim=1,
         ).to(device)
         mask = None
-        if any(pads) or before is not None:
-            new = torch.arange(width)[None] >= torch.tensor(pads)[:, None]
-            old = torch.ones(len(rows), cached, dtype=torch.long, device=device) if before is None else before
-            mask = torch.cat([old, new.long().to(device)], dim=1)
+        if any(pads):
+            mask = (torch.arange(width)[None] >= torch.tensor(pads)[:, None]).long().to(device)
         extra: dict[str, Any] = {
             name: padded([row.values[name] for row in rows], 0)
             for name in rows[0].values
@@ -253,14 +269,15 @@ class Decoder:
             positions = positions.expand(batch.axes, -1, -1)
         if batch.mask is not None:
             batch.mask = torch.nn.functional.pad(batch.mask, (0, 1), value=1)
-        out = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=batch.mask,
-            position_ids=positions,
-            past_key_values=batch.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with batch.starts.used() if batch.starts is not None else contextlib.nullcontext():
+            out = self.model(
+                input_ids=tokens[:, None],
+                attention_mask=batch.mask,
+                position_ids=positions,
+                past_key_values=batch.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         batch.logits = out.logits[:, -1]
         batch.steps += 1
         return found
@@ -292,6 +309,7 @@ class Decoder:
             self._name(batch, [batch], [[]])
             return
         chosen = torch.tensor(rows, device=batch.logits.device)
+        batch.starts = batch.starts.take(rows) if batch.starts is not None else None
         batch.cache.batch_select_indices(chosen)
         batch.mask = batch.mask[chosen] if batch.mask is not None else None
         for name in ("logits", "first", "last", "keys", "steps"):
@@ -311,6 +329,8 @@ class Decoder:
         columns = max(mask.shape[1] for mask in masks)
         whole = torch.cat([torch.nn.functional.pad(m, (columns - m.shape[1], 0)) for m in masks])
         result = batches[0]
+        begun = [(b.starts, r) for b, r in zip(batches, rows, strict=True) if b.starts is not None]
+        result.starts = joined_starts(begun) if begun else None
         parts = [(batch.cache, r, start) for batch, r, start in zip(batches, chosen, starts, strict=True)]
         result.cache = joined(parts, columns)
         result.mask = None if bool(whole.all()) else whole

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -119,10 +119,17 @@ class Flow:
         most = min(self.most, max(1, ANSWERS // n))
         if self._token_bytes is None or not tasks:
             return most
-        longest = max(len(task.row.ids) + task.limit for task in tasks)
-        held = len(batch) * batch.cache.get_seq_length() * self._token_bytes if batch is not None else 0
+        pictures = Counter(id(task.row.picture) for task in tasks)
+
+        def tokens(task: Task) -> float:
+            """Columns that a prompt needs, with its part of the picture."""
+            image = task.row.picture.tokens if self.decoder.shares and task.row.picture is not None else 0
+            own = len(task.row.ids) - image + task.limit
+            return n * own + image / pictures[id(task.row.picture)]
+
+        held = batch.tokens * self._token_bytes if batch is not None else 0
         free = SHARE * (available_bytes(self.decoder.model.device) + held)
-        return max(1, min(most, int(free / (self._token_bytes * longest * n))))
+        return max(1, min(most, int(free / (self._token_bytes * max(map(tokens, tasks))))))
 
     def _let_in_fewer(self, most: int) -> None:
         if self._grown:  # too soon

@@ -73,7 +73,7 @@ def _from_nucleus(
     chosen = tokens.gather(-1, best)[:, 0]
     short = mass[:, -1] < top_p
     if count < log_probs.shape[-1] and bool(short.any()):
-        chosen[short] = _from_nucleus(log_probs[short], keys[short], steps[short], top_p, 16 * count)
+        chosen[short] = _from_nucleus(log_probs[short], keys[short], steps[short], top_p, 32 * count)
     return chosen
 
 

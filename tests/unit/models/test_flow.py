@@ -202,7 +202,7 @@ def test_free_memory_says_how_many_prompts_run_at_once(
     def watched(batch: Batch, sampling: Sampling) -> dict[tuple[int, int], Any]:
         sizes.append(len(batch))
         found = step(batch, sampling)
-        held[0] = len(batch) * batch.cache.get_seq_length() if batch.going_on else 0
+        held[0] = batch.tokens if batch.going_on else 0
         return found
 
     monkeypatch.setattr(stream(fast).decoder, "step", watched)
@@ -212,8 +212,11 @@ def test_free_memory_says_how_many_prompts_run_at_once(
     width = text.hidden_size // text.num_attention_heads * text.num_key_value_heads
     assert token == 4 * 2 * text.num_hidden_layers * width
     assert sizes[0] == 4 * DRAWN.n
-    longest = max(len(describer.row(q).ids) for q in queries) + DRAWN.max_new_tokens
-    total = 7 * DRAWN.n * longest * token / flow.SHARE
+    rows = [describer.row(q) for q in queries]
+    image = rows[0].picture.tokens  # type: ignore[union-attr]
+    # the picture's tokens are kept once for the answers to its four prompts
+    own = max(len(row.ids) for row in rows) - image + DRAWN.max_new_tokens
+    total = 7 * (DRAWN.n * own + image / 4) * token / flow.SHARE
 
     def free(device: torch.device) -> int:
         return int(total - held[0] * token) + 1
@@ -222,7 +225,8 @@ def test_free_memory_says_how_many_prompts_run_at_once(
     monkeypatch.setattr(flow, "available_bytes", free)
     found = fast.answer(queries, DRAWN)
     assert not [a for answers in found for a in answers if a.failed]
-    assert max(sizes) == 7 * DRAWN.n
+    # a picture of which some prompts have gone is shared by fewer
+    assert 6 * DRAWN.n <= max(sizes) <= 7 * DRAWN.n
 
 
 def test_pictures_of_about_the_same_length_are_read_together() -> None:
