@@ -31,6 +31,7 @@ class Starts:
     values: list[torch.Tensor]
     seen: torch.Tensor  # (G, P): False where a start is padded
     groups: list[int]
+    padded: bool = field(init=False)
     _slots: torch.Tensor = field(init=False)  # (G, R): rows of each group, the last one repeated
     _places: torch.Tensor | None = field(init=False)  # (B,): where each row stands in them; None: in order
 
@@ -48,6 +49,7 @@ class Starts:
         self._places = None if in_order else torch.tensor(places, device=device)
         padded = [(rows + [rows[-1] if rows else 0] * most)[:most] for rows in members]
         self._slots = torch.tensor(padded, device=device)
+        self.padded = not bool(self.seen.all())
 
     @property
     def tokens(self) -> int:
@@ -159,7 +161,8 @@ def attend(
         own = by_head.masked_fill(~attention_mask[..., None, :, :], -torch.inf).reshape(own.shape)
     keys, values = starts.keys[module.layer_idx], starts.values[module.layer_idx]
     before = starts.by_group(q) @ keys.transpose(-1, -2)
-    before = before.masked_fill(~starts.seen.to(before.device)[:, None, None], -torch.inf)
+    if starts.padded:
+        before = before.masked_fill(~starts.seen.to(before.device)[:, None, None], -torch.inf)
     scores = torch.cat([starts.by_row(before, each), own], dim=-1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     columns = keys.shape[2]
