@@ -1,5 +1,5 @@
-"""The three Protocols through which models come in. The adapters behind them live in `spr.models`; anything
-with these methods will do.
+"""The Protocols through which models come in: three, and one for those that look ahead. The adapters behind
+them live in `spr.models`; anything with these methods will do.
 
 Every method takes and returns plain records; images are named by fsspec path and loaded by the adapter
 through `spr.data.images`.
@@ -7,8 +7,8 @@ through `spr.data.images`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,4 +46,15 @@ class Detector(Protocol):
 
     def detect(self, image: str, phrases: Sequence[str]) -> list[list[Detection]]:
         """What it finds for each phrase, best first, in original pixels. One list per phrase, in order."""
+        ...
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A scorer or a detector that wants to know what it will be asked, to have it ready."""
+
+    def expect(self, asked: Mapping[str, Sequence[Any]]) -> None:
+        """Images in the order in which they will come, each with its regions (scorer) or phrases
+        (detector).
+        """
         ...

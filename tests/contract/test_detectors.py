@@ -13,6 +13,7 @@ import torch
 
 from spr.models.detector import OpenVocabularyDetector
 from spr.models.loading import load_processor
+from spr.types import Checkpoint
 from tests.contract import towers
 from tests.contract.towers import DETECTORS
 from tests.unit.models.conftest import load_noise
@@ -23,16 +24,18 @@ detectors = pytest.mark.parametrize("name", DETECTORS)
 
 
 @pytest.fixture(scope="module")
-def load(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str], tuple[OpenVocabularyDetector, Any, Any]]:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    root = tmp_path_factory.mktemp("detectors")
+    return lambda name: str(towers.build(name, root))
+
+
+@pytest.fixture(scope="module")
+def load(checkpoint: Callable[[str], str]) -> Callable[[str], tuple[OpenVocabularyDetector, Any, Any]]:
     """Our detector, and the official model and processor loaded a second time."""
     import transformers
 
-    root = tmp_path_factory.mktemp("detectors")
-
     def pair(name: str) -> tuple[OpenVocabularyDetector, Any, Any]:
-        folder = str(towers.build(name, root))
+        folder = checkpoint(name)
         model = transformers.AutoModelForZeroShotObjectDetection.from_pretrained(
             folder, dtype=torch.float32
         ).eval()
@@ -141,3 +144,53 @@ def test_a_phrase_of_signs_alone_finds_nothing(
 ) -> None:
     detector, *_ = load("grounding_dino")
     assert detector.detect("1@90x60", ["..."]) == [[]]
+
+
+@detectors
+def test_images_that_run_together_are_what_they_are_alone(
+    load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]],
+    checkpoint: Callable[[str], str],
+    name: str,
+) -> None:
+    """`throughput`, and what was expected in `per_item`: images of two shapes, phrases of several lengths, a
+    file that is missing.
+    """
+    alone = load(name)[0]
+    asked = {
+        "1@90x60": PHRASES,
+        "2@50x80": [*PHRASES[:2], "a pig in front of a small house"],
+        "missing": PHRASES[:1],
+        "3@90x60": PHRASES[1:],
+        "4@90x60": ["a dog", "..."],
+    }
+    for batching, batch in (("throughput", None), ("throughput", 3), ("per_item", None)):
+        detector = OpenVocabularyDetector(
+            checkpoint(name), load_noise, threshold=0.0, batch=batch, batching=batching
+        )
+        detector.expect(asked)
+        for image, phrases in asked.items():
+            if image == "missing":
+                with pytest.raises(FileNotFoundError):
+                    detector.detect(image, phrases)
+                continue
+            for found, expected in zip(
+                detector.detect(image, phrases), alone.detect(image, phrases), strict=True
+            ):
+                assert [d.score for d in found] == pytest.approx([d.score for d in expected], abs=1e-5)
+                assert {d.phrase for d in found} == {d.phrase for d in expected}
+
+
+@detectors
+def test_the_type_of_the_weights_is_a_setting(
+    load: Callable[[str], tuple[OpenVocabularyDetector, Any, Any]],
+    checkpoint: Callable[[str], str],
+    name: str,
+) -> None:
+    coarse = OpenVocabularyDetector(
+        Checkpoint(checkpoint(name), dtype="bfloat16"), load_image=load_noise, threshold=0.0
+    )
+    assert next(coarse.engine.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    for found, expected in zip(
+        coarse.detect("1@90x60", PHRASES), load(name)[0].detect("1@90x60", PHRASES), strict=True
+    ):
+        assert found[0].score == pytest.approx(expected[0].score, abs=0.05)

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from spr.models.clip import DualEncoderScorer
-from spr.models.loading import save_checkpoint
+from spr.models.loading import precision, save_checkpoint
 from spr.models.pictures import crop
 from spr.models.towers import patches_inside
-from spr.types import Box
+from spr.types import Box, Checkpoint
 from tests.contract import towers
 from tests.contract.towers import SCORERS
 from tests.unit.models.conftest import load_noise
@@ -30,11 +30,14 @@ scorers = pytest.mark.parametrize("name", SCORERS)
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DualEncoderScorer]:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     root = tmp_path_factory.mktemp("towers")
-    return functools.cache(
-        lambda name: DualEncoderScorer(str(towers.build(name, root)), load_image=load_noise)
-    )
+    return lambda name: str(towers.build(name, root))
+
+
+@pytest.fixture(scope="module")
+def load(checkpoint: Callable[[str], str]) -> Callable[[str], DualEncoderScorer]:
+    return functools.cache(lambda name: DualEncoderScorer(checkpoint(name), load_image=load_noise))
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
@@ -80,7 +83,8 @@ def test_a_region_looks_only_at_its_patches(load: Callable[[str], DualEncoderSco
     must.
     """
     scorer = load(name)
-    _, states, centres = scorer._states(IMAGE)
+    seen = scorer._look(IMAGE)
+    states, centres = seen.states, seen.centres
     inside = torch.from_numpy(patches_inside(centres, REGIONS[1]))[None]
     # the class token stands before the patches
     first = int(states.shape[1] - inside.shape[1]) if "siglip" not in name else 0
@@ -104,6 +108,60 @@ def test_one_full_pass_serves_all_regions_and_calls(
     scorer.regions(IMAGE, REGIONS[:1])
     hook.remove()
     assert len(passes) == 1
+
+
+@scorers
+def test_images_that_run_together_are_what_they_are_alone(
+    load: Callable[[str], DualEncoderScorer], checkpoint: Callable[[str], str], name: str
+) -> None:
+    """`throughput`, and what was expected in `per_item`: images of several shapes, a file that is missing."""
+    alone = load(name)
+    asked = {
+        "1@90x60": REGIONS,
+        "2@50x80": [(0.0, 0.0, 30.0, 70.0)],
+        "missing": REGIONS[:1],
+        "3@90x60": REGIONS[1:],
+    }
+    pairs = [(0, 0), (0, 2), (0, 1)]
+    for batching, batch in (("throughput", 32), ("throughput", 3), ("per_item", 32)):
+        scorer = DualEncoderScorer(checkpoint(name), load_noise, batch=batch, batching=batching)
+        scorer.expect(asked)
+        passes: list[int] = []
+        hook = scorer.model.vision_model.register_forward_hook(
+            lambda *_, passes=passes: passes.append(1)  # type: ignore[misc]
+        )
+        for image, regions in asked.items():
+            if image == "missing":
+                with pytest.raises(FileNotFoundError):
+                    scorer.similarities(image, regions, TEXTS, pairs)
+                continue
+            found = scorer.similarities(image, regions, TEXTS, pairs)
+            expected = alone.similarities(image, regions, TEXTS, pairs)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        hook.remove()
+        if (batching, batch) == ("throughput", 32):
+            assert len(passes) <= 3  # the images, of one shape or two; all crops
+
+
+@scorers
+def test_the_type_of_the_weights_is_a_setting(
+    load: Callable[[str], DualEncoderScorer], checkpoint: Callable[[str], str], name: str
+) -> None:
+    coarse = DualEncoderScorer(Checkpoint(checkpoint(name), dtype="bfloat16"), load_image=load_noise)
+    assert coarse.model.dtype == torch.bfloat16
+    pairs = [(r, t) for r in range(len(REGIONS)) for t in range(len(TEXTS))]
+    found = coarse.similarities(IMAGE, REGIONS, TEXTS, pairs)
+    np.testing.assert_allclose(found, load(name).similarities(IMAGE, REGIONS, TEXTS, pairs), atol=0.05)
+
+
+def test_products_are_coarser_only_where_that_is_said() -> None:
+    before = torch.get_float32_matmul_precision()
+    with precision("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        with precision("float32"):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before
 
 
 def two_colour_clip(folder: Path) -> str:

@@ -5,13 +5,23 @@ processors.
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from spr.errors import ConfigError, unknown_name
+
+BATCHINGS = ("per_item", "throughput")
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+def together(where: str, batching: str, count: int) -> int:
+    """How many pictures that are expected run at once. Raises ConfigError for another batching."""
+    if batching not in BATCHINGS:
+        raise ConfigError(f"{where}.batching: " + unknown_name("batching", batching, BATCHINGS))
+    return count if batching == "throughput" else 1
 
 
 class Ahead(Generic[In, Out]):
@@ -55,3 +65,54 @@ class Ahead(Generic[In, Out]):
     def close(self) -> None:
         """Begin nothing more, and wait for what is being done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Expected(Generic[Out]):
+    """Work on what will be asked for, in about this order: `expect` names it, `get` gives it.
+
+    At most `depth` are begun before they are asked for. What is passed over is forgotten; what was not
+    expected is done when it is asked for.
+    """
+
+    def __init__(self, work: Callable[[Any], Out], threads: int = 1, depth: int = 2) -> None:
+        self._work, self._threads, self._depth = work, threads, depth
+        self._pool: ThreadPoolExecutor | None = None
+        self._waiting: OrderedDict[str, Any] = OrderedDict()
+        self._begun: OrderedDict[str, Future[Out]] = OrderedDict()
+
+    def expect(self, items: Mapping[str, Any]) -> None:
+        """From now on: what will be asked for, by name, and what `work` is given for it."""
+        self.forget()
+        self._waiting.update(items)
+        self._fill()
+
+    def forget(self) -> None:
+        """Expect nothing."""
+        for result in self._begun.values():
+            result.cancel()
+        self._begun.clear()
+        self._waiting.clear()
+
+    def get(self, name: str, item: Any) -> Out:
+        """The result for a name; raises what `work` raises. `item` is what `work` is given otherwise."""
+        if name not in self._begun and name not in self._waiting:
+            return self._work(item)
+        while name not in self._begun or next(iter(self._begun)) != name:
+            if self._begun:
+                self._begun.popitem(last=False)[1].cancel()
+            self._fill()
+        result = self._begun.pop(name)
+        self._fill()
+        return result.result()
+
+    def following(self, count: int) -> list[str]:
+        """The names of the next ones that will be asked for, at most `count`."""
+        return list(itertools.islice(itertools.chain(self._begun, self._waiting), count))
+
+    def _fill(self) -> None:
+        if self._pool is None and self._waiting:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="expected")
+        while self._waiting and len(self._begun) < self._depth:
+            assert self._pool is not None
+            name, item = self._waiting.popitem(last=False)
+            self._begun[name] = self._pool.submit(self._work, item)

@@ -33,6 +33,7 @@ hf_logging: Any = transformers.utils.logging  # some of its functions have no ty
 auto_processor: Any = AutoProcessor
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
+    "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float64": torch.float64,
@@ -44,6 +45,17 @@ def dtype_named(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError("model.dtype: " + unknown_name("dtype", name, DTYPES))
     return DTYPES[name]
+
+
+@contextlib.contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """Within: products of float32 are in TF32 where `dtype` says so and the device can, else exact."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def read_config(checkpoint: Checkpoint) -> Any:

@@ -14,8 +14,17 @@ from typing import Any
 import torch
 from PIL import Image
 
+from spr.models.memory import in_halves
 from spr.models.windows import embed_in_windows, sentence_windows, unit
 from spr.types import Detection
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """values (1, 3, H, W) of an image, and its original size (width, height)."""
+
+    values: torch.Tensor
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +38,36 @@ class PreparedImage:
 class OwlEngine:
     """OWLv2 or OWL-ViT with its processor."""
 
+    batch = 64  # ours: phrases per forward
+
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.inner = model.owlv2 if model.config.model_type == "owlv2" else model.owlvit
         self.square = model.config.model_type == "owlv2"
         self.length = int(model.config.text_config.max_position_embeddings)
 
-    def prepare(self, image: Image.Image) -> PreparedImage:
-        """The image's features and all boxes."""
-        pixels = self.processor.image_processor(images=image.convert("RGB"), return_tensors="pt")[
-            "pixel_values"
-        ]
-        grid, _ = self.model.image_embedder(pixel_values=pixels.to(self.model.device))
-        features = grid.flatten(1, 2)
-        cx, cy, w, h = self.model.box_predictor(features, grid)[0].unbind(-1)
-        corners = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
-        size = (max(image.size),) * 2 if self.square else image.size
-        return PreparedImage(features, corners * torch.tensor([*size, *size], device=corners.device))
+    def pixels(self, image: Image.Image) -> Pixels:
+        """What the processor makes of an image."""
+        pixels = self.processor.image_processor(images=image.convert("RGB"), return_tensors="pt")
+        return Pixels(pixels["pixel_values"], image.size)
 
-    def _embed(self, texts: list[str]) -> torch.Tensor:
+    def prepare(self, images: Sequence[Pixels]) -> list[PreparedImage]:
+        """The features and all boxes of images, in one pass."""
+        pixels = torch.cat([image.values for image in images]).to(self.model.device, self.model.dtype)
+        grid, _ = self.model.image_embedder(pixel_values=pixels)
+        features = grid.flatten(1, 2)
+        cx, cy, w, h = self.model.box_predictor(features, grid).float().unbind(-1)
+        corners = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
+        found = []
+        for k, image in enumerate(images):
+            size = (max(image.size),) * 2 if self.square else image.size
+            boxes = corners[k] * torch.tensor([*size, *size], device=corners.device)
+            found.append(PreparedImage(features[k : k + 1], boxes))
+        return found
+
+    def _embed(self, texts: Sequence[str]) -> torch.Tensor:
         batch = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         ).to(self.model.device)
         return unit(
             self.inner.get_text_features(
@@ -64,17 +82,30 @@ class OwlEngine:
         )
 
     def find(
-        self, prepared: PreparedImage, phrases: Sequence[str], threshold: float
+        self, asked: Sequence[tuple[PreparedImage, str]], threshold: float, batch: int
     ) -> list[list[Detection]]:
-        """Per phrase every patch whose score (sigmoid) is above `threshold`, best first."""
-        queries = embed_in_windows([self._windows(p) for p in phrases], self._embed)
-        known = torch.ones(1, len(phrases), dtype=torch.bool, device=queries.device)
-        logits, _ = self.model.class_predictor(prepared.features, queries[None], known)
-        scores = torch.sigmoid(logits[0]).T
-        return [
-            self._of_phrase(prepared.boxes, row, phrase, threshold)
-            for row, phrase in zip(scores, phrases, strict=True)
-        ]
+        """For each image with a phrase every patch whose score (sigmoid) is above `threshold`, best first. At
+        most `batch` phrases are read at once.
+        """
+        phrases = list(dict.fromkeys(phrase for _, phrase in asked))
+
+        def embed(windows: list[str]) -> torch.Tensor:
+            return torch.stack(in_halves(lambda part: list(self._embed(part)), windows, batch)[0])
+
+        queries = embed_in_windows([self._windows(p) for p in phrases], embed).to(self.model.dtype)
+        place = {phrase: k for k, phrase in enumerate(phrases)}
+        by_image: dict[int, list[int]] = {}
+        for k, (image, _) in enumerate(asked):
+            by_image.setdefault(id(image), []).append(k)
+        found: list[list[Detection]] = [[] for _ in asked]
+        for numbers in by_image.values():
+            image = asked[numbers[0]][0]
+            mine = queries[[place[asked[k][1]] for k in numbers]]
+            known = torch.ones(1, len(mine), dtype=torch.bool, device=mine.device)
+            logits, _ = self.model.class_predictor(image.features, mine[None], known)
+            for k, scores in zip(numbers, torch.sigmoid(logits[0].float()).T, strict=True):
+                found[k] = self._of_phrase(image.boxes, scores, asked[k][1], threshold)
+        return found
 
     def _of_phrase(
         self, boxes: torch.Tensor, scores: torch.Tensor, phrase: str, threshold: float

@@ -21,8 +21,9 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import median, pstdev
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,7 +31,7 @@ from numpy.typing import ArrayLike
 from spr.boxes import Boxes, as_boxes, inside, iou_matrix, nms, sanitize
 from spr.dialects import Dialect
 from spr.errors import ConfigError, DataError, why_no_picture
-from spr.ports import Detector, ImageTextScorer
+from spr.ports import Detector, ImageTextScorer, LooksAhead
 from spr.ranges import Range, Share, check_ranges
 from spr.stages.pairing import Unmatched, refine
 from spr.types import (
@@ -227,26 +228,114 @@ def _asking() -> Iterator[None]:
         raise _NoScoreError(why_no_picture(e)) from e
 
 
-def _detections(
-    image: str, phrases: Sequence[str], detector: Detector | None, config: ScoreConfig
-) -> dict[str, list[Detection]]:
-    if detector is None or config.detector_side == "none" or not phrases:
-        return {}
-    found = detector.detect(image, phrases)
-    if not all(math.isfinite(x) for ds in found for d in ds for x in (*d.box, d.score)):
-        raise _NoScoreError("detector_not_a_number")
-    return {p.casefold(): detections for p, detections in zip(phrases, found, strict=True)}
+@dataclass(slots=True)
+class _Work:
+    """A region on the way to its rows. `failed`: why its candidates cannot be scored."""
+
+    region: Region
+    candidates: Sequence[Description]
+    texts: Sequence[GroundedText]
+    phrases: Sequence[str]
+    references: Sequence[References] = ()
+    refined: Sequence[GroundedText] = ()
+    failed: str | None = None
+
+    @classmethod
+    def of(cls, region: Region, candidates: Sequence[Description], dialect: Dialect) -> _Work:
+        """The region with what its candidates say."""
+        texts = [dialect.parse(c.text, region.frame) for c in candidates]
+        return cls(region, candidates, texts, phrases_of(texts))
 
 
-def _cosines(
-    region: Region, texts: Sequence[GroundedText], scorer: ImageTextScorer | None
-) -> Mapping[str, tuple[float, float]]:
-    """Cosines by plain text; each distinct text is encoded once."""
-    plain = list(dict.fromkeys(g.plain for g in texts if g.plain.strip()))
-    if scorer is None or not plain:
-        return {}
-    crop, local = scorer.similarities(region.image, [region.box], plain, [(0, t) for t in range(len(plain))])
-    return {p: (float(c), float(s)) for p, c, s in zip(plain, crop, local, strict=True)}
+def _phrases(works: Sequence[_Work]) -> list[str]:
+    """The distinct phrases about an image, without regard to case."""
+    seen: dict[str, str] = {}
+    for work in works:
+        for phrase in work.phrases:
+            seen.setdefault(phrase.casefold(), phrase)
+    return list(seen.values())
+
+
+def _refine(works: Sequence[_Work], dialect: Dialect, detector: Detector | None, config: ScoreConfig) -> None:
+    """References and refinements of the regions of one image. Each phrase is asked once."""
+    phrases = _phrases(works) if detector is not None and config.detector_side != "none" else []
+    found: dict[str, list[Detection]] = {}
+    if detector is not None and phrases:
+        try:
+            with _asking():
+                asked = detector.detect(works[0].region.image, phrases)
+            found = {p.casefold(): detections for p, detections in zip(phrases, asked, strict=True)}
+        except _NoScoreError as e:
+            for work in works:
+                work.failed = str(e) if work.phrases else None
+    for work in works:
+        mine = [d for p in work.phrases for d in found.get(p.casefold(), [])]
+        if not all(math.isfinite(x) for d in mine for x in (*d.box, d.score)):
+            work.failed = "detector_not_a_number"
+        if work.failed is None:
+            _refine_region(work, found, dialect, config)
+
+
+def _refine_region(
+    work: _Work, found: Mapping[str, Sequence[Detection]], dialect: Dialect, config: ScoreConfig
+) -> None:
+    def references(g: GroundedText) -> References:
+        phrases = phrases_of([g]) if config.g_scope == "candidate" else work.phrases
+        return references_of(work.region, [d for p in phrases for d in found.get(p.casefold(), [])], config)
+
+    work.references = [references(g) for g in work.texts]
+    work.refined = [
+        refine(g, r.boxes, dialect, work.region.frame, config.iou_threshold, config.unmatched)
+        for g, r in zip(work.texts, work.references, strict=True)
+    ]
+
+
+def _cosines(works: Sequence[_Work], scorer: ImageTextScorer | None) -> list[dict[str, tuple[float, float]]]:
+    """Per region of one image the cosines by plain text; each distinct text is encoded once."""
+    plain = [
+        list(dict.fromkeys(g.plain for g in (*w.texts, *w.refined) if g.plain.strip() and w.failed is None))
+        for w in works
+    ]
+    texts = list(dict.fromkeys(text for said in plain for text in said))
+    if scorer is None or not texts:
+        return [{} for _ in works]
+    asked = [k for k, said in enumerate(plain) if said]
+    place = {text: i for i, text in enumerate(texts)}
+    pairs = [(r, place[text]) for r, k in enumerate(asked) for text in plain[k]]
+    try:
+        with _asking():
+            regions = [works[k].region.box for k in asked]
+            crop, local = scorer.similarities(works[0].region.image, regions, texts, pairs)
+    except _NoScoreError as e:
+        for k in asked:
+            works[k].failed = str(e)
+        return [{} for _ in works]
+    cosines = iter(zip(crop.tolist(), local.tolist(), strict=True))
+    return [{text: next(cosines) for text in said} for said in plain]
+
+
+def _rows(
+    work: _Work, cosines: Mapping[str, tuple[float, float]], config: ScoreConfig
+) -> Iterator[ScoredCandidate]:
+    none = Score(None, None, None, None, None, work.failed)
+    nothing = References((), (), ())
+    failed = work.failed is not None
+    for k, (c, g) in enumerate(zip(work.candidates, work.texts, strict=True)):
+        better, r = (g, nothing) if failed else (work.refined[k], work.references[k])
+        yield ScoredCandidate(
+            candidate_id=c.candidate_id,
+            region_id=work.region.region_id,
+            index=c.index,
+            text=g.text,
+            score=none if failed else score_text(g, r, cosines.get(g.plain), config),
+            boxes=len(predicted_boxes(g)),
+            refined_text=better.text,
+            refined_score=none if failed else score_text(better, r, cosines.get(better.plain), config),
+            refined_boxes=len(predicted_boxes(better)),
+            reference=r.boxes,
+            reference_annotated=len(r.annotated),
+            problems=tuple(p.kind for p in g.problems),
+        )
 
 
 def score_region(
@@ -260,73 +349,24 @@ def score_region(
     """Scores of all candidates of one region and of their refinements; all unscored when its picture cannot
     be had, or not be shown to a model.
     """
-    texts = [dialect.parse(c.text, region.frame) for c in candidates]
-    try:
-        return _scored(region, candidates, texts, dialect, scorer, detector, config)
-    except _NoScoreError as e:
-        none = Score(None, None, None, None, None, str(e))
-        return [
-            ScoredCandidate(
-                candidate_id=c.candidate_id,
-                region_id=region.region_id,
-                index=c.index,
-                text=g.text,
-                score=none,
-                boxes=len(predicted_boxes(g)),
-                refined_text=g.text,
-                refined_score=none,
-                refined_boxes=len(predicted_boxes(g)),
-                reference=(),
-                reference_annotated=0,
-                problems=tuple(p.kind for p in g.problems),
-            )
-            for c, g in zip(candidates, texts, strict=True)
-        ]
+    return _score_image([_Work.of(region, candidates, dialect)], dialect, scorer, detector, config)
 
 
-def _scored(
-    region: Region,
-    candidates: Sequence[Description],
-    texts: Sequence[GroundedText],
+def _score_image(
+    works: Sequence[_Work],
     dialect: Dialect,
     scorer: ImageTextScorer | None,
     detector: Detector | None,
     config: ScoreConfig,
 ) -> list[ScoredCandidate]:
-    frame = region.frame
-    with _asking():
-        found = _detections(region.image, phrases_of(texts), detector, config)
+    _refine(works, dialect, detector, config)
+    found = _cosines(works, scorer)
+    return [row for work, cosines in zip(works, found, strict=True) for row in _rows(work, cosines, config)]
 
-    def references(g: GroundedText) -> References:
-        phrases = phrases_of([g]) if config.g_scope == "candidate" else phrases_of(texts)
-        return references_of(region, [d for p in phrases for d in found.get(p.casefold(), [])], config)
 
-    per_text = [references(g) for g in texts]
-    refined = [
-        refine(g, r.boxes, dialect, frame, config.iou_threshold, config.unmatched)
-        for g, r in zip(texts, per_text, strict=True)
-    ]
-    with _asking():
-        cosines = _cosines(region, [*texts, *refined], scorer)
-    rows = []
-    for c, g, better, r in zip(candidates, texts, refined, per_text, strict=True):
-        rows.append(
-            ScoredCandidate(
-                candidate_id=c.candidate_id,
-                region_id=region.region_id,
-                index=c.index,
-                text=g.text,
-                score=score_text(g, r, cosines.get(g.plain), config),
-                boxes=len(predicted_boxes(g)),
-                refined_text=better.text,
-                refined_score=score_text(better, r, cosines.get(better.plain), config),
-                refined_boxes=len(predicted_boxes(better)),
-                reference=r.boxes,
-                reference_annotated=len(r.annotated),
-                problems=tuple(p.kind for p in g.problems),
-            )
-        )
-    return rows
+def _expect(model: object, asked: Mapping[str, Sequence[Any]]) -> None:
+    if isinstance(model, LooksAhead):
+        model.expect(asked)
 
 
 def score(
@@ -336,14 +376,15 @@ def score(
     detector: Detector | None,
     config: ScoreConfig,
 ) -> tuple[list[ScoredCandidate], list[Dropped]]:
-    """Scores of some regions' candidates; an unscored one is also listed as dropped, under its reason (its
-    row stays).
+    """Scores of some regions' candidates, those of an image together; an unscored one is also listed as
+    dropped, under its reason (its row stays).
     """
-    rows = [
-        row
-        for region, candidates in items
-        for row in score_region(region, candidates, dialect, scorer, detector, config)
-    ]
+    works = [_Work.of(region, candidates, dialect) for region, candidates in items]
+    images = [list(same) for _, same in groupby(works, key=lambda work: work.region.image)]
+    if config.detector_side != "none":
+        _expect(detector, {same[0].region.image: asked for same in images if (asked := _phrases(same))})
+    _expect(scorer, {same[0].region.image: [work.region.box for work in same] for same in images})
+    rows = [row for same in images for row in _score_image(same, dialect, scorer, detector, config)]
     unscored = [(r.candidate_id, r.score.unscored) for r in rows if r.score.unscored is not None]
     return rows, [Dropped(name, *why.split(": ", 1)) for name, why in unscored]
 

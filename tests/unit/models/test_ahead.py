@@ -1,4 +1,4 @@
-"""Results come in the order of the items, and no more is begun than was said."""
+"""Results come in the order of the items, or by their names, and no more is begun than was said."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from spr.models.ahead import Ahead
+from spr.errors import ConfigError
+from spr.models.ahead import Ahead, Expected, together
 
 
 def test_results_come_in_order_whatever_ends_first() -> None:
@@ -47,3 +48,54 @@ def test_what_goes_wrong_is_raised_where_it_is_asked_for() -> None:
         with pytest.raises(ZeroDivisionError):
             next(results)
         assert next(results) == 1
+
+
+def test_what_is_expected_is_begun_before_it_is_asked_for() -> None:
+    begun: list[str] = []
+    second = threading.Event()
+
+    def work(name: str) -> str:
+        begun.append(name)
+        if len(begun) == 2:
+            second.set()
+        return name.upper()
+
+    expected = Expected(work, threads=1, depth=2)
+    expected.expect({name: name for name in "abcde"})
+    assert second.wait(10)
+    assert begun == ["a", "b"]
+    assert expected.following(3) == ["a", "b", "c"]
+    assert expected.get("a", "a") == "A"
+    assert expected.get("d", "d") == "D"  # b and c are passed over
+    assert expected.following(3) == ["e"]
+    assert expected.get("a", "a") == "A"  # not expected any more: done now
+    assert expected.get("e", "e") == "E"
+    assert expected.following(3) == []
+
+
+def test_expecting_other_things_forgets_the_old_ones() -> None:
+    expected = Expected(str.upper, threads=2, depth=4)
+    expected.expect({"a": "a", "b": "b"})
+    expected.expect({"c": "c"})
+    assert expected.following(9) == ["c"]
+    assert [expected.get(name, name) for name in "cab"] == ["C", "A", "B"]
+
+
+def test_what_goes_wrong_with_an_expected_thing_is_its_own() -> None:
+    def work(name: str) -> str:
+        if name == "b":
+            raise OSError("gone")
+        return name
+
+    expected = Expected(work, threads=2, depth=3)
+    expected.expect({name: name for name in "abc"})
+    assert expected.get("a", "a") == "a"
+    with pytest.raises(OSError, match="gone"):
+        expected.get("b", "b")
+    assert expected.get("c", "c") == "c"
+
+
+def test_how_many_run_together() -> None:
+    assert (together("detector", "per_item", 8), together("detector", "throughput", 8)) == (1, 8)
+    with pytest.raises(ConfigError, match=r"^detector\.batching: unknown batching 'fast'"):
+        together("detector", "fast", 8)

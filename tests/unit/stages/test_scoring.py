@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -279,11 +280,12 @@ class _Fails:
 def test_a_picture_that_a_model_cannot_have_leaves_its_candidates_unscored(
     which: str, error: Exception, reason: str
 ) -> None:
-    """It ended the stage. The next region is scored as ever."""
+    """It ended the stage. The next picture is scored as ever."""
     sick, well = _Fails(error), _Fails(error)
     well.asked = 1
     texts = ["a cat [0, 0, 100, 100].", "a cat [0, 0, 90, 100]."]
-    items = [(_region(A), [_candidate(k, t) for k, t in enumerate(texts)])] * 2
+    candidates = [_candidate(k, t) for k, t in enumerate(texts)]
+    items = [(_region(A), candidates), (replace(_region(A), image="other.jpg"), candidates)]
     scorer, detector = (sick, well) if which == "scorer" else (well, sick)
     rows, dropped = score(items, FERRET, scorer, detector, ScoreConfig())
     assert [row.score.total is None for row in rows] == [True, True, False, False]
