@@ -87,7 +87,8 @@ def test_what_cannot_work_is_refused(name: str) -> None:
                 "benchmarks": [{"name": "b", "protocol": "rec", "format": "mdetr", "path": "p", **inner}]
             }
         elif section:
-            data[section] = {**data.get(section, {}), **inner}
+            needed = {"folder": "f"} if section in ("semantic", "detector") else {}
+            data[section] = {**needed, **data.get(section, {}), **inner}
         else:
             data |= inner
         with pytest.raises(ConfigError, match=rf"{key.replace('lam', 'lam(bda)?')}: found"):

@@ -143,7 +143,7 @@ class DualEncoderScorer:
     def _embed_crops(self, crops: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
         return list(unit(self.model.get_image_features(**self._placed(crops)).pooler_output.float()))
 
-    def _states_of(self, images: Sequence[_Ready]) -> list[torch.Tensor]:
+    def _states_of(self, images: Sequence[_Ready]) -> list[torch.Tensor | MemoryError]:
         states = self.tower.states(self._placed([image.whole for image in images]))
         return [states[k : k + 1] for k in range(len(images))]
 
@@ -174,15 +174,13 @@ class DualEncoderScorer:
             except (OSError, DataError, ValueError) as e:
                 self._seen[name] = e
         for names in _alike(ready):
-            alone: Any = lambda _, e: e  # noqa: E731
-            found = in_halves(self._states_of, [ready[n] for n in names], self._together, alone)[0]
-            for name, states in zip(names, found, strict=True):
-                image_ready = ready[name]
-                self._seen[name] = (
-                    states
-                    if isinstance(states, MemoryError)
-                    else _Seen(image_ready.picture, states, image_ready.centres)
-                )
+            images = [ready[name] for name in names]
+            found = in_halves(self._states_of, images, self._together, lambda _, e: e)[0]
+            for name, one, states in zip(names, images, found, strict=True):
+                if isinstance(states, MemoryError):
+                    self._seen[name] = states
+                else:
+                    self._seen[name] = _Seen(one.picture, states, one.centres)
         crops = [(name, region, part) for name in ready for region, part in ready[name].crops.items()]
         embedded = in_halves(self._embed_crops, [part for _, _, part in crops], self.batch)[0]
         for (name, region, _), embedding in zip(crops, embedded, strict=True):
