@@ -210,7 +210,7 @@ def test_what_is_ignored_from_the_start_stays_ignored() -> None:
 def in_ones(world: dict[str, SplitFiles], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nobody stopped, in shards of one item."""
     path = config_of(world, tmp_path_factory.mktemp("ones") / "whole")
-    spr("run", str(path), "--until", "pair", "--set", "runtime.shard_size=1")
+    spr("run", str(path), "--until", "describe", "--set", "runtime.shard_size=1")
     return Run(str(path.with_suffix("")))
 
 
@@ -226,7 +226,7 @@ def test_a_stop_says_how_to_go_on(
     had begun, one ends: the files are those of one.
     """
     path = config_of(world, tmp_path / "run")
-    more = ["--until", "pair", "--set", f"runtime.workers={workers}", "--set", "runtime.shard_size=1"]
+    more = ["--until", "describe", "--set", f"runtime.workers={workers}", "--set", "runtime.shard_size=1"]
     words, env = command("run", str(path), *more)
     process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     end = time.monotonic() + 60
@@ -237,7 +237,7 @@ def test_a_stop_says_how_to_go_on(
     assert process.returncode == 128 + number
     assert said.splitlines()[-1] == f"spr: stopped by {number.name}; the same command goes on"
     assert "Traceback" not in said
-    spr("run", str(path), "--until", "pair", "--set", "runtime.shard_size=1")
+    spr("run", str(path), "--until", "describe", "--set", "runtime.shard_size=1")
     assert shards_of(Run(str(tmp_path / "run"))) == shards_of(in_ones) != {}
 
 

@@ -50,6 +50,7 @@ def device_named(name: str, where: str = "device") -> str:
     seat. Raises ConfigError for one that this machine does not have.
     """
     here = devices()
+    name = "cpu" if name.startswith("cpu:") else name  # as processes that train together on it are told
     kinds = [device for device in here[1:] if name == AUTO or device.partition(":")[0] == name]
     if name == SPREAD or name in here:
         return name

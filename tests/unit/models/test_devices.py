@@ -34,6 +34,11 @@ def test_who_works_alone_takes_the_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert device_named("auto") == "cpu"
 
 
+def test_the_cpu_of_a_process_group_is_the_cpu() -> None:
+    """Processes that train together on a CPU are told cpu:0, and found no such device."""
+    assert device_named("cpu:0") == device_named("cpu:1") == "cpu"
+
+
 def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "devices", lambda: FOUR)
     check_devices(("cuda:3", "cpu"))
