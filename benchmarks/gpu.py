@@ -427,9 +427,9 @@ def greedy_tokens(bench: Bench) -> dict[str, Any]:
     answers, written = describer._flow.answers, dict[int, list[int]]()
 
     def watched(*about: Any) -> Iterator[Any]:
-        for number, tokens in answers(*about):
-            written[number] = list(tokens[0].ids)
-            yield number, tokens
+        for task, tokens in answers(*about):
+            written[task.name] = list(tokens[0].ids)
+            yield task, tokens
 
     describer._flow.answers = watched
 

@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from spr.errors import ConfigError, unknown_name
+from spr.errors import ConfigError, DataError, unknown_name
 
 BATCHINGS = ("per_item", "throughput")
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def together(where: str, batching: str, count: int) -> int:
-    """How many pictures that are expected run at once. Raises ConfigError for another batching."""
+def for_throughput(where: str, batching: str) -> bool:
+    """Whether what is asked for may run together with what else there is. Raises ConfigError for an unknown
+    batching.
+    """
     if batching not in BATCHINGS:
         raise ConfigError(f"{where}.batching: " + unknown_name("batching", batching, BATCHINGS))
-    return count if batching == "throughput" else 1
+    return batching == "throughput"
 
 
 class Ahead(Generic[In, Out]):
@@ -105,9 +107,19 @@ class Expected(Generic[Out]):
         self._fill()
         return result.result()
 
-    def following(self, count: int) -> list[str]:
-        """The names of the next ones that will be asked for, at most `count`."""
-        return list(itertools.islice(itertools.chain(self._begun, self._waiting), count))
+    def with_following(self, name: str, item: Any, count: int) -> dict[str, Out | Exception]:
+        """The results for a name and for those that follow it, `count` in all; in the place of one that could
+        not be had, why (OSError, DataError, ValueError).
+        """
+        found: dict[str, Out | Exception] = {}
+        following: Iterator[str] = iter((name,))
+        while len(found) < count and (one := next(following, None)) is not None:
+            try:
+                found[one] = self.get(one, item)
+            except (OSError, DataError, ValueError) as e:
+                found[one] = e
+            following = itertools.chain(self._begun, self._waiting)
+        return found
 
     def _fill(self) -> None:
         if self._pool is None and self._waiting:

@@ -13,6 +13,7 @@ regions are distorted.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoModel
 
-from spr.errors import ConfigError, DataError, unknown_name
-from spr.models.ahead import Expected, together
+from spr.errors import ConfigError, unknown_name
+from spr.models.ahead import Expected, for_throughput
 from spr.models.fit import Fit
 from spr.models.inputs import placed
 from spr.models.loading import load_model, load_processor, precision
@@ -80,7 +81,7 @@ class DualEncoderScorer:
     ) -> None:
         if long_text not in LONG_TEXTS:
             raise ConfigError("semantic.long_text: " + unknown_name("way", long_text, LONG_TEXTS))
-        self._together, self.batch = together("semantic", batching, TOGETHER), batch
+        self.batch, self._together = batch, TOGETHER if for_throughput("semantic", batching) else 1
         checkpoint = replace(Checkpoint.of(model), attention=None)
         self.model: Any = load_model(AutoModel, checkpoint, device)
         self.dtype = checkpoint.dtype
@@ -92,12 +93,10 @@ class DualEncoderScorer:
         positions = int(self.model.config.text_config.max_position_embeddings)
         self.length = min(positions, int(self.tokenizer.model_max_length))
         self._expected = Expected(self._ready, threads=2, depth=2 * self._together)
-        self._asked: Mapping[str, Sequence[Box]] = {}
         self._seen: OrderedDict[str, _Seen | Exception] = OrderedDict()
 
     def expect(self, asked: Mapping[str, Sequence[Box]]) -> None:
         """What will be asked, in this order: regions by image."""
-        self._asked = asked
         self._expected.expect({image: (image, regions) for image, regions in asked.items()})
 
     def similarities(
@@ -165,29 +164,25 @@ class DualEncoderScorer:
         """Look at an image, and at those that follow it as far as they run together. What goes wrong with one
         is raised when it is asked for.
         """
-        following = self._expected.following(self._together)
-        asked = {image: regions, **{name: self._asked[name] for name in following if name != image}}
-        ready: dict[str, _Ready] = {}
-        for name in list(asked)[: self._together]:
-            try:
-                ready[name] = self._expected.get(name, (name, asked[name]))
-            except (OSError, DataError, ValueError) as e:
-                self._seen[name] = e
+        found = self._expected.with_following(image, (image, regions), self._together)
+        self._seen.update({name: e for name, e in found.items() if isinstance(e, Exception)})
+        ready = {name: one for name, one in found.items() if isinstance(one, _Ready)}
         for names in _alike(ready):
             images = [ready[name] for name in names]
-            found = in_halves(self._states_of, images, self._together, lambda _, e: e)[0]
-            for name, one, states in zip(names, images, found, strict=True):
+            passed = in_halves(self._states_of, images, self._together, lambda _, e: e)[0]
+            for name, one, states in zip(names, images, passed, strict=True):
                 if isinstance(states, MemoryError):
                     self._seen[name] = states
                 else:
                     self._seen[name] = _Seen(one.picture, states, one.centres)
-        crops = [(name, region, part) for name in ready for region, part in ready[name].crops.items()]
-        embedded = in_halves(self._embed_crops, [part for _, _, part in crops], self.batch)[0]
-        for (name, region, _), embedding in zip(crops, embedded, strict=True):
-            if isinstance(seen := self._seen[name], _Seen):
-                seen.crops[region] = embedding
         while len(self._seen) > max(REMEMBERED, self._together):
             self._seen.popitem(last=False)
+        crops = [(name, region, part) for name in ready for region, part in ready[name].crops.items()]
+        with contextlib.suppress(MemoryError):  # whoever is asked about that picture is told
+            embedded = in_halves(self._embed_crops, [part for _, _, part in crops], self.batch)[0]
+            for (name, region, _), embedding in zip(crops, embedded, strict=True):
+                if isinstance(seen := self._seen[name], _Seen):
+                    seen.crops[region] = embedding
 
     def crops(self, image: str, regions: Sequence[Box]) -> torch.Tensor:
         """Unit embeddings (R, E) of the cropped regions."""

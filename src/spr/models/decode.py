@@ -30,8 +30,6 @@ CAUSAL = frozenset(
     { "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
     "internvl", "idefics3", "smolvlm", "glm4v", "glm4v_moe", "glm46v", }
 )  # fmt: skip
-
-
 LOOK = 8  # ours: steps between two looks at what an accelerator has written; a CPU hides nothing
 
 
@@ -97,7 +95,7 @@ def common_prefix(rows: Sequence[Row], image_tokens: frozenset[int]) -> int:
     for row in rows[1:]:
         same = next((i for i, (a, b) in enumerate(zip(first.ids, row.ids, strict=False)) if a != b), length)
         length = min(length, same)
-    return length if not image_tokens.intersection(*[first.ids[length:]]) else 0
+    return length if image_tokens.isdisjoint(first.ids[length:]) else 0
 
 
 def after_image(row: Row, image_tokens: frozenset[int]) -> int:
@@ -145,11 +143,9 @@ class Decoder:
         """The different answers to each row, each of at most its row's limit of tokens."""
         found: dict[tuple[int, int], Tokens] = {}
         batch = self.prefill([Task(i, row, limits[i]) for i, row in enumerate(rows)], sampling)
-        while len(batch):
+        while batch.going_on:
+            self.drop_ended(batch)
             found.update(self.step(batch, sampling))
-            going = batch.going_on
-            if 2 * len(going) <= len(batch):
-                self.keep(batch, going)
         return [[found[i, k] for k in range(samples_of(sampling))] for i in range(len(rows))]
 
     # --- prefill ----------------------------------------------------------------------------------
@@ -303,18 +299,16 @@ class Decoder:
     # --- rows that come and go --------------------------------------------------------------------
 
     @torch.inference_mode()
-    def keep(self, batch: Batch, rows: Sequence[int]) -> None:
-        """Go on with these rows."""
-        if not rows:
-            self._name(batch, [batch], [[]])
+    def drop_ended(self, batch: Batch) -> None:
+        """Go on without the rows that have ended, once they are half of the batch."""
+        rows = batch.going_on
+        if 2 * len(rows) > len(batch):
             return
-        chosen = torch.tensor(rows, device=batch.logits.device)
+        chosen = torch.tensor(rows, device=self.model.device)
         batch.starts = batch.starts.take(rows) if batch.starts is not None else None
         batch.cache.batch_select_indices(chosen)
         batch.mask = batch.mask[chosen] if batch.mask is not None else None
-        for name in ("logits", "first", "last", "keys", "steps"):
-            setattr(batch, name, getattr(batch, name)[chosen])
-        self._name(batch, [batch], [rows])
+        _gather(batch, [batch], [rows])
 
     @torch.inference_mode()
     def join(self, batches: Sequence[Batch]) -> Batch:
@@ -334,17 +328,18 @@ class Decoder:
         parts = [(batch.cache, r, start) for batch, r, start in zip(batches, chosen, starts, strict=True)]
         result.cache = joined(parts, columns)
         result.mask = None if bool(whole.all()) else whole
-        for name in ("logits", "first", "last", "keys", "steps"):
-            taken = [getattr(batch, name)[r] for batch, r in zip(batches, chosen, strict=True)]
-            setattr(result, name, torch.cat(taken))
-        self._name(result, batches, rows)
+        _gather(result, batches, rows)
         return result
 
-    def _name(self, result: Batch, batches: Sequence[Batch], rows: Sequence[Sequence[int]]) -> None:
-        """What the host knows of the rows that go on."""
-        for name in ("names", "limits", "written", "ended"):
-            taken = [getattr(batch, name)[r] for batch, some in zip(batches, rows, strict=True) for r in some]
-            setattr(result, name, taken)
+
+def _gather(result: Batch, batches: Sequence[Batch], rows: Sequence[Sequence[int]]) -> None:
+    """What else is known of the rows that go on, of all batches, as that of one."""
+    for name in ("logits", "first", "last", "keys", "steps"):
+        taken = [getattr(batch, name)[list(some)] for batch, some in zip(batches, rows, strict=True)]
+        setattr(result, name, torch.cat(taken))
+    for name in ("names", "limits", "written", "ended"):
+        whole = [getattr(batch, name)[r] for batch, some in zip(batches, rows, strict=True) for r in some]
+        setattr(result, name, whole)
 
 
 def samples_of(sampling: Sampling) -> int:

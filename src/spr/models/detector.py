@@ -9,6 +9,7 @@ that its numbers depend on nothing else; `throughput`: some of the next ones run
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,8 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoModelForZeroShotObjectDetection
 
-from spr.errors import ConfigError, DataError
-from spr.models.ahead import Expected, together
+from spr.errors import ConfigError
+from spr.models.ahead import Expected, for_throughput
 from spr.models.grounding_dino import GroundingDinoEngine
 from spr.models.loading import load_model, load_processor, precision
 from spr.models.memory import in_halves, memory_errors
@@ -92,7 +93,8 @@ class OpenVocabularyDetector:
         engine = ENGINES[check_kind(loaded.config, checkpoint.folder)]
         self.engine = engine(loaded, load_processor(checkpoint))
         self.load_image, self.threshold, self.dtype = load_image, threshold, checkpoint.dtype
-        self.batch, self._together = batch or self.engine.batch, together("detector", batching, TOGETHER)
+        self.batch = batch or self.engine.batch
+        self._together = TOGETHER if for_throughput("detector", batching) else 1
         self._expected = Expected(self._pixels, threads=2, depth=2 * self._together)
         self._asked: Mapping[str, Sequence[str]] = {}
         self._seen: OrderedDict[str, _Seen | Exception] = OrderedDict()
@@ -123,27 +125,17 @@ class OpenVocabularyDetector:
         """Look at an image, and at those that follow it as far as they run together. What goes wrong with one
         is raised when it is asked for.
         """
-        following = self._expected.following(self._together)
-        asked = {image: phrases, **{name: self._asked[name] for name in following if name != image}}
-        pixels: list[tuple[str, Any]] = []
-        for name in list(asked)[: self._together]:
-            try:
-                pixels.append((name, self._expected.get(name, name)))
-            except (OSError, DataError, ValueError) as e:
-                self._seen[name] = e
-        prepared = in_halves(
-            lambda part: self.engine.prepare([found for _, found in part]),
-            pixels,
-            self._together,
-            lambda _, e: e,
-        )[0]
-        for (name, _), found in zip(pixels, prepared, strict=True):
-            self._seen[name] = found if isinstance(found, MemoryError) else _Seen(found)
+        found = self._expected.with_following(image, image, self._together)
+        pixels = {name: ready for name, ready in found.items() if not isinstance(ready, Exception)}
+        prepared = in_halves(self.engine.prepare, list(pixels.values()), self._together, lambda _, e: e)[0]
+        for name, ready in zip(pixels, prepared, strict=True):
+            found[name] = ready if isinstance(ready, MemoryError) else _Seen(ready)
+        self._seen.update(found)
         while len(self._seen) > self._together:
             self._seen.popitem(last=False)
-        if self._together > 1:
-            known = ((self._seen[name], name) for name, _ in pixels)
-            self._find([(s, p) for s, name in known if isinstance(s, _Seen) for p in asked[name]])
+        asked = {**self._asked, image: phrases}
+        with contextlib.suppress(MemoryError):  # whoever is asked about that picture is told
+            self._find([(s, p) for name, s in found.items() if isinstance(s, _Seen) for p in asked[name]])
 
     def _find(self, asked: Sequence[tuple[_Seen, str]]) -> None:
         """Ask what was not asked before."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from spr.models.ahead import Ahead
@@ -40,26 +40,23 @@ class Flow:
 
     def answers(
         self, source: Ahead[Any, list[Task]], sampling: Sampling
-    ) -> Iterator[tuple[int, list[Tokens] | MemoryError]]:
-        """The name of each task with its different answers, or why it has none, as they end."""
+    ) -> Iterator[tuple[Task, list[Tokens] | MemoryError]]:
+        """Each task with its different answers, or why it has none, as they end."""
         batch: Batch | None = None
         waiting: deque[Task] = deque()
         inside: dict[int, Task] = {}
         written: dict[int, dict[int, Tokens]] = {}
         n = samples_of(sampling)
         while True:
-            allowed = self._allowed([*inside.values(), *waiting], n, batch)
-            while len(waiting) + len(inside) < allowed and (source.ready or not (waiting or inside)):
-                if (more := next(source, None)) is None:
+            new: list[Task] = []
+            if batch is None or not batch.unseen:
+                new = self._newcomers(source, waiting, inside, n, batch)
+                if batch is None and not new:
                     return
-                waiting.extend(more)
-                allowed = self._allowed([*inside.values(), *waiting], n, batch)
+                inside.update((task.name, task) for task in new)
             try:
                 with memory_errors():
-                    if batch is None or not batch.unseen:
-                        new = self._newcomers(batch, waiting, len(inside), allowed)
-                        inside.update((task.name, task) for task in new)
-                        batch = self._filled(batch, new, sampling)
+                    batch = self._filled(batch, new, sampling)
                     found = self.decoder.step(batch, sampling)
                     if not batch.going_on:
                         batch = None
@@ -69,7 +66,7 @@ class Flow:
                 for task in tasks:
                     written.pop(task.name, None)
                 if len(tasks) == 1:
-                    yield tasks[0].name, e
+                    yield tasks[0], e
                 else:
                     waiting.extendleft(reversed(tasks))
                     self._let_in_fewer(len(tasks) // 2)
@@ -78,29 +75,39 @@ class Flow:
                 answers = written.setdefault(name, {})
                 answers[sample] = tokens
                 if len(answers) == n:
-                    del inside[name], written[name]
+                    del written[name]
                     self._went_well()
-                    yield name, [answers[k] for k in range(n)]
+                    yield inside.pop(name), [answers[k] for k in range(n)]
 
     # --- who goes in ------------------------------------------------------------------------------
 
-    def _newcomers(self, batch: Batch | None, waiting: deque[Task], inside: int, allowed: int) -> list[Task]:
-        """Take out of `waiting` those that go in now."""
-        room = min(allowed - inside, len(waiting))
+    def _newcomers(
+        self,
+        source: Ahead[Any, list[Task]],
+        waiting: deque[Task],
+        inside: Mapping[int, Task],
+        n: int,
+        batch: Batch | None,
+    ) -> list[Task]:
+        """Those that go in now; `waiting` are ready ones that do not. None go in where none are left."""
+        allowed = self._allowed([*inside.values(), *waiting], n, batch)
+        while len(waiting) + len(inside) < allowed and (source.ready or not (waiting or inside)):
+            if (more := next(source, None)) is None:
+                break
+            waiting.extend(more)
+            allowed = self._allowed([*inside.values(), *waiting], n, batch)
+        room = min(allowed - len(inside), len(waiting))
         if batch is None:
             if self._token_bytes is None:  # the prompts of one picture say what a token takes
                 room = min(room, sum(t.row.picture is waiting[0].row.picture for t in waiting))
-        elif room < max(1, inside // 4) or not self.decoder.joins:
+        elif room < max(1, len(inside) // 4) or not self.decoder.joins:
             return []
         return [waiting.popleft() for _ in range(room)]
 
     def _filled(self, batch: Batch | None, new: Sequence[Task], sampling: Sampling) -> Batch:
         """The batch with new tasks, and without rows that have ended when half of them have."""
-        if not new:
-            assert batch is not None
-            going = batch.going_on
-            if 2 * len(going) <= len(batch):
-                self.decoder.keep(batch, going)
+        if batch is not None and not new:
+            self.decoder.drop_ended(batch)
             return batch
         self.decoder.encoder.encode([t.row.picture for t in new if t.row.picture is not None])
         parts = parts_of(new) if self.decoder.joins else [list(new)]

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from spr.models.inputs import placed
 from spr.models.memory import in_halves
 from spr.models.windows import sentence_windows
 from spr.types import Detection
@@ -87,8 +88,8 @@ class GroundingDinoEngine:
             by_shape.setdefault(image.values.shape, []).append(k)
         found: dict[int, PreparedImage] = {}
         for numbers in by_shape.values():
-            pixels = torch.cat([images[k].values for k in numbers]).to(self.model.device, self.model.dtype)
-            mask = torch.cat([images[k].mask for k in numbers]).to(self.model.device)
+            pixels = placed(torch.cat([images[k].values for k in numbers]), self.model)
+            mask = placed(torch.cat([images[k].mask for k in numbers]), self.model)
             features, positions = self.backbone.inner(pixels, mask)
             for row, k in enumerate(numbers):
                 one = slice(row, row + 1)

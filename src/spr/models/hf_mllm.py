@@ -13,8 +13,6 @@ image features, answers through transformers' generate(), one prompt at a time.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-from spr.errors import ConfigError, DataError, unknown_name, why_no_picture
-from spr.models.ahead import Ahead
+from spr.errors import DataError, why_no_picture
+from spr.models.ahead import Ahead, for_throughput
 from spr.models.cache import is_known
 from spr.models.chat import prompt_text
 from spr.models.decode import Decoder, Task, Tokens
@@ -36,7 +34,7 @@ from spr.models.pictures import LoadImage, crop
 from spr.types import Answer, Checkpoint, Query, Sampling
 
 log = logging.getLogger(__name__)
-BATCHINGS = ("per_item", "throughput")
+PICTURE_ERRORS = (OSError, DataError, ValueError, MemoryError)  # that cost the queries of one picture
 THREADS, IMAGES_AHEAD = 4, 8  # ours: that load images, and how many of them at most wait to be described
 ONE_IMAGE = frozenset({"kosmos-2", "florence2"})  # their processors take one image per prompt
 
@@ -60,8 +58,7 @@ class HFDescriber:
         adapter: str | None = None,
         check: Callable[[Any], None] | None = None,
     ) -> None:
-        if batching not in BATCHINGS:
-            raise ConfigError("model.batching: " + unknown_name("batching", batching, BATCHINGS))
+        streams = for_throughput("model", batching)
         base, self.processor = load_mllm(model, device, check)
         self._template = Checkpoint.of(model).chat_template_kwargs
         self.model = with_adapter(base, adapter) if adapter else base
@@ -90,7 +87,7 @@ class HFDescriber:
         self.encoder.keeps_raw |= config.is_encoder_decoder or not is_known(config)
         if not self.encoder.keeps_raw:
             self._decoder = Decoder(self.model, self.encoder, self.stops, self.pad)
-            self._flow = Flow(self._decoder) if batching == "throughput" else None
+            self._flow = Flow(self._decoder) if streams else None
         else:
             self._decoder = GenerateDecoder(self.model, self.stops, self.pad)
 
@@ -131,31 +128,32 @@ class HFDescriber:
         for i, query in enumerate(queries):
             images.setdefault(query.image, []).append(i)
         failed: dict[int, str] = {}
-        limits: dict[int, int] = {}
 
         def prepare(path: str) -> list[Task]:
             """Several threads load images; one after the other they ask the processor."""
-            load = functools.cache(lambda: self.load_image(path))
-            with contextlib.suppress(Exception):  # told of when a row needs it
-                load()
+            try:
+                with memory_errors():
+                    image = self.load_image(path)
+            except PICTURE_ERRORS as e:
+                failed.update(dict.fromkeys(images[path], self._why_not(e)))
+                return []
             tasks = []
             with self._preparing:
                 for i in images[path]:
-                    row = self._row(queries[i], load)
+                    row = self._row(queries[i], image)
                     if isinstance(row, str):
                         failed[i] = row
                     else:
-                        limits[i] = self._room(row, sampling.max_new_tokens)
-                        tasks.append(Task(i, row, limits[i]))
+                        tasks.append(Task(i, row, self._room(row, sampling.max_new_tokens)))
                 self.encoder.forget()
             return tasks
 
         with Ahead(prepare, images, THREADS, IMAGES_AHEAD) as tasks:
-            for i, answers in self._flow.answers(tasks, sampling):
+            for task, answers in self._flow.answers(tasks, sampling):
                 if isinstance(answers, MemoryError):
-                    failed[i] = self._no_memory(answers)
+                    failed[task.name] = self._no_memory(answers)
                 else:
-                    yield i, self._read_all(answers, limits[i], sampling)
+                    yield task.name, self._read_all(answers, task.limit, sampling)
         yield from ((i, _no_answers(why, sampling)) for i, why in failed.items())
 
     # --- prompts ----------------------------------------------------------------------------------
@@ -167,9 +165,10 @@ class HFDescriber:
         images = 1 if query.crop is None else 2
         return prompt_text(self.processor, self.model_type, query.prompt, images, self._template)
 
-    def images(self, query: Query) -> tuple[Image.Image, ...]:
-        """The pictures of a query: the whole image, then the crop."""
-        return _pictures(query, lambda: self._last_image(query.image))
+    def images(self, query: Query, image: Image.Image | None = None) -> tuple[Image.Image, ...]:
+        """The pictures of a query: the whole image (loaded, unless it is given), then the crop."""
+        image = image or self._last_image(query.image)
+        return (image,) if query.crop is None else (image, crop(image, query.crop))
 
     def _last_image(self, path: str) -> Image.Image:
         """The image of a path; the last one is remembered."""
@@ -177,22 +176,21 @@ class HFDescriber:
             self._image = (path, self.load_image(path))
         return self._image[1]
 
-    def row(self, query: Query, load: Callable[[], Image.Image] | None = None) -> Row:
-        """The query as tokens, with its picture. Raises what loading the image raises."""
-        whole = load or (lambda: self._last_image(query.image))
+    def row(self, query: Query, image: Image.Image | None = None) -> Row:
+        """The query as tokens, with its picture. Raises what loading the image raises, unless it is given."""
         key = (query.image, query.crop)
-        return self.encoder.row(Ask(query.item_id, self.prompt(query), key, lambda: _pictures(query, whole)))
+        return self.encoder.row(
+            Ask(query.item_id, self.prompt(query), key, lambda: self.images(query, image))
+        )
 
-    def _row(self, query: Query, load: Callable[[], Image.Image] | None = None) -> Row | str:
+    def _row(self, query: Query, image: Image.Image | None = None) -> Row | str:
         if query.crop is not None and self.model_type in ONE_IMAGE:
             return f"one_image: {self.model_type} takes one image, the prompt brings a crop as well"
         try:
             with memory_errors():
-                row = self.row(query, load)
-        except (OSError, DataError, ValueError) as e:
-            return why_no_picture(e)
-        except MemoryError as e:
-            return self._no_memory(e)
+                row = self.row(query, image)
+        except PICTURE_ERRORS as e:
+            return self._why_not(e)
         if self.context is not None and len(row.ids) >= self.context:
             return (
                 f"prompt_too_long: found {len(row.ids)} tokens, expected fewer than the model's "
@@ -210,6 +208,10 @@ class HFDescriber:
             return _no_answers(self._no_memory(e), sampling)
 
         return in_halves(answer, rows, len(rows), alone)[0]
+
+    def _why_not(self, e: Exception) -> str:
+        """Why there is no picture to ask about."""
+        return self._no_memory(e) if isinstance(e, MemoryError) else why_no_picture(e)
 
     def _no_memory(self, e: MemoryError) -> str:
         """Make room, and say why there is no answer."""
@@ -248,11 +250,6 @@ class HFDescriber:
         if not tokens.stopped and limit < wanted:
             cause = f"the context of {self.context} tokens leaves room for {limit}"
         return Answer(text.strip(), tokens.stopped, cause=cause)
-
-
-def _pictures(query: Query, load: Callable[[], Image.Image]) -> tuple[Image.Image, ...]:
-    image = load()
-    return (image,) if query.crop is None else (image, crop(image, query.crop))
 
 
 def _no_answers(why: str, sampling: Sampling) -> list[Answer]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from spr.models.inputs import placed
 from spr.models.memory import in_halves
 from spr.models.windows import embed_in_windows, sentence_windows, unit
 from spr.types import Detection
@@ -53,7 +54,7 @@ class OwlEngine:
 
     def prepare(self, images: Sequence[Pixels]) -> list[PreparedImage]:
         """The features and all boxes of images, in one pass."""
-        pixels = torch.cat([image.values for image in images]).to(self.model.device, self.model.dtype)
+        pixels = placed(torch.cat([image.values for image in images]), self.model)
         grid, _ = self.model.image_embedder(pixel_values=pixels)
         features = grid.flatten(1, 2)
         cx, cy, w, h = self.model.box_predictor(features, grid).float().unbind(-1)

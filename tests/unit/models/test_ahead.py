@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from spr.errors import ConfigError
-from spr.models.ahead import Ahead, Expected, together
+from spr.models.ahead import Ahead, Expected, for_throughput
 
 
 def test_results_come_in_order_whatever_ends_first() -> None:
@@ -64,21 +64,18 @@ def test_what_is_expected_is_begun_before_it_is_asked_for() -> None:
     expected.expect({name: name for name in "abcde"})
     assert second.wait(10)
     assert begun == ["a", "b"]
-    assert expected.following(3) == ["a", "b", "c"]
     assert expected.get("a", "a") == "A"
-    assert expected.get("d", "d") == "D"  # b and c are passed over
-    assert expected.following(3) == ["e"]
-    assert expected.get("a", "a") == "A"  # not expected any more: done now
-    assert expected.get("e", "e") == "E"
-    assert expected.following(3) == []
+    assert expected.with_following("c", "c", 2) == {"c": "C", "d": "D"}  # b is passed over
+    assert expected.with_following("a", "a", 3) == {"a": "A", "e": "E"}  # not expected any more: done now
+    assert sorted(begun) == ["a", "a", "b", "c", "d", "e"]
 
 
 def test_expecting_other_things_forgets_the_old_ones() -> None:
     expected = Expected(str.upper, threads=2, depth=4)
     expected.expect({"a": "a", "b": "b"})
     expected.expect({"c": "c"})
-    assert expected.following(9) == ["c"]
-    assert [expected.get(name, name) for name in "cab"] == ["C", "A", "B"]
+    assert expected.with_following("a", "a", 9) == {"a": "A", "c": "C"}
+    assert expected.get("b", "b") == "B"
 
 
 def test_what_goes_wrong_with_an_expected_thing_is_its_own() -> None:
@@ -93,9 +90,12 @@ def test_what_goes_wrong_with_an_expected_thing_is_its_own() -> None:
     with pytest.raises(OSError, match="gone"):
         expected.get("b", "b")
     assert expected.get("c", "c") == "c"
+    expected.expect({name: name for name in "abc"})
+    found = expected.with_following("a", "a", 3)
+    assert [found["a"], type(found["b"]), found["c"]] == ["a", OSError, "c"]
 
 
-def test_how_many_run_together() -> None:
-    assert (together("detector", "per_item", 8), together("detector", "throughput", 8)) == (1, 8)
+def test_what_may_run_together() -> None:
+    assert [for_throughput("detector", name) for name in ("per_item", "throughput")] == [False, True]
     with pytest.raises(ConfigError, match=r"^detector\.batching: unknown batching 'fast'"):
-        together("detector", "fast", 8)
+        for_throughput("detector", "fast")
