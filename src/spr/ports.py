@@ -28,6 +28,15 @@ class Describer(Protocol):
 
 
 @runtime_checkable
+class AskedTogether(Protocol):
+    """A describer that waits for others (a server): several threads may ask it at once."""
+
+    def stop(self) -> None:
+        """End what other threads are asking."""
+        ...
+
+
+@runtime_checkable
 class ImageTextScorer(Protocol):
     """A dual encoder (CLIP, SigLIP)."""
 

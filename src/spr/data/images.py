@@ -22,9 +22,9 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import fsspec
@@ -104,26 +104,46 @@ class Watch:
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
-        self._expected: Mapping[str, str] = {}
-        self._seen: dict[str, SeenImage] = {}
+        self._expected: list[ExpectedImages] = []
 
-    def expect(self, digests: Mapping[str, str]) -> None:
-        """From now on: the images that will be opened, with the digests of those that were seen before."""
-        self._expected, self._seen = digests, {}
+    def expect(self, images: Iterable[str], known: Mapping[str, str]) -> ExpectedImages:
+        """The images of a shard that is begun, with the digests of those that were seen before. Several
+        shards may be at work.
+        """
+        expected = ExpectedImages(self, set(images), known)
+        self._expected = [*self._expected, expected]
+        return expected
+
+    def forget(self, expected: ExpectedImages) -> None:
+        """A shard is done."""
+        self._expected = [other for other in self._expected if other is not expected]
 
     def see(self, image: str, size: int, found: str) -> None:
         """An image is opened. Raises StaleRunError when it is not the one that was seen before."""
-        before = self._expected.get(image)
-        if before is not None and before != found:
-            raise StaleRunError(
-                f"{image}: this image was changed since it was first opened; put the old one back, or use "
-                f"--overwrite {self._stage}"
-            )
-        self._seen[image] = SeenImage(image, size, found)
+        for expected in self._expected:
+            if image not in expected.images:
+                continue
+            if expected.known.get(image, found) != found:
+                raise StaleRunError(
+                    f"{image}: this image was changed since it was first opened; put the old one back, or "
+                    f"use --overwrite {self._stage}"
+                )
+            expected.seen[image] = SeenImage(image, size, found)
+
+
+@dataclass(eq=False, slots=True)
+class ExpectedImages:
+    """The images of a shard, the digests of those that were seen before, and what is `seen` of them."""
+
+    watch: Watch
+    images: set[str]
+    known: Mapping[str, str]
+    seen: dict[str, SeenImage] = field(default_factory=dict)
 
     def new(self) -> list[SeenImage]:
-        """The images that were opened since `expect` and had not been seen before, sorted."""
-        return [self._seen[image] for image in sorted(self._seen.keys() - self._expected.keys())]
+        """Those that were opened and had not been seen before, sorted. None of them is expected any more."""
+        self.watch.forget(self)
+        return [self.seen[image] for image in sorted(self.seen.keys() - self.known.keys())]
 
 
 class ImageStore:

@@ -51,7 +51,7 @@ from spr.store.lease import BRIEFLY, sole_writer
 from spr.store.progress import Named, Progress, counted
 from spr.store.run import Run
 from spr.store.runtime import RuntimeConfig
-from spr.store.workers import Crew
+from spr.store.workers import Crew, overlapping
 from spr.types import Answer, Dropped, Findings, Prediction, Query, Sampling, ShardResult
 
 Maker = Callable[[FullPaths], Describer]  # a describer that loads its images there
@@ -121,7 +121,8 @@ def _work(make: Maker) -> Callable[[Sequence[AskedImage]], ShardResult[Predictio
 
     def work(images: Sequence[AskedImage]) -> ShardResult[Prediction]:
         asking = images[0].asking
-        store.watch.expect({image.items[0].image: image.known for image in images if image.known})
+        known = {image.items[0].image: image.known for image in images if image.known}
+        expected = store.watch.expect((image.items[0].image for image in images), known)
         dialect, judge = asking.reading(), protocol_named(asking.protocol).judge
         sampling = Sampling(n=1, temperature=0.0, top_p=1.0, max_new_tokens=asking.max_new_tokens)
         items = [item for image in images for item in image.items]
@@ -142,9 +143,9 @@ def _work(make: Maker) -> Callable[[Sequence[AskedImage]], ShardResult[Predictio
             prompt = query.prompt if isinstance(query, Query) else ""
             judged = judge(item, answer, asking.protocol, dialect)
             rows.extend(replace(row, question=prompt) for row in judged)
-        return ShardResult(rows, again=again, images=store.watch.new())
+        return ShardResult(rows, again=again, images=expected.new())
 
-    return work
+    return overlapping(work, describer)
 
 
 def failed_answers(rows: Iterable[Prediction]) -> Findings:

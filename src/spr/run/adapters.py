@@ -91,7 +91,7 @@ def train_on(
     # training is one process: it gets the threads of all workers
     set_threads(config.runtime.workers * config.runtime.threads)
     store = image_store(config)
-    store.watch.expect(seen)
+    store.watch.expect(seen, seen)
     return train(
         pairs,
         config.model.checkpoint,

@@ -92,7 +92,7 @@ def training_settings(config: Config, training: TrainConfig) -> dict[str, Any]:
 
 def _weights(config: Config) -> dict[str, str]:
     """The user's model, with the adapter that it starts from."""
-    found = {"model": checkpoint_digest(config.model.checkpoint, weights=config.model.kind == "hf")}
+    found = {"model": checkpoint_digest(config.model.checkpoint, weights=config.model.kind != "endpoint")}
     if config.model.adapter:
         found["adapter"] = adapter_digest(config.model.adapter)
     return found

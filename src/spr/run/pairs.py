@@ -37,6 +37,7 @@ from spr.store.folders import CANDIDATES, INDEX, JOURNAL, PAIRS, REGIONS, SCORES
 from spr.store.identity import hold_origin
 from spr.store.progress import Progress, counted
 from spr.store.run import Run
+from spr.store.workers import overlapping
 from spr.types import (
     Description,
     Dropped,
@@ -111,7 +112,7 @@ def _regions_work(config: Config, index_path: str) -> Callable[[Sequence[ImageRe
 
     def work(images: Sequence[ImageRecord]) -> ShardResult[Region]:
         boxes = index.annotations_of([image.image_id for image in images])
-        store.watch.expect({})
+        expected = store.watch.expect((image.path for image in images), {})
         kept: list[Region] = []
         dropped: list[Dropped] = []
         for image in images:
@@ -122,7 +123,7 @@ def _regions_work(config: Config, index_path: str) -> Callable[[Sequence[ImageRe
                     rows, lost = [], [Dropped(image.image_id, problem.reason, problem.detail)]
             kept += rows
             dropped += lost
-        return ShardResult(kept, dropped, images=store.watch.new())
+        return ShardResult(kept, dropped, images=expected.new())
 
     return work
 
@@ -169,20 +170,22 @@ def _describe_work(
     templates = templates_with(config.prompts)
 
     def work(items: Sequence[SeenRegion]) -> ShardResult[Description]:
-        store.watch.expect({region.image: known for region, known in items if known})
+        known = {region.image: digest for region, digest in items if digest}
+        expected = store.watch.expect((region.image for region, _ in items), known)
         regions = [region for region, _ in items]
         found = describe(regions, describer, dialect, config.describe, config.seed, templates)
-        return replace(found, images=store.watch.new())
+        return replace(found, images=expected.new())
 
-    return work
+    return overlapping(work, describer)
 
 
 def do_describe(config: Config, run: Run, progress: Progress) -> None:
     """Regions -> run/candidates."""
+    drawn_elsewhere = {"endpoint": "the server", "vllm": "vLLM's engine"}.get(config.model.kind)
     notes = (
-        {"batching": config.model.batching}
-        if config.model.kind == "hf"
-        else {"reproducible": "no: the server draws the samples"}
+        {"reproducible": f"no: {drawn_elsewhere} draws the samples"}
+        if drawn_elsewhere
+        else {"batching": config.model.batching}
     )
     stage = Stage(
         origin_of(config, run, "describe"),
@@ -208,11 +211,12 @@ def _score_work(config: Config) -> Callable[[Sequence[ScoredImage]], ShardResult
     )
 
     def work(images: Sequence[ScoredImage]) -> ShardResult[ScoredCandidate]:
-        store.watch.expect({regions[0][0].image: known for known, regions in images if known})
+        known = {regions[0][0].image: digest for digest, regions in images if digest}
+        expected = store.watch.expect((regions[0][0].image for _, regions in images), known)
         found = score(
             [item for _, image in images for item in image], dialect, scorer, detector, config.score
         )
-        return ShardResult(*found, images=store.watch.new())
+        return ShardResult(*found, images=expected.new())
 
     return work
 

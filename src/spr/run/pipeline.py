@@ -21,6 +21,7 @@ from spr.data.full_paths import FullPaths
 from spr.errors import ConfigError, DataError, unknown_name
 from spr.evaluation.results import BASE
 from spr.evaluation.stage import evaluate_all
+from spr.models.served_adapter import check_takes_adapters
 from spr.ports import Describer
 from spr.run.adapters import check_adapter, do_train
 from spr.run.depends import answering, fresh
@@ -35,7 +36,7 @@ from spr.run.pairs import (
     journal_of,
     need_files,
 )
-from spr.run.preflight import preflight
+from spr.run.preflight import check_server, preflight
 from spr.run.rounds import round_runs
 from spr.run.wiring import Config, build_describer, dialect_of, image_store, trainings
 from spr.store.folders import ADAPTER, EVALUATION, FOLDERS, REPORT, ROUNDS, STAGE_FILE, STAGES, UNTIL_PAIR
@@ -125,10 +126,7 @@ def models_asked(config: Config, models: Sequence[str] = ALL) -> list[str]:
     asked = list(dict.fromkeys(m for given in models for m in (trained if given == "adapter" else (given,))))
     named = [name for name in asked if name != BASE]
     if config.model.kind == "endpoint" and named:
-        raise ConfigError(
-            f"model.kind: found 'endpoint' with the adapter {named[0]}, which the server does not have; "
-            "expected --models base, or 'hf', or a server of the weights that `spr train --merge DIR` writes"
-        )
+        check_takes_adapters(config.model.server)
     return asked
 
 
@@ -160,8 +158,19 @@ def do_evaluate(
         name: partial(_answering, config, adapter, journal_of(config)) for name, adapter in adapters.items()
     }
     origins = {name: answering(config, digests.get(name, "")) for name in adapters}
+    _check_served(config, run, adapters)
     evaluate_all(run, EVALUATION, config.evaluate, dialect, makers, origins, config.runtime, progress, crew)
     forget_journal(config)
+
+
+def _check_served(config: Config, run: Run, adapters: Mapping[str, str | None]) -> None:
+    """Have a server load the adapters that it is going to be asked with, before it is asked anything."""
+    if config.model.kind != "endpoint":
+        return
+    names = [benchmark.name for benchmark in config.evaluate.benchmarks]
+    for model, folder in adapters.items():
+        if folder is not None and not all(run.exists(EVALUATION, b, model, STAGE_FILE) for b in names):
+            check_server(config, folder)
 
 
 def _answering(config: Config, adapter: str | None, journal: str | None, store: FullPaths) -> Describer:

@@ -21,6 +21,7 @@ from spr.data.where import check_where
 from spr.errors import EXTRAS, ConfigError, missing_extra
 from spr.evaluation.results import BASE
 from spr.evaluation.stage import look_at
+from spr.models.served_adapter import check_takes_adapters
 from spr.models.weights import ADAPTER_FILES
 from spr.run.pairs import need_files
 from spr.run.rounds import models_of, round_run
@@ -75,7 +76,7 @@ def preflight(
         for stage in stages:
             if stage in again or unfinished(config, run, stage):
                 check_extras(stage)
-                for check, sections in checks_of(config, stage).items():
+                for check, sections in checks_of(config, stage, stages).items():
                     key = f"{check.__name__} {[getattr(config, section) for section in sections]}"
                     found.setdefault(key, (check, config))
     if found:
@@ -174,16 +175,46 @@ def _device(name: str, where: str, runtime: RuntimeConfig) -> None:
 def _reached(config: Config, progress: Progress) -> None:
     """What answers is there: the device in process, or the server."""
     if config.model.kind == "endpoint":
-        build_endpoint(config, image_store(config)).check(Image.new("RGB", (64, 64), "grey"))
+        check_server(config)
+    elif config.model.kind == "vllm":
+        _engine(config)
     else:
         _device(config.model.device, "model.device", config.runtime)
+
+
+def _engine(config: Config) -> None:
+    """vLLM is installed, and its engine has the accelerators to itself."""
+    from spr.models.vllm_engine import check_engine
+
+    check_engine(config.model.engine)
+    if find_spec("vllm") is None:
+        raise missing_extra("model.kind: vllm", "vllm")
+    if config.runtime.executor == "local" and config.runtime.workers > 1:
+        raise ConfigError(
+            f"runtime.workers: found {config.runtime.workers} with model.kind: vllm, expected 1: the engine "
+            "takes the accelerators itself (model.engine: {tensor_parallel_size: …})"
+        )
+
+
+def check_server(config: Config, adapter: str | None = None) -> None:
+    """The server answers a question about a picture, with `adapter` on top. Raises ConfigError,
+    UnfinishedError.
+    """
+    describer = build_endpoint(config, image_store(config), adapter=adapter)
+    describer.check(Image.new("RGB", (64, 64), "grey"))
+
+
+def _adapters_served(config: Config, progress: Progress) -> None:
+    """What is trained can be put on top of the model at the server, which is asked with it later."""
+    check_takes_adapters(config.model.server)
+    build_endpoint(config, image_store(config)).check_takes_adapters()
 
 
 def _readable(config: Config, progress: Progress) -> None:
     """The model's checkpoint is one, and whole; the doctor looks at the rest itself."""
     from spr.models.ready import check_mllm
 
-    if config.model.kind == "hf":
+    if config.model.kind != "endpoint":
         check_mllm(config.model.checkpoint)
 
 
@@ -254,7 +285,15 @@ CHECKS: Mapping[str, Mapping[Check, Sequence[str]]] = {  # of a stage, with the 
 }
 
 
-def checks_of(config: Config, stage: str) -> dict[Check, Sequence[str]]:
-    """The checks of a stage. What a server answers needs no checkpoint here, what is trained does."""
-    served = config.model.kind == "endpoint" and stage != "train"
-    return {check: s for check, s in CHECKS[stage].items() if not (served and check is _checkpoint)}
+def checks_of(config: Config, stage: str, stages: Sequence[str]) -> dict[Check, Sequence[str]]:
+    """The checks of a stage, one of `stages`. What a server answers needs no checkpoint here, what is trained
+    does, and where the server is asked with it later, it must take it.
+    """
+    checks = dict(CHECKS[stage])
+    if config.model.kind != "endpoint":
+        return checks
+    if stage != "train":
+        checks.pop(_checkpoint, None)
+    elif "evaluate" in stages or any(training.rounds > 1 for training in trainings(config).values()):
+        checks[_adapters_served] = ("model",)
+    return checks

@@ -42,12 +42,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The user's multimodal model, in process (`hf`) or behind an OpenAI-compatible server (`endpoint`)."""
+    """The user's multimodal model: in process with transformers (`hf`) or vLLM's engine (`vllm`), or behind
+    OpenAI-compatible servers (`endpoint`).
+    """
 
     # folder or hub name; for an endpoint the folder of its processor, which says what size the model sees
     folder: str
     revision: str | None = None  # of a hub name: branch, tag or commit
-    kind: Literal["hf", "endpoint"] = "hf"
+    kind: Literal["hf", "vllm", "endpoint"] = "hf"
     # a name, or {base: name, scale: …, order: …, frame: …, key: …} (spr.dialects.configured); None: from the
     # checkpoint's model_type, where that is verified
     dialect: str | Mapping[str, Any] | None = None
@@ -62,24 +64,29 @@ class ModelConfig:
     # settings of the image processor that replace the checkpoint's
     processor: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None  # a PEFT adapter to start from
-    url: str = ""  # endpoint only, e.g. http://localhost:8000/v1
+    # endpoint only, e.g. http://localhost:8000/v1; a list: several servers of the same model
+    url: str | tuple[str, ...] = ""
     served_name: str = ""  # endpoint only: the model's name at the server
     # endpoint only: each needs other fields to sample and to keep tags
     server: Literal["vllm", "sglang", "transformers", "other"] = "vllm"
     api_key_env: str = ""  # endpoint only: name of the environment variable with the key, never the key
-    concurrency: Count = 16  # endpoint only
-    # endpoint only: queries in a row without an answer that end the run (none: 2 x concurrency; 0: never)
+    concurrency: Count = 16  # endpoint only: requests at a time at each address
+    # endpoint only: queries in a row without an answer that end the run (none: twice as many as are asked at
+    # a time; 0: never)
     give_up_after: Annotated[int, Range(0)] | None = None
     # endpoint only: what the server did not answer is asked again by the next run, or dropped
     unanswered: Literal["again", "drop"] = "again"
     extra_body: Mapping[str, Any] = field(default_factory=dict)  # endpoint only: further fields of a request
+    engine: Mapping[str, Any] = field(default_factory=dict)  # vllm only: further arguments of vllm.LLM
     # variables of the chat template, in process and at a server: {enable_thinking: false}
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be."""
-        parts = urlsplit(self.url)
-        if parts.username is not None or parts.password is not None:
+        for url in self.urls:
+            parts = urlsplit(url)
+            if parts.username is None and parts.password is None:
+                continue
             raise ConfigError(
                 "model.url: found a user or a password in the address, which would be written into the run, "
                 "expected the key in an environment variable that model.api_key_env names"
@@ -88,6 +95,13 @@ class ModelConfig:
         if self.extra_body and self.kind != "endpoint":
             raise ConfigError("model.extra_body: found fields of a request, expected kind: endpoint")
         check_extra_body(self.extra_body)
+        if self.engine and self.kind != "vllm":
+            raise ConfigError("model.engine: found arguments of vLLM's engine, expected kind: vllm")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All addresses of servers."""
+        return (self.url,) if isinstance(self.url, str) else self.url
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -313,7 +327,13 @@ def build_describer(
     """
     m = config.model
     if m.kind == "endpoint":
-        return build_endpoint(config, store, journal)
+        return build_endpoint(config, store, journal, adapter)
+    adapter = adapter or m.adapter
+    check = sees_all(config) if whole_images else None
+    if m.kind == "vllm":
+        from spr.models.vllm_engine import VLLMDescriber
+
+        return VLLMDescriber(m.checkpoint, store.load, adapter, m.engine, check)
     from spr.models.hf_mllm import HFDescriber
 
     return HFDescriber(
@@ -321,23 +341,23 @@ def build_describer(
         load_image=store.load,
         device=m.device,
         batching=m.batching,
-        adapter=adapter or m.adapter,
-        check=sees_all(config) if whole_images else None,
+        adapter=adapter,
+        check=check,
     )
 
 
 def build_endpoint(
-    config: Config, store: ImageStore | FullPaths, journal: str | None = None
+    config: Config, store: ImageStore | FullPaths, journal: str | None = None, adapter: str | None = None
 ) -> EndpointDescriber:
-    """The user's model behind its server. Raises ConfigError."""
+    """The user's model behind its servers. Raises ConfigError."""
     from spr.models.journal import Journal
     from spr.models.openai_endpoint import EndpointDescriber
 
     m = config.model
-    if not m.url:
+    if not any(m.urls):
         raise ConfigError("model.url: found nothing, expected the address of an OpenAI-compatible server")
     return EndpointDescriber(
-        m.url,
+        m.urls,
         m.served_name or m.folder,
         load_image=store.load,
         api_key_env=m.api_key_env,
@@ -348,6 +368,7 @@ def build_endpoint(
         drop_unanswered=m.unanswered == "drop",
         extra_body=m.extra_body,
         chat_template_kwargs=m.chat_template_kwargs,
+        adapter=adapter or m.adapter,
     )
 
 

@@ -16,11 +16,13 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from spr.errors import UnfinishedError
+from spr.ports import AskedTogether
 from spr.store.runtime import RuntimeConfig, Seat, set_threads, take_seat
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,25 @@ class Crew(Protocol):
         """Do all tasks; the first exception ends the work. Raises UnfinishedError, after all others are done,
         for tasks whose worker was lost each time.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Overlapping(Generic[T, R]):
+    """What a worker builds for tasks that mostly wait for others: it may do two at once, so that the next one
+    begins where the last answers of this one are waited for. `stop` ends what other threads do with it.
+    """
+
+    do: Callable[[T], R]
+    stop: Callable[[], None]
+
+    def __call__(self, items: T) -> R:
+        """Do one."""
+        return self.do(items)
+
+
+def overlapping(do: Callable[[T], R], asked: object) -> Callable[[T], R]:
+    """`do`, which asks `asked`: so that two can be done at once, where two may ask it."""
+    return Overlapping(do, asked.stop) if isinstance(asked, AskedTogether) else do
 
 
 def nothing() -> None:
@@ -226,8 +247,30 @@ class Workers:
             self._in_processes(job)
             return
         built = self._own.built(job.make, job.make)
+        if isinstance(built, Overlapping):
+            self._two_at_once(job, built)
+            return
         for number, task in job.tasks.items():
             job.done(number, task(built))
+
+    def _two_at_once(self, job: Job[Any, Any], built: Overlapping[Any, Any]) -> None:
+        begun: deque[tuple[int, Future[Any]]] = deque()
+        with ThreadPoolExecutor(2) as pool:
+            try:
+                for number, task in job.tasks.items():
+                    begun.append((number, pool.submit(task, built)))
+                    if len(begun) > 1:
+                        self._take(job, begun)
+                while begun:
+                    self._take(job, begun)
+            except BaseException:
+                built.stop()
+                raise
+
+    @staticmethod
+    def _take(job: Job[Any, Any], begun: deque[tuple[int, Future[Any]]]) -> None:
+        number, result = begun.popleft()
+        job.done(number, result.result())
 
     def _in_processes(self, job: Job[Any, Any]) -> None:
         pickled, tasks = pickle.dumps(job.make), job.tasks
