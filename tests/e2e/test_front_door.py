@@ -296,8 +296,8 @@ WRONG: dict[str, tuple[list[str], str]] = {
         "model.dialect: found molmo, which writes points only, expected one with boxes",
     ),
     "an adapter at a server": (
-        ["model.kind=endpoint", "model.url=http://127.0.0.1:9/v1"],
-        "model.kind: found",
+        ["model.kind=endpoint", "model.url=http://127.0.0.1:9/v1", "model.server=other"],
+        "model.server: found 'other' with an adapter, which it cannot load",
     ),
 }
 

@@ -45,6 +45,67 @@ def test_a_server_describes(world: dict[str, SplitFiles], tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "journal").exists()
 
 
+def test_rounds_and_the_evaluation_of_adapters_behind_servers(
+    world: dict[str, SplitFiles], finished: tuple[Run, Path], tmp_path: Path
+) -> None:
+    """The adapter of a round is what the next one describes with, and what is evaluated: at two servers, each
+    of which loads it once, from the run's own folder.
+    """
+    path = config_of(world, tmp_path / "run")
+
+    said: dict[str, list[str]] = {}
+    for row in finished[0].read_stage(Description, "candidates"):
+        said.setdefault(row.prompt, []).append(row.text)
+
+    def reply(prompt: str, k: int) -> str:
+        texts = said.get(prompt, ["a cat<loc_100><loc_100><loc_400><loc_500>"])
+        return texts[k % len(texts)]
+
+    servers = [Script(loads="vllm", reply=reply), Script(loads="vllm", reply=reply)]
+    with serve(servers[0]) as one, serve(servers[1]) as two:
+        changes = (
+            *("model.kind=endpoint", f"model.url=[{one}, {two}]", "model.served_name=m"),
+            *("adapters={spr: {rounds: 2, epochs: 1}}", "pair.min_margin=0"),
+        )
+        spr("run", str(path), "--until", "evaluate", *(w for change in changes for w in ("--set", change)))
+        before = [len(server.requests) for server in servers]
+        spr("run", str(path), "--until", "evaluate", *(w for change in changes for w in ("--set", change)))
+    run = Run(str(tmp_path / "run"))
+    rounds = [run.path("adapter", "spr"), run.path("rounds", "spr", "2", "adapter", "spr")]
+    asked: dict[str, set[str]] = {}
+    for server in servers:
+        assert list(server.adapters.values()) == rounds
+        assert len(server.loaded) == 2
+        for body in server.requests:
+            model = server.adapters.get(body["model"], body["model"])
+            asked.setdefault(model, set()).add(body["messages"][0]["content"][-1]["text"])
+    described = {r.prompt for r in run.read_stage(Description, "candidates")}
+    assert described & asked["m"]
+    assert {r.prompt for r in run.read_stage(Description, "rounds", "spr", "2", "candidates")} <= asked[
+        rounds[0]
+    ]
+    for name, model in {"base": "m", "spr": rounds[0], "spr-round-2": rounds[1]}.items():
+        assert {r.question for r in run.read_stage(Prediction, "evaluation", "test", name)} <= asked[model]
+    assert [len(server.requests) for server in servers] == before  # what is finished is not asked again
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [("vllm", "loads no adapters while it runs"), ("other", "found 'other' with an adapter")],
+)
+def test_a_server_that_takes_no_adapter_is_told_before_anything_is_described(
+    world: dict[str, SplitFiles], tmp_path: Path, capsys: pytest.CaptureFixture[str], server: str, said: str
+) -> None:
+    script = Script()
+    with serve(script) as url:
+        changes = ("model.kind=endpoint", f"model.url={url}", "model.served_name=m", f"model.server={server}")
+        options = [word for change in changes for word in ("--set", change)]
+        line = line_of(capsys, 2, "run", str(config_of(world, tmp_path / "run")), *options)
+    assert said in line
+    assert not script.requests
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_stage_leaves_its_rows(finished: tuple[Run, Path]) -> None:
     run, _ = finished
     candidates = run.read_stage(Description, "candidates")

@@ -240,12 +240,14 @@ class EndpointDescriber:
     ) -> list[Answer]:
         """The answers from number `first` on."""
         found: list[Answer] = []
+        failed_at: list[Server] = []
         tries = 0
         while (n := wanted - first - len(found)) > 0:
             seed = seed_of(sampling.seed, item_id, first + len(found))
-            async with self._place() as server:
+            async with self._place(failed_at) as server:
                 try:
-                    new = await server.ask(client, content, sampling, n, seed, self._others(server))
+                    others = self._answering([server])
+                    new = await server.ask(client, content, sampling, n, seed, bool(others))
                 except RefusedError as e:
                     self._count_refusal(server, str(e))
                     return found + [Answer("", failed=f"refused: {e}")] * n
@@ -255,15 +257,18 @@ class EndpointDescriber:
                     if self.journal is not None:
                         self.journal.add(key, new)
                     found += new
-                    tries = self._failed = 0
-                    self._answered = True
+                    failed_at, tries, self._failed, self._answered = [], 0, 0, True
                     continue
             if failure.limited and server.wait_together(failure.wait):
                 continue
+            failed_at.append(server)
+            if self._answering(failed_at):
+                continue  # at another address, at once
+            failed_at = []
             tries += 1
             if tries < self._patience.tries:
-                own = 0.0 if self._others(server) else self._patience.before(tries)
-                await asyncio.sleep(max(own, min(failure.wait or 0.0, self._patience.asked)))
+                asked = min(failure.wait or 0.0, self._patience.asked)
+                await asyncio.sleep(max(self._patience.before(tries), asked))
                 continue
             self._count_failure(server, failure.reason)
             reason = f"{failure.reason} ({tries} tries)"
@@ -300,10 +305,12 @@ class EndpointDescriber:
     # --- several addresses ------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[Server]:
-        """The address that is to be asked next, once it has a place for one more request."""
+    async def _place(self, failed_at: Sequence[Server]) -> AsyncIterator[Server]:
+        """The address that is to be asked next, once it has a place for one more request; another one than
+        those at which the query has failed.
+        """
         async with self._requests:
-            while (server := self._next()) is None:
+            while (server := self._next(failed_at)) is None:
                 await self._requests.wait()
             server.outstanding += 1
         try:
@@ -313,25 +320,21 @@ class EndpointDescriber:
             async with self._requests:
                 self._requests.notify_all()
 
-    def _next(self) -> Server | None:
+    def _next(self, failed_at: Sequence[Server]) -> Server | None:
         """The one with the fewest requests; of those that do not answer, one that has rested, for one
         question. None when all places are taken.
         """
-        some_answer = any(server.answers for server in self.servers)
-        free = [
-            server
-            for server in self.servers
-            if (
-                server.outstanding < self.concurrency
-                if server.answers or not some_answer
-                else server.outstanding == 0 and not server.rests
-            )
-        ]
-        return min(free, key=lambda server: (server.waits, server.outstanding), default=None)
+        answering = self._answering(failed_at) or self._answering()
+        answering = [server for server in answering if not server.waits] or answering
+        free = [server for server in answering or self.servers if server.outstanding < self.concurrency]
+        if answering:
+            sick = (server for server in self.servers if not server.answers and server not in failed_at)
+            free += [server for server in sick if server.outstanding == 0 and not server.rests]
+        return min(free, key=lambda server: server.outstanding, default=None)
 
-    def _others(self, server: Server) -> bool:
-        """Whether another address answers."""
-        return any(other.answers for other in self.servers if other is not server)
+    def _answering(self, without: Sequence[Server] = ()) -> list[Server]:
+        """The addresses that answer."""
+        return [server for server in self.servers if server.answers and server not in without]
 
 
 class _Loop:

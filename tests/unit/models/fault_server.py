@@ -46,6 +46,11 @@ class Script:
     status: int = 0  # answer everything with this status
     body: str = "{}"
     slow: float = 3.0
+    loads: str = ""  # "vllm" or "sglang": it loads adapters, as that one does
+    adapters: dict[str, str] = field(default_factory=dict)  # that are loaded, by name
+    unreadable: str = ""  # why it cannot load one
+    hold: Callable[[str], None] = lambda prompt: None  # before it answers
+    loaded: list[str] = field(default_factory=list)  # every time
     requests: list[dict[str, Any]] = field(default_factory=list)
     authorization: set[str | None] = field(default_factory=set)
     seen: Counter[str] = field(default_factory=Counter)
@@ -87,8 +92,35 @@ class _Handler(BaseHTTPRequestHandler):
             with script.lock:
                 script.at_once -= 1
 
+    def do_GET(self) -> None:
+        """The models that it has; only vLLM lists the adapters in every version."""
+        names = ["m", *(self.script.adapters if self.script.loads == "vllm" else ())]
+        self._send(200, json.dumps({"data": [{"id": name} for name in names]}).encode())
+
+    def _load(self, script: Script, body: dict[str, Any]) -> None:
+        """Load an adapter as vLLM and SGLang document it."""
+        place = {"vllm": "/v1/load_lora_adapter", "sglang": "/load_lora_adapter"}.get(script.loads)
+        if self.path != place:
+            return self._send(404, b'{"detail": "Not Found"}')
+        if not body.get("lora_name"):
+            return self._send(422, b'{"detail": "lora_name: field required"}')
+        name = body["lora_name"]
+        wrong = script.unreadable or (f"{name} has already been loaded" if name in script.adapters else "")
+        if wrong:
+            said = (
+                {"success": False, "error_message": wrong} if script.loads == "sglang" else {"message": wrong}
+            )
+            return self._send(400, json.dumps(said).encode())
+        script.adapters[name] = body["lora_path"]
+        script.loaded.append(name)
+        return self._send(200, b'{"success": true}' if script.loads == "sglang" else b"Success")
+
     def _answer(self, script: Script) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/load_lora_adapter"):
+            return self._load(script, body)
+        if script.loads and body["model"].removeprefix("m:") not in ("m", *script.adapters):
+            return self._send(404, b'{"message": "The model does not exist."}')
         content = body["messages"][0]["content"]
         prompt = content[-1]["text"]
         if prompt == CHECK:  # before a run: no query, and none of what is counted
@@ -113,6 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         if k < len(faults) and faults[k] != "ok":
             return self._fail(faults[k])
         time.sleep(0.01)
+        script.hold(prompt)
         with script.lock:
             start = script.delivered[prompt]
             count = min(body.get("n", 1), script.at_most)
