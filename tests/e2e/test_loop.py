@@ -329,6 +329,8 @@ def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(
         "model.kind=endpoint",
         "--set",
         "model.url=http://127.0.0.1:9/v1",
+        "--set",
+        "model.server=transformers",
     )
     assert "spr train --merge" in line
 

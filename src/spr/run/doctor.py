@@ -127,7 +127,7 @@ def examine(
         if extent == FULL:
             shown = wording(dialect, "region_caption", config.evaluate.benchmarks)
             findings.append(reading_finding(describer, items, dialect, shown, progress))
-            if config.model.kind == "hf" and config.model.url:
+            if config.model.kind != "endpoint" and config.model.url:
                 second = replace(config, model=replace(config.model, kind="endpoint"))
                 findings.append(engine_finding(exam, build_describer(second, images), dialect, progress))
     else:

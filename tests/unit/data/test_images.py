@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from spr.data.images import ImageStore, open_store, safe_path
-from spr.errors import DataError, ImageError, UnfinishedError
+from spr.errors import DataError, ImageError, StaleRunError, UnfinishedError
 from tests.unit.data.worlds import picture
 
 SIZE = (64, 48)
@@ -225,6 +225,29 @@ def test_sizes_come_from_headers(tmp_path: Path) -> None:
     found = open_store(str(tmp_path)).sizes(["cut.jpg", "none.jpg", "a.jpg"])
     assert found[0] == found[2] == (400, 300)
     assert isinstance(found[1], ImageError)
+
+
+def test_each_of_two_shards_at_work_hears_of_its_own_images(tmp_path: Path) -> None:
+    """Their images files are the same whether they are done at once or one after the other; one that both
+    show is in both.
+    """
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    store = open_store(str(tmp_path))
+    first = store.watch.expect(["a.png", "b.png"], {})
+    second = store.watch.expect(["b.png", "c.png"], {})
+    for name in "cba":
+        store.load(f"{name}.png")
+    assert [seen.image for seen in first.new()] == ["a.png", "b.png"]
+    assert [seen.image for seen in second.new()] == ["b.png", "c.png"]
+    known = {"a.png": "another"}
+    store.watch.expect(["b.png"], {})
+    third = store.watch.expect(["a.png", "b.png"], known)
+    store.load("b.png")
+    with pytest.raises(StaleRunError, match=r"a\.png: this image was changed"):
+        store.load("a.png")
+    assert [seen.image for seen in third.new()] == ["b.png"]
+    store.load("a.png")  # nobody expects it any more
 
 
 def test_a_png_in_memory_is_what_it_is() -> None:
