@@ -25,7 +25,7 @@ results: setup       ## every claim against controls, three seeds: about two hou
 	@$(PY) -m spr.lab.results $(if $(QUICK),--quick)
 
 # a process per core, each with one thread: tests of one module share what they build
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadscope
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 test: setup          ## the default suite: offline, minutes
 	@$(PYTEST) -m "not slow"

@@ -130,7 +130,8 @@ class LLM:
 def install(monkeypatch: pytest.MonkeyPatch) -> type[LLM]:
     """`import vllm` gives this from now on."""
     vllm, lora, request = (types.ModuleType(name) for name in ("vllm", "vllm.lora", "vllm.lora.request"))
-    vllm.LLM, vllm.SamplingParams, request.LoRARequest = LLM, SamplingParams, LoRARequest  # type: ignore[attr-defined]
+    vllm.__dict__.update(LLM=LLM, SamplingParams=SamplingParams)
+    request.__dict__.update(LoRARequest=LoRARequest)
     for module in (vllm, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     LLM.seen.clear()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
@@ -50,7 +50,7 @@ def query(
 
 
 def endpoint(
-    url: str, concurrency: int = 4, patience: Patience = QUICK, key: str = "", **more: Any
+    url: str | Sequence[str], concurrency: int = 4, patience: Patience = QUICK, key: str = "", **more: Any
 ) -> EndpointDescriber:
     return EndpointDescriber(
         url, "m", load_image=load_noise, api_key_env=key, concurrency=concurrency, patience=patience, **more

@@ -47,7 +47,7 @@ def test_several_addresses_share_the_load() -> None:
     """Each is asked by as many queries at once as one alone would be."""
     scripts = [Script(), Script(), Script()]
     with served(scripts) as urls:
-        check_all_answered(endpoint(urls, concurrency=3), scripts)  # type: ignore[arg-type]
+        check_all_answered(endpoint(urls, concurrency=3), scripts)
     assert all(10 <= len(script.requests) <= 30 for script in scripts)
     assert all(script.most_at_once == 3 for script in scripts)
 
@@ -72,7 +72,7 @@ def test_a_sick_address_costs_nothing_while_another_one_answers(
     scripts = [SICK[kind](), Script(), Script()]
     patience = replace(QUICK, pause=0.2, longest=5.0)
     with served(scripts) as urls, caplog.at_level(logging.WARNING):
-        check_all_answered(endpoint(urls, patience=patience), scripts)  # type: ignore[arg-type]
+        check_all_answered(endpoint(urls, patience=patience), scripts)
     assert len(scripts[0].requests) < 20
     told = [line for line in caplog.messages if "left out while the others answer" in line]
     assert len(told) == 1
@@ -84,7 +84,7 @@ def test_an_address_that_hangs_holds_back_nobody_for_long() -> None:
     over = threading.Event()
     scripts = [Script(hold=lambda prompt: over.wait(60) and None), Script()]
     with served(scripts) as urls:
-        describer = endpoint(urls, concurrency=2, patience=replace(QUICK, timeout=2.0))  # type: ignore[arg-type]
+        describer = endpoint(urls, concurrency=2, patience=replace(QUICK, timeout=2.0))
         found = describer.answer([query(p) for p in PROMPTS], GREEDY)
         over.set()
     assert [[answer.text for answer in answers] for answers in found] == [[f"{p} #0"] for p in PROMPTS]
@@ -94,7 +94,7 @@ def test_an_address_that_hangs_holds_back_nobody_for_long() -> None:
 def test_an_address_where_nobody_listens_is_told_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
     script = Script()
     with serve(script) as url, caplog.at_level(logging.WARNING):
-        describer = endpoint([NOWHERE, url])  # type: ignore[arg-type]
+        describer = endpoint([NOWHERE, url])
         describer.check(noise(1))
         assert caplog.messages[-1].startswith(f"model.url: {NOWHERE}/chat/completions: server unreachable")
         check_all_answered(describer, [script])
@@ -103,7 +103,7 @@ def test_an_address_where_nobody_listens_is_told_and_left_out(caplog: pytest.Log
 def test_only_when_no_address_answers_the_run_ends() -> None:
     dead = Script(status=503)
     with serve(dead) as url:
-        describer = endpoint([NOWHERE, url])  # type: ignore[arg-type]
+        describer = endpoint([NOWHERE, url])
         with pytest.raises(UnfinishedError, match="server unreachable"):
             describer.check(noise(1))
         with pytest.raises(UnfinishedError, match=r"server unreachable: .*\(16 queries in a row\)"):
@@ -119,7 +119,7 @@ def test_an_address_that_comes_back_is_asked_again() -> None:
 
     scripts[1].hold = revive
     with served(scripts) as urls:
-        describer = endpoint(urls, concurrency=2)  # type: ignore[arg-type]
+        describer = endpoint(urls, concurrency=2)
         check_all_answered(describer, scripts)
     assert sum(scripts[0].delivered.values()) > 0
     assert describer.servers[0].failed == 0
@@ -129,7 +129,7 @@ def test_a_limit_of_one_address_holds_back_no_other() -> None:
     """It wants to be asked again in an hour; the other one has room."""
     scripts = [Script(status=429, headers={"Retry-After": "3600"}), Script()]
     with served(scripts) as urls:
-        check_all_answered(endpoint(urls, concurrency=8), scripts[1:])  # type: ignore[arg-type]
+        check_all_answered(endpoint(urls, concurrency=8), scripts[1:])
 
 
 def test_what_one_address_does_not_take_is_sent_to_the_others() -> None:
@@ -137,7 +137,7 @@ def test_what_one_address_does_not_take_is_sent_to_the_others() -> None:
     older = Script(refuse=lambda body: (400, "unknown parameter: 'top_k'") if "top_k" in body else None)
     newer = Script()
     with served([newer, older]) as urls:
-        check_all_answered(endpoint(urls, concurrency=2), [newer, older])  # type: ignore[arg-type]
+        check_all_answered(endpoint(urls, concurrency=2), [newer, older])
     assert all("top_k" in body for body in newer.requests)
     assert sum("top_k" in body for body in older.requests) <= 2
 
@@ -145,7 +145,7 @@ def test_what_one_address_does_not_take_is_sent_to_the_others() -> None:
 @pytest.mark.parametrize("urls", [[], ["http://a/v1", "http://a/v1/"], ["http://a/v1", "b:8000"]])
 def test_addresses_that_cannot_be(urls: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"^model\.url: found"):
-        endpoint(urls)  # type: ignore[arg-type]
+        endpoint(urls)
 
 
 # --- adapters -------------------------------------------------------------------------------------
@@ -168,9 +168,9 @@ def test_an_adapter_is_loaded_once_and_asked_for_by_its_name(kind: str, tmp_path
     scripts = [Script(loads=kind), Script(loads=kind)]
     with served(scripts) as urls:
         for _ in range(2):
-            describer = endpoint(urls, server=kind, adapter=first)  # type: ignore[arg-type]
+            describer = endpoint(urls, server=kind, adapter=first)
             describer.answer([query(p) for p in PROMPTS], GREEDY)
-        endpoint(urls, server=kind, adapter=other).answer([query(p) for p in PROMPTS], GREEDY)  # type: ignore[arg-type]
+        endpoint(urls, server=kind, adapter=other).answer([query(p) for p in PROMPTS], GREEDY)
     for script in scripts:
         assert len(script.loaded) == 2
         assert list(script.adapters.values()) == [first, other]
