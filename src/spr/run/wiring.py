@@ -83,10 +83,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that cannot be."""
-        for url in self.urls:
-            parts = urlsplit(url)
-            if parts.username is None and parts.password is None:
-                continue
+        if any(part.username is not None or part.password is not None for part in map(urlsplit, self.urls)):
             raise ConfigError(
                 "model.url: found a user or a password in the address, which would be written into the run, "
                 "expected the key in an environment variable that model.api_key_env names"
