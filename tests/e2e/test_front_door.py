@@ -34,7 +34,7 @@ from spr.scenes.embedded import checkpoint_folder
 from spr.scenes.files import SplitFiles
 from spr.store.folders import STAGES
 from spr.store.run import Run
-from tests.e2e.tools import code_of, config_of, files_of, line_of, shards_of, spr
+from tests.e2e.tools import changed, code_of, config_of, files_of, line_of, shards_of, spr
 from tests.unit.models.fault_server import Script, serve
 
 
@@ -325,7 +325,7 @@ def test_what_cannot_work_is_said_before_anything_is_touched(
         if any(name in text for text in changes):
             folder = folder_of(tmp_path, kind, change)
             changes, said = [text.replace(name, folder) for text in changes], said.replace(name, folder)
-    words = [word for change in changes for word in ("--set", change)]
+    words = changed(*changes)
     before = {}
     if started:
         shutil.copytree(finished[0].root, tmp_path / "run")
@@ -358,7 +358,7 @@ def test_a_crew_that_cannot_work_is_said_before_anything_is_touched(
 ) -> None:
     """Ray itself would wait for minutes for a cluster that is not there."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    words = [word for change in changes for word in ("--set", change)]
+    words = changed(*changes)
     assert line_of(capsys, code, "run", str(config_of(world, tmp_path / "run")), *words).startswith(said)
     assert not (tmp_path / "run").exists()
 
@@ -382,7 +382,7 @@ def test_a_finished_run_needs_nothing_any_more(
     path = config_of(world, tmp_path / "run")
     shutil.copytree(finished[0].root, tmp_path / "run")
     devices = ("model.device=cuda:7", "semantic.device=cuda", "detector.device=cuda")
-    spr("run", str(path), *(word for device in devices for word in ("--set", device)))
+    spr("run", str(path), *changed(*devices))
 
 
 @pytest.mark.parametrize("extra", ["trl", "duckdb", "transformers", "jinja2"])
@@ -400,8 +400,8 @@ def test_a_missing_extra_is_said_first(
 
 
 def at(url: str, *more: str) -> list[str]:
-    changes = ("model.kind=endpoint", f"model.url={url}", "model.served_name=m", *more)
-    return ["--until", "describe", *(word for change in changes for word in ("--set", change))]
+    changes = changed("model.kind=endpoint", f"model.url={url}", "model.served_name=m", *more)
+    return ["--until", "describe", *changes]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from spr.lab.demo import CONFIG
 from spr.scenes.files import SplitFiles, write_split
 from spr.store.run import Run
 from spr.types import Description, Prediction, Region, ScoredCandidate, TrainingPair
-from tests.e2e.tools import STEPS, config_of, line_of, shards_of, spr
+from tests.e2e.tools import STEPS, changed, config_of, line_of, shards_of, spr
 from tests.unit.models.fault_server import Script, serve
 
 
@@ -26,14 +26,7 @@ def test_a_server_describes(world: dict[str, SplitFiles], tmp_path: Path) -> Non
     path = config_of(world, tmp_path / "run")
     answers = Script(reply=lambda prompt, k: f"a cat<loc_{k}><loc_2><loc_700><loc_800>.")
     with serve(answers) as url:
-        changes = [
-            "--set",
-            "model.kind=endpoint",
-            "--set",
-            f"model.url={url}",
-            "--set",
-            "model.served_name=m",
-        ]
+        changes = changed("model.kind=endpoint", f"model.url={url}", "model.served_name=m")
         spr("run", str(path), "--until", "describe", *changes)
         stage = json.loads((tmp_path / "run" / "candidates" / "_stage.json").read_text())
         asked = sum(answers.seen.values())
@@ -63,13 +56,13 @@ def test_rounds_and_the_evaluation_of_adapters_behind_servers(
 
     servers = [Script(loads="vllm", reply=reply), Script(loads="vllm", reply=reply)]
     with serve(servers[0]) as one, serve(servers[1]) as two:
-        changes = (
+        changes = changed(
             *("model.kind=endpoint", f"model.url=[{one}, {two}]", "model.served_name=m"),
             *("adapters={spr: {rounds: 2, epochs: 1}}", "pair.min_margin=0"),
         )
-        spr("run", str(path), "--until", "evaluate", *(w for change in changes for w in ("--set", change)))
+        spr("run", str(path), "--until", "evaluate", *changes)
         before = [len(server.requests) for server in servers]
-        spr("run", str(path), "--until", "evaluate", *(w for change in changes for w in ("--set", change)))
+        spr("run", str(path), "--until", "evaluate", *changes)
     run = Run(str(tmp_path / "run"))
     rounds = [run.path("adapter", "spr"), run.path("rounds", "spr", "2", "adapter", "spr")]
     asked: dict[str, set[str]] = {}
@@ -98,9 +91,10 @@ def test_a_server_that_takes_no_adapter_is_told_before_anything_is_described(
 ) -> None:
     script = Script()
     with serve(script) as url:
-        changes = ("model.kind=endpoint", f"model.url={url}", "model.served_name=m", f"model.server={server}")
-        options = [word for change in changes for word in ("--set", change)]
-        line = line_of(capsys, 2, "run", str(config_of(world, tmp_path / "run")), *options)
+        changes = changed(
+            "model.kind=endpoint", f"model.url={url}", "model.served_name=m", f"model.server={server}"
+        )
+        line = line_of(capsys, 2, "run", str(config_of(world, tmp_path / "run")), *changes)
     assert said in line
     assert not script.requests
     assert not (tmp_path / "run").exists()
@@ -134,7 +128,7 @@ def test_the_demo_describes_and_scores_ten_images(tmp_path: Path, capsys: pytest
         f"run={tmp_path / 'run'}",
         "runtime.workers=1",
     )
-    spr("run", str(CONFIG), "--until", "score", *(word for override in data for word in ("--set", override)))
+    spr("run", str(CONFIG), "--until", "score", *changed(*data))
     assert "doctor: wrong" not in capsys.readouterr().err
     run = Run(str(tmp_path / "run"))
     summary = run.summary("scores")
@@ -325,12 +319,7 @@ def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(
         2,
         "evaluate",
         str(finished[1]),
-        "--set",
-        "model.kind=endpoint",
-        "--set",
-        "model.url=http://127.0.0.1:9/v1",
-        "--set",
-        "model.server=transformers",
+        *changed("model.kind=endpoint", "model.url=http://127.0.0.1:9/v1", "model.server=transformers"),
     )
     assert "spr train --merge" in line
 

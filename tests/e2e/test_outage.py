@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from spr.models.openai_endpoint import Patience
+from spr.models.server import Patience
 from spr.scenes.files import SplitFiles
 from spr.store.run import Run
 from spr.types import Description, Prediction
-from tests.e2e.tools import code_of, config_of, files_of, line_of, spr
+from tests.e2e.tools import changed, code_of, config_of, files_of, line_of, spr
 from tests.unit.models.fault_server import Script, serve
 
 ANSWER = "a cat<loc_100><loc_100><loc_400><loc_500>"
@@ -27,8 +27,9 @@ def script(**more: object) -> Script:
 
 def at(url: str, *more: str) -> list[str]:
     """The options of a command that asks a server."""
-    changes = ("model.kind=endpoint", f"model.url={url}", "model.served_name=m", "model.concurrency=4", *more)
-    return [word for change in changes for word in ("--set", change)]
+    return changed(
+        "model.kind=endpoint", f"model.url={url}", "model.served_name=m", "model.concurrency=4", *more
+    )
 
 
 @pytest.fixture(autouse=True)

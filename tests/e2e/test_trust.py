@@ -19,7 +19,7 @@ from spr.scenes.embedded import checkpoint_folder
 from spr.scenes.files import SplitFiles
 from spr.store.lease import sole_writer
 from spr.store.run import Run
-from tests.e2e.tools import code_of, config_of, files_of, line_of, spr
+from tests.e2e.tools import changed, code_of, config_of, files_of, line_of, spr
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -113,7 +113,7 @@ def moved(config: Path, data: Path, run: Path) -> tuple[str, ...]:
         "evaluate.benchmarks.0.path": data / "world" / "test" / Path(benchmark["path"]).name,
         "evaluate.benchmarks.0.images": data / "world" / "test" / "images",
     }
-    return (str(config), *(word for k, v in changes.items() for word in ("--set", f"{k}={v}")))
+    return (str(config), *changed(*(f"{k}={v}" for k, v in changes.items())))
 
 
 def test_data_and_weights_may_lie_anywhere(

@@ -77,6 +77,11 @@ def line_of(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> s
     return lines[0]
 
 
+def changed(*changes: str) -> list[str]:
+    """The options of a command that change its configuration."""
+    return [word for change in changes for word in ("--set", change)]
+
+
 def shards_of(run: Run, folders: Sequence[str] = STEPS) -> dict[str, bytes]:
     """The bytes of all shards of some stages."""
     root = Path(run.root)

@@ -1,12 +1,13 @@
-"""What a model is told: the question inside its chat template, or in the bare form of a family without one.
+"""What a model is told: the question inside its chat template, or in the bare form of a family without one;
+and what it says.
 
 In: a processor, the model_type, a question, how many images go along (the image first, then the crop). Out:
-the text that goes to the processor.
+the text that goes to the processor. Back: tokens, and the text of an answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from spr.errors import ConfigError
@@ -54,3 +55,10 @@ def prompt_text(
         messages, chat_template=template, add_generation_prompt=True, tokenize=False, **(variables or {})
     )
     return text
+
+
+def text_of(processor: Any, tokens: Iterable[int], hidden: Collection[int]) -> str:
+    """The text of an answer without the `hidden` tokens. Every tag is kept: boxes are made of them."""
+    ids = [token for token in tokens if token not in hidden]
+    text: str = processor.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text.strip()

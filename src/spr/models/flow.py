@@ -15,10 +15,10 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from spr.models.ahead import Ahead
 from spr.models.cache import bytes_per_token
 from spr.models.decode import Batch, Decoder, Task, Tokens, samples_of
 from spr.models.memory import available_bytes, memory_errors
+from spr.store.ahead import Ahead
 from spr.types import Sampling
 
 log = logging.getLogger(__name__)

@@ -21,16 +21,17 @@ from typing import Any
 from PIL import Image
 
 from spr.errors import DataError, why_no_picture
-from spr.models.ahead import Ahead, for_throughput
+from spr.models.ahead import for_throughput
 from spr.models.cache import is_known
-from spr.models.chat import prompt_text
+from spr.models.chat import prompt_text, text_of
 from spr.models.decode import Decoder, Task, Tokens
 from spr.models.flow import Flow
 from spr.models.generate import GenerateDecoder
 from spr.models.inputs import Ask, Encoder, Row
 from spr.models.loading import context_length, load_mllm, with_adapter
 from spr.models.memory import in_halves, memory_errors
-from spr.models.pictures import LoadImage, crop
+from spr.models.pictures import LoadImage, pictures_of
+from spr.store.ahead import Ahead
 from spr.types import Answer, Checkpoint, Query, Sampling
 
 log = logging.getLogger(__name__)
@@ -167,8 +168,7 @@ class HFDescriber:
 
     def images(self, query: Query, image: Image.Image | None = None) -> tuple[Image.Image, ...]:
         """The pictures of a query: the whole image (loaded, unless it is given), then the crop."""
-        image = image or self._last_image(query.image)
-        return (image,) if query.crop is None else (image, crop(image, query.crop))
+        return pictures_of(query, image or self._last_image(query.image))
 
     def _last_image(self, path: str) -> Image.Image:
         """The image of a path; the last one is remembered."""
@@ -237,19 +237,14 @@ class HFDescriber:
         return wanted if self.context is None else min(wanted, self.context - prompt)
 
     def _read(self, tokens: Tokens, limit: int, wanted: int) -> Answer:
-        """The answer's text: every tag is kept (boxes are made of them), only the start, padding and stop
-        tokens are left out.
-        """
+        """The answer: only the start, padding and stop tokens are left out."""
         if tokens.not_a_number:
             return Answer("", failed="not_a_number: the model's logits are none; another model.dtype?")
-        ids = [t for t in tokens.ids if t not in self._hidden]
-        text: str = self.processor.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text = text_of(self.processor, tokens.ids, self._hidden)
         cause = None
         if not tokens.stopped and limit < wanted:
             cause = f"the context of {self.context} tokens leaves room for {limit}"
-        return Answer(text.strip(), tokens.stopped, cause=cause)
+        return Answer(text, tokens.stopped, cause=cause)
 
 
 def _no_answers(why: str, sampling: Sampling) -> list[Answer]:

@@ -40,13 +40,12 @@ from PIL import Image
 from spr.errors import ConfigError, DataError, UnfinishedError, unknown_name, why_no_picture
 from spr.models.fields import SERVERS, Fields
 from spr.models.journal import Journal
-from spr.models.pictures import LoadImage, crop
+from spr.models.pictures import LoadImage, pictures_of
 from spr.models.replies import PassingError, RefusedError
 from spr.models.served_adapter import ServedAdapter
-from spr.models.server import Patience, Server, wait_asked_for
+from spr.models.server import Patience, Server
 from spr.types import Answer, Query, Sampling
 
-__all__ = ["EndpointDescriber", "Patience", "seed_of", "wait_asked_for"]
 log = logging.getLogger(__name__)
 CHECK, CHECKS = "What is this?", 3  # ours: the question before the first one, and its tries
 PATIENCE = Patience()
@@ -82,8 +81,8 @@ class EndpointDescriber:
     """The servers at `url` (each ending in /v1) with their model `model`, or with an `adapter` (a PEFT
     folder) on top of it. Raises ConfigError for an address, a model or a key that a server refuses.
 
-    `concurrency`: requests at a time at each address. `give_up_after`: see the module; None: 2 x
-    `concurrency`, 0: never. `drop_unanswered`: a query without answer is a failed one, and is not asked
+    `concurrency`: requests at a time at each address. `give_up_after`: see the module; None: twice as many as
+    are asked at a time, 0: never. `drop_unanswered`: a query without answer is a failed one, and is not asked
     again.
     """
 
@@ -181,12 +180,13 @@ class EndpointDescriber:
         for line in told:
             log.warning("%s", line)
 
-    def check_takes_adapters(self) -> None:
+    def check_loads_adapters(self) -> None:
         """Raise ConfigError for an address that loads no adapters while it runs, as far as it says so."""
-        self._loop.run(lambda client: self._take_adapters(client))
 
-    async def _take_adapters(self, client: httpx.AsyncClient) -> None:
-        await asyncio.gather(*(server.check_takes_adapters(client) for server in self.servers))
+        async def check(client: httpx.AsyncClient) -> None:
+            await asyncio.gather(*(server.check_loads_adapters(client) for server in self.servers))
+
+        self._loop.run(check)
 
     async def _check(self, client: httpx.AsyncClient, picture: Image.Image) -> list[str]:
         """What is wrong, an address at a time."""
@@ -298,9 +298,7 @@ class EndpointDescriber:
         return hashlib.blake2b(json.dumps(asked, default=str).encode(), digest_size=16).hexdigest()
 
     def _content(self, query: Query) -> list[Mapping[str, Any]]:
-        image = self.load_image(query.image)
-        images = [image] if query.crop is None else [image, crop(image, query.crop)]
-        return _content(images, query.prompt)
+        return _content(pictures_of(query, self.load_image(query.image)), query.prompt)
 
     # --- several addresses ------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from spr.types import Box
+from spr.types import Box, Query
 
 # the path of an image -> the picture, RGB, stored pixels (no EXIF rotation)
 LoadImage: TypeAlias = Callable[[str], Image.Image]
@@ -20,3 +20,8 @@ def crop(image: Image.Image, box: Box) -> Image.Image:
     x1, y1 = min(max(math.floor(box[0]), 0), w - 1), min(max(math.floor(box[1]), 0), h - 1)
     x2, y2 = max(min(math.ceil(box[2]), w), x1 + 1), max(min(math.ceil(box[3]), h), y1 + 1)
     return image.crop((x1, y1, x2, y2))
+
+
+def pictures_of(query: Query, image: Image.Image) -> tuple[Image.Image, ...]:
+    """What goes along with a question about `image`: the whole image, then the crop."""
+    return (image,) if query.crop is None else (image, crop(image, query.crop))

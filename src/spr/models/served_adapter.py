@@ -79,9 +79,10 @@ class ServedAdapter:
 
 
 async def check_loads(client: httpx.AsyncClient, server: str, url: str, headers: Mapping[str, str]) -> None:
-    """Raise ConfigError where the server at `url` has no place to load adapters at. It is given none, which
-    any other server refuses.
+    """Raise ConfigError for a kind of server that cannot be given an adapter, and where the one at `url` has
+    no place to load any. It is given none, which any other server refuses.
     """
+    check_takes_adapters(server)
     with contextlib.suppress(PassingError):  # that is for those who ask it questions
         reply = await _said(client.post(_loader(server, url), json={}, headers=dict(headers)))
         if reply.status_code in (404, 405) or "not enabled" in reply.text:

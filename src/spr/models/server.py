@@ -190,7 +190,7 @@ class Server:
                     raise ConfigError(self._without_key(str(e))) from None
                 self._has_adapter = True
 
-    async def check_takes_adapters(self, client: httpx.AsyncClient) -> None:
+    async def check_loads_adapters(self, client: httpx.AsyncClient) -> None:
         """Raise ConfigError where it loads no adapters while it runs, as far as it says so."""
         await check_loads(client, self.kind, self.base, self._headers())
 

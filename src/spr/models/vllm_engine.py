@@ -15,14 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from spr.errors import ConfigError, DataError, missing_extra, why_no_picture
-from spr.models.chat import prompt_text
+from spr.models.chat import prompt_text, text_of
 from spr.models.families import model_type_of
 from spr.models.loading import load_processor
 from spr.models.openai_endpoint import seed_of
-from spr.models.pictures import LoadImage, crop
+from spr.models.pictures import LoadImage, pictures_of
 from spr.types import Answer, Checkpoint, Query, Sampling
 
 THREADS = 4  # ours: that load images
@@ -102,12 +100,11 @@ class VLLMDescriber:
     def _prompt(self, query: Query) -> dict[str, Any] | str:
         """What the engine is given for a query, or why there is none."""
         try:
-            image = self.load_image(query.image)
-            images: list[Image.Image] = [image] if query.crop is None else [image, crop(image, query.crop)]
+            images = pictures_of(query, self.load_image(query.image))
         except (OSError, DataError, ValueError) as e:
             return why_no_picture(e)
         text = prompt_text(self.processor, self.model_type, query.prompt, len(images), self._template)
-        return {"prompt": text, "multi_modal_data": {"image": images}}
+        return {"prompt": text, "multi_modal_data": {"image": list(images)}}
 
     def _sampling(self, query: Query, sampling: Sampling) -> Any:
         """Everything is said: what is left out, vLLM would take from the checkpoint's generation_config."""
@@ -127,11 +124,7 @@ class VLLMDescriber:
         if sample.finish_reason not in ("stop", "length"):
             return Answer("", failed=f"engine: {sample.finish_reason}")
         hidden = self._hidden | {sample.stop_reason}  # a token, where another one than eos ended it
-        ids = [token for token in sample.token_ids if token not in hidden]
-        text: str = self.processor.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return Answer(text.strip(), sample.finish_reason == "stop")
+        return Answer(text_of(self.processor, sample.token_ids, hidden), sample.finish_reason == "stop")
 
 
 def _room_for(adapter: str) -> int:

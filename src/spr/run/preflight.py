@@ -21,7 +21,6 @@ from spr.data.where import check_where
 from spr.errors import EXTRAS, ConfigError, missing_extra
 from spr.evaluation.results import BASE
 from spr.evaluation.stage import look_at
-from spr.models.served_adapter import check_takes_adapters
 from spr.models.weights import ADAPTER_FILES
 from spr.run.pairs import need_files
 from spr.run.rounds import models_of, round_run
@@ -206,8 +205,7 @@ def check_server(config: Config, adapter: str | None = None) -> None:
 
 def _adapters_served(config: Config, progress: Progress) -> None:
     """What is trained can be put on top of the model at the server, which is asked with it later."""
-    check_takes_adapters(config.model.server)
-    build_endpoint(config, image_store(config)).check_takes_adapters()
+    build_endpoint(config, image_store(config)).check_loads_adapters()
 
 
 def _readable(config: Config, progress: Progress) -> None:

@@ -16,13 +16,13 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast
 
 from spr.errors import UnfinishedError
 from spr.ports import AskedTogether
+from spr.store.ahead import Ahead
 from spr.store.runtime import RuntimeConfig, Seat, set_threads, take_seat
 
 log = logging.getLogger(__name__)
@@ -254,23 +254,16 @@ class Workers:
             job.done(number, task(built))
 
     def _two_at_once(self, job: Job[Any, Any], built: Overlapping[Any, Any]) -> None:
-        begun: deque[tuple[int, Future[Any]]] = deque()
-        with ThreadPoolExecutor(2) as pool:
+        def do(task: tuple[int, Task[Any, Any]]) -> tuple[int, Any]:
+            return task[0], task[1](built)
+
+        with Ahead(do, job.tasks.items(), threads=2) as results:
             try:
-                for number, task in job.tasks.items():
-                    begun.append((number, pool.submit(task, built)))
-                    if len(begun) > 1:
-                        self._take(job, begun)
-                while begun:
-                    self._take(job, begun)
+                for number, result in results:
+                    job.done(number, result)
             except BaseException:
                 built.stop()
                 raise
-
-    @staticmethod
-    def _take(job: Job[Any, Any], begun: deque[tuple[int, Future[Any]]]) -> None:
-        number, result = begun.popleft()
-        job.done(number, result.result())
 
     def _in_processes(self, job: Job[Any, Any]) -> None:
         pickled, tasks = pickle.dumps(job.make), job.tasks

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from spr.errors import ConfigError
-from spr.models.ahead import Ahead, Expected, for_throughput
+from spr.models.ahead import Expected, for_throughput
+from spr.store.ahead import Ahead
 
 
 def test_results_come_in_order_whatever_ends_first() -> None:

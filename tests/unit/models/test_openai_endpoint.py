@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 from spr.errors import ConfigError, UnfinishedError
 from spr.models.fields import ENGINE, LOST
 from spr.models.journal import Journal
-from spr.models.openai_endpoint import EndpointDescriber, Patience, seed_of, wait_asked_for
+from spr.models.openai_endpoint import EndpointDescriber, seed_of
 from spr.models.pictures import crop
 from spr.models.replies import MAX_BYTES, THINKING
+from spr.models.server import Patience, wait_asked_for
 from spr.ports import Describer
 from spr.types import Answer, Query, Sampling
 from tests.unit.models.conftest import load_noise

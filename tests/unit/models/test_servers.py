@@ -216,10 +216,10 @@ def test_a_server_that_cannot_load_an_adapter_is_one_line_before_it_is_asked(
         with pytest.raises(ConfigError, match=r"does not load the adapter .* rank 64 is greater") as caught:
             describer.answer([query("a")], GREEDY)
         assert "--max-lora-rank" in str(caught.value)
-        endpoint(url, server=kind).check_takes_adapters()  # it has a place for them
+        endpoint(url, server=kind).check_loads_adapters()  # it has a place for them
         script.loads = ""
         with pytest.raises(ConfigError, match=r"loads no adapters while it runs \(status 404\)"):
-            endpoint(url, server=kind).check_takes_adapters()
+            endpoint(url, server=kind).check_loads_adapters()
     assert not script.requests
 
 
