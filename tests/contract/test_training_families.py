@@ -111,6 +111,27 @@ def benches(checkpoint: Callable[[str], str]) -> Any:
     return get
 
 
+@pytest.mark.parametrize("name", PACKED)
+def test_pictures_reach_the_tower_in_its_type(
+    benches: Callable[[str], Bench], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made on the CPU, in float32. A tower on another device, or in bfloat16, would have stopped at
+    the first one.
+    """
+    bench, seen = benches(name), list[torch.Tensor]()
+    encode = bench.model.get_image_features
+
+    def watched(**tensors: Any) -> Any:
+        seen.extend(value for value in tensors.values() if isinstance(value, torch.Tensor))
+        return encode(**tensors)
+
+    monkeypatch.setattr(bench.model, "get_image_features", watched)
+    Images(bench.model, bench.encoder, 0).features("a", QUESTIONS[0])
+    floats = [tensor for tensor in seen if tensor.is_floating_point()]
+    assert floats
+    assert all(tensor.dtype == bench.model.dtype == torch.float64 for tensor in floats)
+
+
 @torch.no_grad()
 def plain(bench: Bench, encoded: Encoded, answer: Sequence[int]) -> torch.Tensor:
     """Log-probability of every answer token, the ordinary way."""

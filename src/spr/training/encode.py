@@ -22,7 +22,7 @@ from torch import Tensor
 from spr.boxes import iou_matrix, sanitize
 from spr.errors import ModelError
 from spr.models.chat import BARE, prompt_text
-from spr.models.inputs import Ask, Row
+from spr.models.inputs import Ask, Row, placed
 from spr.models.inputs import Encoder as PromptEncoder
 from spr.training.config import RejectedCoordinates
 from spr.training.packing import Bools, Ints
@@ -110,8 +110,11 @@ class Encoder:
         return self._prompts.row(Ask(image, text, image, lambda: (self._load(image),)))
 
     def plain_inputs(self, question: str, image: str) -> Mapping[str, Tensor]:
-        """All that the processor makes of a prompt, for a forward without anything of ours."""
-        return self._prompts.processed(self.prompt_text(question), (self._load(image),))
+        """All that the processor makes of a prompt, for a forward without anything of ours, where the model
+        is and in its type.
+        """
+        made = self._prompts.processed(self.prompt_text(question), (self._load(image),))
+        return {name: placed(tensor, self._prompts.model) for name, tensor in made.items()}
 
     def _positions(self, row: Row) -> Ints:
         if row.positions.shape[1] != len(row.ids):  # a family that counts by itself

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from spr.models.inputs import placed
 from spr.training.packing import Layout
 
 MASKED = ("sdpa", "eager")  # implementations of attention that take any mask of four dimensions
@@ -130,8 +131,8 @@ def image_features(model: Any, tensors: Mapping[str, Tensor], arguments: Sequenc
     """What tower and projector make of one image, in the form that the model's forward takes; `arguments` of
     get_image_features.
     """
-    out = model.get_image_features(**{k: v for k, v in tensors.items() if k in arguments}, return_dict=True)
-    return joined_features([out])
+    taken = {name: placed(tensor, model) for name, tensor in tensors.items() if name in arguments}
+    return joined_features([model.get_image_features(**taken, return_dict=True)])
 
 
 def joined_features(outputs: Sequence[Any]) -> Any:
