@@ -282,13 +282,20 @@ def _llava_template() -> str:
     )
 
 
-def llava() -> tuple[Any, Any]:
+def llava_phi() -> tuple[Any, Any]:
+    """LLaVA with a language model that computes in its weights' type throughout: others have RMS norms, which
+    work in float32.
+    """
+    return llava("phi")
+
+
+def llava(language: str = "llama") -> tuple[Any, Any]:
     tok = tokenizer(["<image>"], {"image_token": "<image>"}, "<s>", "</s>", _llava_template())
     vision = {
         **{k: v for k, v in SIGLIP.items() if k != "vision_use_head"},
         "model_type": "clip_vision_model",
     }
-    text = {**TEXT, **_ends(tok), "model_type": "llama"}
+    text = {**TEXT, **_ends(tok), "model_type": language}
     config = t.LlavaConfig(
         text_config=text,
         vision_config=vision,
@@ -564,6 +571,6 @@ def build(name: str, folder: Path) -> Path:
     """Write the random checkpoint of a family into `folder / name`, once."""
     path = folder / name
     if not (path / "config.json").exists():
-        model, processor = {**FAMILIES, **OTHERS}[name]()
+        model, processor = {**FAMILIES, **OTHERS, "llava_phi": llava_phi}[name]()
         save_checkpoint(model, processor, path)
     return path

@@ -89,8 +89,8 @@ def ask_processor(
     return {k: v for k, v in out.items() if isinstance(v, torch.Tensor) and k != "labels"}
 
 
-def placed(tensor: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:
-    """A processor's tensor where the model is, and in its type."""
+def placed(tensor: torch.Tensor, model: PreTrainedModel | torch.nn.Parameter) -> torch.Tensor:
+    """A processor's tensor where the model, or one of its weights, is, and in its type."""
     dtype = model.dtype if tensor.is_floating_point() else None
     return tensor.to(model.device, dtype)
 

@@ -131,7 +131,8 @@ def image_features(model: Any, tensors: Mapping[str, Tensor], arguments: Sequenc
     """What tower and projector make of one image, in the form that the model's forward takes; `arguments` of
     get_image_features.
     """
-    taken = {name: placed(tensor, model) for name, tensor in tensors.items() if name in arguments}
+    weight = next(p for p in model.get_encoder(modality="image").parameters() if p.is_floating_point())
+    taken = {name: placed(tensor, weight) for name, tensor in tensors.items() if name in arguments}
     return joined_features([model.get_image_features(**taken, return_dict=True)])
 
 

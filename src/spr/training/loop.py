@@ -14,11 +14,12 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -39,7 +40,7 @@ from spr.training.prepare import Prepared
 @dataclass(frozen=True, slots=True)
 class Steps:
     """A batch sampler that yields this process's pairs of every optimiser step of all epochs, each with the
-    size of the global step.
+    size of the global step. A process gets neighbours, so that pairs of one image stay together.
 
     A process that a small last step leaves idle gets one pair with size 0: it takes part, and counts nothing.
     """
@@ -53,7 +54,8 @@ class Steps:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
-            yield [(i, len(step)) for i in step[self.rank :: self.processes]] or [(step[0], 0)]
+            begin, end = (len(step) * k // self.processes for k in (self.rank, self.rank + 1))
+            yield [(i, len(step)) for i in step[begin:end]] or [(step[0], 0)]
 
 
 class _Identity:
@@ -67,6 +69,17 @@ class _Identity:
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, int]:
         return item
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A forward pass: its units, the pairs of the global step (0: it counts nothing), and how often the tower
+    runs in it.
+    """
+
+    units: Sequence[Unit]
+    total: int
+    encodes: int
 
 
 class Report(TrainerCallback):
@@ -139,22 +152,48 @@ class PairTrainer(Trainer):
             [p.pair for p in pairs], self._family, self._config.share, budget, rejected=preference
         )
         batches = batches_of(units, budget)
+        passes = [_Pass(batch, inputs["total"], self._policy.images.missing(batch)) for batch in batches]
+        passes = self._agreed(passes, _Pass([min(units, key=lambda unit: unit.size)], 0, 0))
         total = torch.zeros((), device=self.args.device)
-        for number, batch in enumerate(batches):
-            last = number == len(batches) - 1
+        for number, one in enumerate(passes):
+            last = number == len(passes) - 1
+            # DeepSpeed takes a step in every backward that is not told otherwise
+            self.accelerator.gradient_state._set_sync_gradients(last)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self._loss(model, batch, pairs, inputs["total"]) * (
-                    1.0 / inputs["total"] if inputs["total"] else 0.0
-                )
+                loss = self._loss(model, one, pairs) * (1.0 / one.total if one.total else 0.0)
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             total = total + loss.detach()
         reduced: Tensor = self.accelerator.reduce(total)
         return reduced
 
-    def _loss(self, model: Any, units: Sequence[Unit], pairs: Sequence[Prepared], total: int) -> Tensor:
+    def _agreed(self, passes: list[_Pass], idle: _Pass) -> list[_Pass]:
+        """The passes of this process, and idle ones where another process has more of them: a forward of
+        sharded weights waits for all processes, and so does each run of a sharded tower inside it.
+        """
+        if self.accelerator.num_processes == 1:
+            return passes
+        count = self._most([len(passes)])[0]
+        passes = [*passes, *[idle] * (count - len(passes))]
+        if not self._sharded:
+            return passes
+        encodes = self._most([one.encodes for one in passes])
+        return [replace(one, encodes=most) for one, most in zip(passes, encodes, strict=True)]
+
+    def _most(self, counts: Sequence[int]) -> list[int]:
+        """The largest of each count over all processes."""
+        found = torch.tensor(counts, device=self.args.device)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        return [int(n) for n in found.tolist()]
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether a process has a part of the weights only."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+    def _loss(self, model: Any, one: _Pass, pairs: Sequence[Prepared]) -> Tensor:
         """Sum over the pairs of a forward pass."""
-        c = self._config
-        answers = gather(self._policy.log_probs(model, units), units, pairs)
+        c, units = self._config, one.units
+        answers = gather(self._policy.log_probs(model, units, encodes=one.encodes), units, pairs)
         loss = preference_loss(
             c.loss,
             answers.ratios,
@@ -165,7 +204,7 @@ class PairTrainer(Trainer):
             smoothing=c.label_smoothing,
             sft_weight=c.sft_weight,
         )
-        if total:
+        if one.total:
             self.meter.add(measure(loss.detach(), answers, c, units))
         return loss.sum()
 

@@ -8,6 +8,8 @@ FSDP) see a normal call.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,22 +147,81 @@ class AnswerHead:
 
 
 class Images:
-    """Image features by path: loaded, encoded once, kept while they fit."""
+    """Image features by path: encoded once, kept while they fit. Replaces the forward of a model, so that its
+    frozen tower and projector work inside it: where weights are sharded they are only there.
+    """
 
     def __init__(self, model: Any, encoder: Encoder, limit_mb: int) -> None:
         self._model, self._encoder = model, encoder
+        self._forward: Callable[..., Any] = model.forward
+        self._asked: _Shown | None = None
         self.store = FeatureStore(limit_mb)
+        self.install()
 
-    def features(self, path: str, question: str) -> Any:
-        """What the frozen tower and projector make of an image; the question only completes what the
-        processor is asked.
+    def install(self) -> None:
+        """Encode in the model's forward."""
+
+        @functools.wraps(self._forward)
+        def forward(*args: Any, **inputs: Any) -> Any:
+            return self._with_features(*args, **inputs)
+
+        self._model.forward = forward
+
+    def remove(self) -> None:
+        """Give the model its own forward back."""
+        self._model.__dict__.pop("forward", None)
+
+    @contextmanager
+    def shown(self, units: Sequence[Unit], blank: bool = False, encodes: int | None = None) -> Iterator[None]:
+        """Within: the model's forward sees the images of all rows of these units. `blank`: as zeros.
+        `encodes`: how often the tower runs at least, for the sake of other processes.
         """
-        kept = self.store.get(path)
+        self._asked = _Shown([unit for unit in units for _ in unit.rows], blank, encodes or 0)
+        try:
+            yield
+        finally:
+            self._asked = None
+
+    def missing(self, units: Sequence[Unit]) -> int:
+        """How many images would be encoded for these units now."""
+        return sum(self.store.get(image) is None for image in {unit.image for unit in units})
+
+    def _with_features(self, *args: Any, **inputs: Any) -> Any:
+        if self._asked is None:
+            return self._forward(*args, **inputs)
+        asked, found = self._asked, dict[str, Any]()
+        before = self.store.encoded
+        for unit in asked.units:
+            if unit.image not in found:
+                found[unit.image] = self._features(unit)
+        for _ in range(asked.encodes - (self.store.encoded - before)):
+            self._encoded(asked.units[0])
+        features = joined_features([found[unit.image] for unit in asked.units])
+        shown = blanked(features) if asked.blank else features
+        return self._forward(*args, **inputs, mm_encoder_outputs={"image": shown})
+
+    def _features(self, unit: Unit) -> Any:
+        kept = self.store.get(unit.image)
         if kept is None:
-            tensors = tensors_of(self._encoder.ask(question, path))
-            kept = image_features(self._model, tensors, self._encoder.feature_arguments)
-            self.store.put(path, kept)
+            kept = self._encoded(unit)
+            self.store.put(unit.image, kept)
         return kept
+
+    def _encoded(self, unit: Unit) -> Any:
+        """What tower and projector make of an image; the question only completes what the processor is
+        asked.
+        """
+        tensors = tensors_of(self._encoder.ask(unit.question, unit.image))
+        return image_features(self._model, tensors, self._encoder.feature_arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What the next forward sees: the image of each row, by its unit."""
+
+    units: Sequence[Unit]
+    blank: bool
+    encodes: int
 
 
 class Policy:
@@ -169,31 +230,36 @@ class Policy:
     """
 
     def __init__(self, base: Any, family: Family, encoder: Encoder, images: Images) -> None:
-        self._base, self._family, self._encoder, self._images = base, family, encoder, images
+        self._base, self._family, self._encoder, self.images = base, family, encoder, images
         self._head = AnswerHead(base)
 
     def log_probs(
-        self, model: Any, units: Sequence[Unit], family: Family | None = None, blank: bool = False
+        self,
+        model: Any,
+        units: Sequence[Unit],
+        family: Family | None = None,
+        blank: bool = False,
+        encodes: int | None = None,
     ) -> list[Tensor]:
         """One tensor (tokens,) per answer, in the order of the units' `answers`. `blank`: with image features
-        of zero, for a check.
+        of zero, for a check. `encodes`: see `Images.shown`.
         """
         family = family or self._family
         rows = [(row, unit) for unit in units for row in unit.rows]
         batch = to_batch([row for row, _ in rows], family)
-        inputs = _placed(batch.inputs, self._base.device)
+        inputs = batch.inputs
+        shown: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if family.layout is None and self._base.config.is_encoder_decoder:
             names = {"input_ids": "decoder_input_ids", "attention_mask": "decoder_attention_mask"}
             inputs = {names.get(k, k): v for k, v in inputs.items()} | self._plain(rows)
         elif family.layout is None:
             inputs |= self._plain(rows, inputs["input_ids"].shape[1])
         else:
-            features = joined_features([self._images.features(u.image, u.question) for _, u in rows])
-            inputs["mm_encoder_outputs"] = {"image": blanked(features) if blank else features}
+            shown = self.images.shown(units, blank, encodes)
             if self._base.config.get_text_config()._attn_implementation == "eager":
                 inputs["attention_mask"] = _additive(inputs["attention_mask"], self._base.dtype)
-        with self._head.asked(batch):
-            found: Tensor = model(**inputs).logits
+        with self._head.asked(batch), shown:
+            found: Tensor = model(**_placed(inputs, self._base.device)).logits
         return [found[torch.from_numpy(path).to(found.device)] for path in batch.paths]
 
     def _plain(self, rows: Sequence[tuple[Row, Unit]], length: int | None = None) -> dict[str, Tensor]:
@@ -212,12 +278,14 @@ class Policy:
         return extra
 
     def close(self) -> None:
-        """Give the model its head back."""
+        """Give the model its head and its forward back."""
         self._head.remove()
+        self.images.remove()
 
     def open(self) -> None:
         """After `close`: answer again."""
         self._head.install()
+        self.images.install()
 
 
 def _placed(value: Any, device: Any) -> Any:

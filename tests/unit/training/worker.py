@@ -4,6 +4,8 @@
 CHANGES is JSON of TrainConfig fields. MOMENTS is JSON of seconds: the training is forked off and killed
 (SIGKILL) at each of them, going on every time where the last one stood, and then runs to its end. Prints how
 many of the kills hit a running training.
+With ACCELERATE_USE_FSDP=true accelerate shards the weights (FSDP 2), which it does on accelerators only: here
+its state is told that the CPUs are some.
 """
 
 from __future__ import annotations
@@ -14,12 +16,24 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 
 from spr.training.config import TrainConfig
 from spr.training.trainer import train
 from tests.unit.training.data import FAST, load_image, made_pairs
+
+own_init = AcceleratorState.__init__
+
+
+def _told_of_accelerators(self: AcceleratorState, *arguments: Any, **named: Any) -> None:
+    if PartialState._shared_state.get("distributed_type") == DistributedType.MULTI_CPU:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    own_init(self, *arguments, **named)
+    assert self.distributed_type == DistributedType.FSDP, self.distributed_type
 
 
 def work(model: str, out: str, config: TrainConfig) -> None:
@@ -39,6 +53,8 @@ def killed_at(seconds: float, model: str, out: str, config: TrainConfig) -> bool
 
 def main() -> None:
     torch.set_num_threads(1)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        AcceleratorState.__init__ = _told_of_accelerators  # type: ignore[method-assign]
     model, out, changes = sys.argv[1:4]
     config = replace(FAST, **json.loads(changes))
     hits = (
