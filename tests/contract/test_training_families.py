@@ -126,7 +126,7 @@ def test_pictures_reach_the_tower_in_its_type(
         return encode(**tensors)
 
     monkeypatch.setattr(bench.model, "get_image_features", watched)
-    Images(bench.model, bench.encoder, 0).features("a", QUESTIONS[0])
+    bench.policy.images.encoded("a", QUESTIONS[0])
     floats = [tensor for tensor in seen if tensor.is_floating_point()]
     assert floats
     assert all(tensor.dtype == bench.model.dtype == torch.float64 for tensor in floats)

@@ -32,7 +32,7 @@ def do_train(config: Config, run: Run, progress: Progress) -> None:
     for name, training in trainings(config).items():
         origin = origin_of(config, run, "train", name, known)
         make = partial(_train_adapter, config, run, name, training, origin, Within(progress, name))
-        if not once(run, (ADAPTER, name), origin, make)[1]:
+        if not once(run, (ADAPTER, name), origin, make, together=True)[1]:
             check_adapter(run, ADAPTER, name)
     later_rounds(config, run, progress, (do_describe, do_score, do_pair, do_train))
 

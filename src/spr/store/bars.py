@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from typing_extensions import override
 
+from spr.store.lease import first_rank
 from spr.store.progress import Progress, clock, one_line
 
 errors = Console(stderr=True)
@@ -122,5 +123,7 @@ class LineProgress(_Shown):
 
 
 def progress_shown() -> Progress:
-    """Bars where stderr is a terminal, else lines."""
+    """Bars where stderr is a terminal, else lines; of the processes of one launch only rank 0 reports."""
+    if not first_rank():
+        return Progress()
     return BarProgress() if errors.is_terminal else LineProgress()

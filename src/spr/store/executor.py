@@ -24,12 +24,14 @@ from spr.store.crew import crew_of
 from spr.store.folders import CONFIG_FILE, STAGE_FILE, TIMES_FILE
 from spr.store.identity import Origin, check_origin, digest_of, hold_origin, versions
 from spr.store.items import Batch, Items, Listed, OnDemand
-from spr.store.lease import check_held, holder, sole_writer
+from spr.store.lease import check_held, first_rank, holder, sole_writer
 from spr.store.progress import Progress, counted
 from spr.store.run import Run, shard_name
 from spr.store.runtime import RuntimeConfig
 from spr.store.workers import Crew, Job, Task
 from spr.types import Dropped, Findings, ShardResult, StageFile, StageSummary
+
+LOOKS_EVERY = 1.0  # ours: seconds between two looks of a process that waits for rank 0
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -94,15 +96,22 @@ def write_times(run: Run, begin: float, *folder: str, **more: float) -> None:
 
 
 def once(
-    run: Run, folder: tuple[str, ...], origin: Origin, make: Callable[[], StageSummary]
+    run: Run,
+    folder: tuple[str, ...],
+    origin: Origin,
+    make: Callable[[], StageSummary],
+    together: bool = False,
 ) -> tuple[StageSummary, bool]:
     """The summary of a stage, and whether it was made now: by `make`, unless it is finished, and with nobody
-    else in its folder.
+    else in its folder. Of the processes of one launch (torchrun, accelerate) rank 0 makes it while the others
+    wait, or all do (`together`).
 
     Raises StaleRunError when it was begun with another configuration or other inputs, BusyError when somebody
     else works on it; neither writes anything.
     """
     check_origin(run, folder, origin)
+    while not (first_rank() or together or run.exists(*folder, STAGE_FILE)):
+        time.sleep(LOOKS_EVERY)
     if not run.exists(*folder, STAGE_FILE):
         with sole_writer(run, *folder):
             if not run.exists(*folder, STAGE_FILE):

@@ -195,7 +195,7 @@ class Images:
             if unit.image not in found:
                 found[unit.image] = self._features(unit)
         for _ in range(asked.encodes - (self.store.encoded - before)):
-            self._encoded(asked.units[0])
+            self.encoded(asked.units[0].image, asked.units[0].question)
         features = joined_features([found[unit.image] for unit in asked.units])
         shown = blanked(features) if asked.blank else features
         return self._forward(*args, **inputs, mm_encoder_outputs={"image": shown})
@@ -203,15 +203,15 @@ class Images:
     def _features(self, unit: Unit) -> Any:
         kept = self.store.get(unit.image)
         if kept is None:
-            kept = self._encoded(unit)
+            kept = self.encoded(unit.image, unit.question)
             self.store.put(unit.image, kept)
         return kept
 
-    def _encoded(self, unit: Unit) -> Any:
+    def encoded(self, image: str, question: str) -> Any:
         """What tower and projector make of an image; the question only completes what the processor is
         asked.
         """
-        tensors = tensors_of(self._encoder.ask(unit.question, unit.image))
+        tensors = tensors_of(self._encoder.ask(question, image))
         return image_features(self._model, tensors, self._encoder.feature_arguments)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from spr.errors import DataError, UserError
 from spr.models.loading import context_length, load_mllm, quiet_peft
@@ -81,9 +82,13 @@ def train(
             "the adapter afterwards"
         )
     state = out / "state"
-    if not resume:
-        shutil.rmtree(state, ignore_errors=True)
     args = arguments(config, state, 1, seed)
+    # DeepSpeed's stage 3 would load shards, and the reference pass is made with all weights
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    wait = torch.distributed.barrier if args.world_size > 1 else (lambda: None)
+    if not resume and args.process_index == 0:
+        shutil.rmtree(state, ignore_errors=True)
+    wait()
     checkpoint = dataclasses.replace(
         Checkpoint.of(model_folder), dtype=config.dtype, attention=config.attention
     )
@@ -115,7 +120,6 @@ def train(
                 "reference": config.loss != "sft",
             }
             made |= {name: getattr(config, name) for name in REFERENCE}
-            wait = torch.distributed.barrier if args.world_size > 1 else (lambda: None)
             _claim(state, Origin("train", made, inputs), args.process_index, wait)
             off = contextlib.nullcontext if adapter else peft.disable_adapter
             kept, dropped = _prepared(pairs, preparer, off, state, config, args, progress, wait)

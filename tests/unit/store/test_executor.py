@@ -11,17 +11,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from spr.errors import StaleRunError, UnfinishedError
+from spr.store import executor
 from spr.store.executor import Stage, run_stage
 from spr.store.identity import Origin, changed_fields, digest_of
 from spr.store.progress import Progress
 from spr.store.run import Run, shard_name
 from spr.store.runtime import RuntimeConfig, own_seat
 from spr.store.workers import Workers
-from spr.types import Dropped, Findings, ImageRecord, ShardResult
+from spr.types import Dropped, Findings, ImageRecord, ShardResult, StageSummary
 
 
 def make_work(log: str | None) -> Callable[[Sequence[int]], ShardResult[ImageRecord]]:
@@ -78,6 +80,27 @@ def test_resume_does_only_what_is_missing(tmp_path: Path) -> None:
     assert log.read_text() == "10\n"
     run_stage(run, stage(str(log)), list(range(20)), runtime, Progress())
     assert log.read_text() == "10\n"
+
+
+def test_of_one_launch_rank_0_works_and_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`accelerate launch -m spr run` with eight ranks did every stage eight times, in one folder."""
+    run, log, looks = Run(str(tmp_path / "run")), tmp_path / "log", list[float]()
+
+    def as_rank(rank: str) -> StageSummary:
+        monkeypatch.setenv("RANK", rank)
+        return run_stage(run, stage(str(log)), list(range(20)), RuntimeConfig(1, 1, 10), Progress())
+
+    def meanwhile(seconds: float) -> None:
+        looks.append(seconds)
+        as_rank("0")
+
+    monkeypatch.setattr(executor, "time", SimpleNamespace(sleep=meanwhile, monotonic=time.monotonic))
+    waited = as_rank("1")
+    assert looks == [executor.LOOKS_EVERY]
+    assert log.read_text() == "0\n10\n"
+    assert waited == as_rank("0")
 
 
 def test_another_configuration_is_refused_by_field(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+
+from spr.training.loop import Steps
+from tests.contract.checkpoints import build
 
 CHANGES = {"epochs": 48, "save_steps": 1, "batch": 4}
 
@@ -74,42 +80,80 @@ def world() -> list[dict[str, str]]:
     return [{**common, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(2)]
 
 
-@pytest.mark.slow
-def test_two_processes_are_one(llava: str, tmp_path: Path) -> None:
-    """gloo on the CPU. 12 pairs in steps of 11: the second step of an epoch has one pair, which leaves a
-    process without any. The small token budget makes the processes need different numbers of forward
-    passes."""
-    changes = {"epochs": 3, "batch": 11, "tokens": 400}
-    finish(launch(llava, tmp_path / "one", changes))
-    finish(*[launch(llava, tmp_path / "two", changes, **environment) for environment in world()])
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
-    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
-    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-4
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true", "DS_ACCELERATOR": "cpu"}
+LAYERS = {
+    "llava_phi": "PhiDecoderLayer,CLIPEncoderLayer",
+    "qwen2_5_vl": "Qwen2_5_VLDecoderLayer,Qwen2_5_VLVisionBlock",
+}
 
 
 @pytest.mark.slow
-def test_sharded_weights_give_the_same_gradients(llava: str) -> None:
-    """torch's fully_shard (FSDP 2) on two CPU processes: the answers' head works inside the model's forward,
-    so the sharded one is complete there.
+@pytest.mark.parametrize(
+    ("kind", "model", "dtype", "close"),
+    [
+        ("ddp", "llava_phi", "float64", 1e-8),
+        ("fsdp", "llava_phi", "float64", 1e-8),
+        ("ddp", "qwen2_5_vl", "float64", 1e-5),  # whose norms work in float32
+        ("fsdp", "qwen2_5_vl", "float64", 1e-5),
+        ("zero2", "llava_phi", "float32", 1e-5),  # DeepSpeed knows no float64
+        ("zero3", "llava_phi", "float32", 1e-5),
+    ],
+)
+def test_two_processes_are_one(kind: str, model: str, dtype: str, close: float, tmp_path: Path) -> None:
+    """gloo on the CPU: copies of the model (DDP), accelerate's FSDP 2, DeepSpeed where it is installed.
 
-    accelerate itself wraps with DDP on a CPU, whatever the FSDP settings say; so Trainer's own FSDP path is
-    not run here.
+    12 pairs in steps of 11: the second step of an epoch has one pair, which leaves a process without any. The
+    small token budget makes the processes need different numbers of forward passes. The reference pass is
+    rank 0's, so that rank 1 has no image features. Both processes are killed in the fourth step; nothing has
+    features then. A sharded forward waits for all processes: with one pass, or one image, more on one of them
+    it would wait for ever.
     """
-    command = [sys.executable, "-m", "tests.unit.training.sharded", llava]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **e},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for e in world()
-    ]
-    for printed in finish(*processes):
-        loss, gradient = map(float, printed.split())
-        assert loss < 1e-5
-        assert gradient < 1e-5
+    changes: dict[str, Any] = {"dtype": dtype, "epochs": 3, "batch": 11, "tokens": 400, "save_steps": 1}
+    folder, environment = str(build(model, tmp_path)), dict[str, str]()
+    finish(launch(folder, tmp_path / "one", changes))
+    if kind == "fsdp":
+        environment = {**FSDP, "FSDP_TRANSFORMER_CLS_TO_WRAP": LAYERS[model]}
+    elif kind != "ddp":
+        pytest.importorskip("deepspeed")
+        stage = {"zero_optimization": {"stage": int(kind[-1])}, "gradient_clipping": 1.0}
+        stage |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+        environment, changes["trainer"] = DEEPSPEED, {"deepspeed": stage}
+    two = tmp_path / "two"
+    killed = [launch(folder, two, changes, **environment, **e, DIES_IN="4") for e in world()]
+    for process in killed:
+        process.communicate(timeout=240)
+    assert [process.returncode for process in killed] == [-signal.SIGKILL] * 2
+    assert len(losses(two)) == 3
+    finish(*[launch(folder, two, changes, **environment, **e) for e in world()])
+    assert losses(two) == pytest.approx(losses(tmp_path / "one"), abs=close)
+    a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert a.keys() == b.keys()
+    assert max(float((a[key] - b[key]).abs().max()) for key in a) < close
+
+
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    st.integers(1, 8),
+)
+def test_processes_part_few_images(pairs_of_images: list[int], processes: int) -> None:
+    """Each pair is one process's, and the pairs of an image stay together but where one process's share
+    ends: dealt out one by one, 4 pairs of each of 8 images were encoded 32 times by 4 processes.
+    """
+    images = [image for image, count in enumerate(pairs_of_images) for _ in range(count)]
+    shares = [next(iter(Steps([range(len(images))], rank, processes))) for rank in range(processes)]
+    counted = [[i for i, total in share if total] for share in shares]
+    assert [i for share in counted for i in share] == list(range(len(images)))
+    assert all(shares)
+    encodes = sum(len({images[i] for i in share}) for share in counted)
+    assert encodes <= len(pairs_of_images) + processes - 1
 
 
 def test_the_shipped_fsdp_settings_are_accelerates(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@
 CHANGES is JSON of TrainConfig fields. MOMENTS is JSON of seconds: the training is forked off and killed
 (SIGKILL) at each of them, going on every time where the last one stood, and then runs to its end. Prints how
 many of the kills hit a running training.
-With ACCELERATE_USE_FSDP=true accelerate shards the weights (FSDP 2), which it does on accelerators only: here
-its state is told that the CPUs are some.
+With DIES_IN=N the process kills itself in step N. With ACCELERATE_USE_FSDP=true accelerate shards the weights
+(FSDP 2), which it does on accelerators only: here its state is told that the CPUs are some.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
 from spr.training.config import TrainConfig
+from spr.training.loop import PairTrainer
 from spr.training.trainer import train
 from tests.unit.training.data import FAST, load_image, made_pairs
 
-own_init = AcceleratorState.__init__
+own_init, own_step = AcceleratorState.__init__, PairTrainer.training_step
 
 
 def _told_of_accelerators(self: AcceleratorState, *arguments: Any, **named: Any) -> None:
@@ -34,6 +35,12 @@ def _told_of_accelerators(self: AcceleratorState, *arguments: Any, **named: Any)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     own_init(self, *arguments, **named)
     assert self.distributed_type == DistributedType.FSDP, self.distributed_type
+
+
+def _dying(self: PairTrainer, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+    if self.state.global_step + 1 == int(os.environ["DIES_IN"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return own_step(self, model, inputs, num_items_in_batch)
 
 
 def work(model: str, out: str, config: TrainConfig) -> None:
@@ -55,6 +62,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         AcceleratorState.__init__ = _told_of_accelerators  # type: ignore[method-assign]
+    if "DIES_IN" in os.environ:
+        PairTrainer.training_step = _dying  # type: ignore[method-assign]
     model, out, changes = sys.argv[1:4]
     config = replace(FAST, **json.loads(changes))
     hits = (
