@@ -862,7 +862,6 @@ def train_ours(
     trainer does (its first epoch is the baseline: two rows by the policy, two by the reference).
     """
     from spr.training.config import TrainConfig
-    from spr.training.families import family_of
     from spr.training.trainer import train
 
     model, processor = qwen(size, bench.device, _type(bench))
@@ -880,17 +879,12 @@ def train_ours(
     )
     clock = Clock(bench)
 
-    def family(model: Any) -> Any:
-        found = family_of(model)
-        return replace(found, layout=None, why="the baseline of the benchmark") if plain else found
-
     bench.reset()
     weights = bench.memory(peak=False)
     with (
         tempfile.TemporaryDirectory() as out,
         patch("spr.training.trainer.load_mllm", lambda *_: (model, processor)),
         patch("spr.training.trainer.checkpoint_digest", lambda *_: "random weights"),
-        patch("spr.training.trainer.family_of", family),
         timed(ENCODE, UNITS, BATCH) as host,
     ):
         result = train(pairs, "random weights", out, settings, picture(size.picture), progress=clock)

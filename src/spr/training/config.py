@@ -46,6 +46,8 @@ class TrainConfig:
     max_grad_norm: Positive = 1.0  # ours
     epochs: Count = 1  # ours
     batch: Count = 32  # ours: pairs per optimiser step over all processes, fixed before anything is packed
+    # ours: share of the images (by a hash of the path) whose pairs are not trained on but measured
+    held_out: Annotated[float, Range(0, below=1)] = 0.0
     rounds: Count = 1  # ours: describe, score, pair and train again with the adapter of the round before
     # tokens of prompt + answer; a longer pair is dropped with a reason, never cut
     max_length: Count | None = None
@@ -82,9 +84,10 @@ SMOOTHING = "a share in (0, 0.5) with loss 'robust', 0 with any other loss"
 class TrainResult:
     """What `_stage.json` says about a training.
 
-    `figures` are those of the last logged step. `layout` is `fallback` for plain rows. `packed_difference`:
-    the largest difference between the packed and the plain log-probability of a token of one pair, measured
-    before the first step; None for plain rows.
+    `figures` are those of the last logged step, `held_out` those of the pairs that were not trained on.
+    `layout` is `fallback` for plain rows. `packed_difference`: the largest difference between the packed and
+    the plain log-probability of a token of one image's pairs, measured before the first step; None for plain
+    rows.
     """
 
     pairs: int
@@ -97,4 +100,5 @@ class TrainResult:
     images_encoded: int
     figures: Mapping[str, float | int | None]
     packed_difference: float | None = None
+    held_out: Mapping[str, float | int | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()

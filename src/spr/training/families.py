@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from spr.models.inputs import placed
+from spr.training.config import Share
 from spr.training.packing import Layout
 
 MASKED = ("sdpa", "eager")  # implementations of attention that take any mask of four dimensions
@@ -61,13 +62,15 @@ class Family:
         return self.layout or "fallback"
 
 
-def family_of(model: Any) -> Family:
+def family_of(model: Any, share: Share = "tree") -> Family:
     """The family of a model. Facts of its configuration that the layout cannot carry turn it into a
-    fallback.
+    fallback, as does the wish to share nothing.
     """
     kind = str(model.config.model_type)
     layout, why = TABLE.get(kind, (None, f"model_type {kind!r} is not in the table"))
     family = Family(kind, layout, why)
+    if share == "none":
+        return replace(family, layout=None, why="train.share is none")
     text = model.config.get_text_config()
     if layout is not None and text._attn_implementation not in MASKED:
         return replace(

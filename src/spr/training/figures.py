@@ -71,17 +71,20 @@ class Meter:
 
 
 class History:
-    """`history.jsonl` and `times.jsonl`: one line per logged step. A resumed run first removes the lines
-    after the step it resumes from.
+    """`history.jsonl`, `times.jsonl` and `held_out.jsonl`: one line per logged step. A resumed run first
+    removes the lines after the step it resumes from.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
-        kept = [line for line in read_history(path) if int(line["step"] or 0) <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self.lines = [line for line in read_history(path) if int(line["step"] or 0) <= step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in self.lines), encoding="utf-8")
 
-    def write(self, line: Mapping[str, object]) -> None:
-        """Append a line."""
+    def write(self, line: Line) -> None:
+        """Append the line of a step that has none yet."""
+        if self.lines and self.lines[-1]["step"] == line["step"]:
+            return
+        self.lines.append(line)
         with self._path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
 
@@ -99,9 +102,9 @@ def read_history(path: Path) -> list[Line]:
     return lines
 
 
-def warnings_of(history: Sequence[Line], config: TrainConfig) -> list[str]:
-    """What looks wrong, with the usual cause. In the order in which a person should look."""
-    found: list[str] = []
+def warnings_of(history: Sequence[Line], config: TrainConfig, ended: bool = False) -> dict[str, str]:
+    """What looks wrong, with the usual cause, by kind. In the order in which a person should look."""
+    found: dict[str, str] = {}
     if not history:
         return found
     first, last = history[0], history[-1]
@@ -114,20 +117,21 @@ def warnings_of(history: Sequence[Line], config: TrainConfig) -> list[str]:
         and loss is not None
         and abs(loss - expected) > 0.02
     ):
-        found.append(
+        found["start"] = (
             f"the loss starts at {loss:.4f}, not at ln 2 = {expected:.4f}: policy and reference differ "
             "before the first step "
             "(another precision, dropout, or a reference of another model)"
         )
     change, reference = last["chosen_shift"], first["chosen"]
     if change is not None and reference is not None and change < -max(10.0, 0.5 * abs(reference)):
-        found.append(
+        found["unlearning"] = (
             f"the chosen answers lost {-change:.1f} nats of log-probability: the policy unlearns both "
             "answers; "
             "lower learning_rate or raise beta, or set sft_weight: 1"
         )
-    if last["accuracy"] is not None and config.loss != "sft" and last["accuracy"] < 0.5 and len(history) > 20:
-        found.append(
+    accuracy = last["accuracy"] if config.loss != "sft" else None
+    if ended and accuracy is not None and accuracy < 0.5 and len(history) > 20:
+        found["undecided"] = (
             "fewer than half of the pairs prefer the chosen answer at the end: the learning rate is too "
             "low, or the pairs contradict each other"
         )

@@ -12,8 +12,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,10 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 from typing_extensions import override
 
 from spr.errors import ConfigError, UserError, unknown_name
@@ -30,7 +35,7 @@ from spr.store.progress import Progress
 from spr.training.answers import gather, measure
 from spr.training.config import TrainConfig
 from spr.training.families import Family
-from spr.training.figures import History, Meter
+from spr.training.figures import History, Line, Meter, warnings_of
 from spr.training.loss import preference_loss
 from spr.training.plan import Unit, batches_of, units_of
 from spr.training.policy import Policy
@@ -112,19 +117,23 @@ class PairTrainer(Trainer):
         policy: Policy,
         family: Family,
         config: TrainConfig,
+        held: Sequence[Prepared] = (),
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        super().__init__(model=model, args=args, train_dataset=_Identity(len(pairs)))
-        self.remove_callback(PrinterCallback)
-        self._pairs, self._steps, self._policy, self._family, self._config = (
-            pairs,
-            steps,
-            policy,
-            family,
-            config,
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=_Identity(len(pairs)),
+            eval_dataset=_Identity(len(held)) if held else None,
         )
+        self.remove_callback(PrinterCallback)
+        self._pairs, self._steps, self._policy, self._family = pairs, steps, policy, family
+        self._config, self._held, self._tell = config, held, tell
         self.meter = Meter()
         self.history: History | None = None
         self.times: History | None = None
+        self.held_out: History | None = None
+        self.told = set[str]()  # kinds of warnings
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Steps in their fixed order; already this process's share, so accelerate must not share them out
@@ -147,24 +156,47 @@ class PairTrainer(Trainer):
         """One optimiser step's forward and backward passes; gradients are synchronised in the last one."""
         model.train()
         pairs = [self._pairs[i] for i in inputs["pairs"]]
-        budget, preference = self._config.tokens, self._config.loss != "sft"
-        units = units_of(
-            [p.pair for p in pairs], self._family, self._config.share, budget, rejected=preference
-        )
-        batches = batches_of(units, budget)
-        passes = [_Pass(batch, inputs["total"], self._policy.images.missing(batch)) for batch in batches]
-        passes = self._agreed(passes, _Pass([min(units, key=lambda unit: unit.size)], 0, 0))
+        passes = self._passes(pairs, inputs["total"])
         total = torch.zeros((), device=self.args.device)
         for number, one in enumerate(passes):
             last = number == len(passes) - 1
             # DeepSpeed takes a step in every backward that is not told otherwise
             self.accelerator.gradient_state._set_sync_gradients(last)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss = self._loss(model, one, pairs) * (1.0 / one.total if one.total else 0.0)
+                loss = self._loss(model, one, pairs, self.meter) * (1.0 / one.total if one.total else 0.0)
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             total = total + loss.detach()
         reduced: Tensor = self.accelerator.reduce(total)
         return reduced
+
+    @override
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Loss, reward margin and accuracy of the pairs that are held out, means over all processes."""
+        share = _collate(next(iter(replace(self._steps, steps=[range(len(self._held))]))))
+        pairs, meter, model = [self._held[i] for i in share["pairs"]], Meter(), self.model_wrapped
+        model.eval()
+        with torch.no_grad():
+            for one in self._passes(pairs, share["total"]):
+                self._loss(model, one, pairs, meter)
+        line = self._line(meter)
+        found = {name: line[name] for name in ("loss", "margin", "accuracy", "pairs")}
+        if self.held_out is not None:
+            self.held_out.write({"step": self.state.global_step, **found})
+        metrics = {f"eval_{name}": float(value) for name, value in found.items() if value is not None}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _passes(self, pairs: Sequence[Prepared], total: int) -> list[_Pass]:
+        """The forward passes over some pairs of this process."""
+        budget, preference = self._config.tokens, self._config.loss != "sft"
+        units = units_of(
+            [p.pair for p in pairs], self._family, self._config.share, budget, rejected=preference
+        )
+        passes = [
+            _Pass(batch, total, self._policy.images.missing(batch)) for batch in batches_of(units, budget)
+        ]
+        return self._agreed(passes, _Pass([min(units, key=lambda unit: unit.size)], 0, 0))
 
     def _agreed(self, passes: list[_Pass], idle: _Pass) -> list[_Pass]:
         """The passes of this process, and idle ones where another process has more of them: a forward of
@@ -190,8 +222,8 @@ class PairTrainer(Trainer):
         """Whether a process has a part of the weights only."""
         return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
-    def _loss(self, model: Any, one: _Pass, pairs: Sequence[Prepared]) -> Tensor:
-        """Sum over the pairs of a forward pass."""
+    def _loss(self, model: Any, one: _Pass, pairs: Sequence[Prepared], meter: Meter) -> Tensor:
+        """Sum over the pairs of a forward pass, which the meter takes too."""
         c, units = self._config, one.units
         answers = gather(self._policy.log_probs(model, units, encodes=one.encodes), units, pairs)
         loss = preference_loss(
@@ -205,18 +237,13 @@ class PairTrainer(Trainer):
             sft_weight=c.sft_weight,
         )
         if one.total:
-            self.meter.add(measure(loss.detach(), answers, c, units))
+            meter.add(measure(loss.detach(), answers, c, units))
         return loss.sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add our figures to what Trainer logs, and write the history."""
         if "loss" in logs and "learning_rate" in logs:
-            total = (
-                self.accelerator.reduce(self.meter.total.to(self.args.device))
-                if self.accelerator.num_processes > 1
-                else self.meter.total
-            )
-            line = self.meter.line(total.cpu(), self._config.loss != "sft")
+            line = self._line(self.meter)
             rest = {
                 "step": self.state.global_step,
                 "lr": logs["learning_rate"],
@@ -224,41 +251,83 @@ class PairTrainer(Trainer):
             }
             if self.history is not None:
                 self.history.write({**rest, **line})
+                for kind, text in warnings_of(self.history.lines, self._config).items():
+                    if kind not in self.told:
+                        self._tell(f"warning: step {self.state.global_step}: {text}")
+                        self.told.add(kind)
             if self.times is not None:
                 self.times.write({"step": self.state.global_step, **self.meter.speed(line)})
             logs = {**logs, **{k: v for k, v in line.items() if v is not None and k != "loss"}}
         super().log(logs, start_time)
+
+    def _line(self, meter: Meter) -> Line:
+        """What a meter has seen, in all processes."""
+        total = meter.total
+        if self.accelerator.num_processes > 1:
+            total = self.accelerator.reduce(total.to(self.args.device))
+        return meter.line(total.cpu(), self._config.loss != "sft")
 
 
 def _collate(items: Sequence[tuple[int, int]]) -> dict[str, Any]:
     return {"pairs": [i for i, _ in items], "total": items[0][1]}
 
 
-# What decides which pairs make a step; never taken from `train.trainer`.
-OWNED = frozenset(
-    {
-        "output_dir",
-        "per_device_train_batch_size",
-        "gradient_accumulation_steps",
-        "num_train_epochs",
-        "max_steps",
-        "seed",
-        "remove_unused_columns",
-    }
-)
+# What is never taken from `train.trainer`, and where it is decided.
+OWNED: Mapping[str, str] = {
+    "output_dir": "run",
+    "per_device_train_batch_size": "train.batch and train.tokens",
+    "per_device_eval_batch_size": "train.tokens",
+    "gradient_accumulation_steps": "train.batch and train.tokens",
+    "num_train_epochs": "train.epochs",
+    "max_steps": "train.epochs",
+    "seed": "train.seed",
+    "bf16": "train.autocast, or train.dtype for the weights",
+    "fp16": "train.autocast, or train.dtype for the weights",
+    "use_cpu": "train.device",
+    "remove_unused_columns": "the pairs",
+}
+PRECISION = "ACCELERATE_MIXED_PRECISION"  # as accelerate launch says it
 
 
 def check_arguments(config: TrainConfig) -> None:
-    """Raise ConfigError for a name in `train.trainer` that is none of the user's."""
+    """Raise ConfigError for what cannot be in `train.trainer`, and for a precision of the launch in which
+    the reference is not computed.
+    """
     known = [field.name for field in dataclasses.fields(TrainingArguments)]
     for name in config.trainer:
         if name in OWNED:
             raise ConfigError(
-                f"train.trainer.{name}: found a setting that follows from train.batch, epochs and seed, "
-                "expected it there"
+                f"train.trainer.{name}: found a setting that follows from {OWNED[name]}, expected it there"
             )
         if name not in known:
             raise ConfigError("train.trainer: " + unknown_name("setting", name, known))
+    if config.trainer.get("eval_strategy", "no") != "no" and not config.held_out:
+        raise ConfigError(
+            "train.trainer.eval_strategy: found no pairs to evaluate on, expected train.held_out, the share "
+            "of images that are not trained on"
+        )
+    _check_reports(config.trainer.get("report_to", "none"))
+    precision = os.environ.get(PRECISION, "no")
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true" or config.trainer.get("fsdp")
+    if precision != "no" or (config.autocast and sharded):
+        found = f"{PRECISION}={precision}" if precision != "no" else "train.autocast with sharded weights"
+        raise ConfigError(
+            f"{found}: the reference would be computed in another precision than the training; expected "
+            "mixed_precision: 'no' in accelerate's file, and train.dtype: bfloat16 (an adapter stays float32)"
+        )
+
+
+def _check_reports(to: Any) -> None:
+    """Raise ConfigError for a place to report to that is not known, or not installed."""
+    known = set(INTEGRATION_TO_CALLBACK)
+    for name in [to] if isinstance(to, str) else to:
+        if name not in {"all", "none", *known}:
+            raise ConfigError("train.trainer.report_to: " + unknown_name("place", str(name), sorted(known)))
+        if name in known - set(get_available_reporting_integrations()):  # type: ignore[no-untyped-call]
+            raise ConfigError(
+                f"train.trainer.report_to: found {name!r}, whose package is not installed, expected it "
+                f"(pip install {name})"
+            )
 
 
 def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> TrainingArguments:
@@ -278,6 +347,8 @@ def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> Train
         "save_strategy": "steps",
         "save_steps": config.save_steps,
         "save_total_limit": 1,
+        "eval_strategy": "steps" if config.held_out else "no",
+        "eval_steps": config.save_steps,
         "seed": seed,
         "bf16": config.autocast,
         "use_cpu": config.device == "cpu",

@@ -6,6 +6,7 @@ a token budget. How pairs are grouped changes speed and memory, never a log-prob
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,12 @@ def _own(b: Branch, first: Branch) -> int:
 def batches_of(units: Sequence[Unit], budget: int) -> list[list[Unit]]:
     """Units in forward passes of at most `budget` padded tokens."""
     return [[units[i] for i in batch] for batch in fill([u.size for u in units], budget)]
+
+
+def is_held_out(image: str, share: float) -> bool:
+    """Whether the pairs of an image are measured and not trained on: the same ones in every run and round."""
+    number = int.from_bytes(hashlib.sha256(image.encode()).digest()[:8], "big")
+    return number < share * 2**64
 
 
 def steps_of(pairs: Sequence[Encoded], batch: int, epochs: int, seed: int) -> list[list[int]]:

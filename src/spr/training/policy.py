@@ -242,7 +242,7 @@ class Policy:
         encodes: int | None = None,
     ) -> list[Tensor]:
         """One tensor (tokens,) per answer, in the order of the units' `answers`. `blank`: with image features
-        of zero, for a check. `encodes`: see `Images.shown`.
+        (of plain rows: pictures) of zero, for a check. `encodes`: see `Images.shown`.
         """
         family = family or self._family
         rows = [(row, unit) for unit in units for row in unit.rows]
@@ -251,9 +251,9 @@ class Policy:
         shown: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if family.layout is None and self._base.config.is_encoder_decoder:
             names = {"input_ids": "decoder_input_ids", "attention_mask": "decoder_attention_mask"}
-            inputs = {names.get(k, k): v for k, v in inputs.items()} | self._plain(rows)
+            inputs = {names.get(k, k): v for k, v in inputs.items()} | self._plain(rows, blank)
         elif family.layout is None:
-            inputs |= self._plain(rows, inputs["input_ids"].shape[1])
+            inputs |= self._plain(rows, blank, inputs["input_ids"].shape[1])
         else:
             shown = self.images.shown(units, blank, encodes)
             if self._base.config.get_text_config()._attn_implementation == "eager":
@@ -262,7 +262,15 @@ class Policy:
             found: Tensor = model(**_placed(inputs, self._base.device)).logits
         return [found[torch.from_numpy(path).to(found.device)] for path in batch.paths]
 
-    def _plain(self, rows: Sequence[tuple[Row, Unit]], length: int | None = None) -> dict[str, Tensor]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the model computes in."""
+        found: torch.dtype = self._base.dtype
+        return found
+
+    def _plain(
+        self, rows: Sequence[tuple[Row, Unit]], blank: bool, length: int | None = None
+    ) -> dict[str, Tensor]:
         """What the processor makes of each row's prompt. Values per token are padded with zeros to `length`,
         which then has ids and mask already; None: an encoder's inputs, padded to the longest prompt.
         """
@@ -275,6 +283,8 @@ class Policy:
                 width = max(p[1] for p in prompts) if length is None else length
                 values = [F.pad(v, (0, width - v.shape[1])) for v in values]
             extra[name] = torch.cat(values)
+            if blank and extra[name].is_floating_point():
+                extra[name] = torch.zeros_like(extra[name])
         return extra
 
     def close(self) -> None:

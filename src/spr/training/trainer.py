@@ -27,13 +27,13 @@ from spr.store.identity import Origin, check_origin, hold_origin
 from spr.store.progress import Progress, counted
 from spr.store.run import Run
 from spr.training.adapter import attach, write_card
-from spr.training.check import check_rows
+from spr.training.check import check_rows, first_image
 from spr.training.config import TrainConfig, TrainResult
 from spr.training.encode import Encoder
-from spr.training.families import family_of
+from spr.training.families import Family, family_of
 from spr.training.figures import History, read_history, warnings_of
 from spr.training.loop import PairTrainer, Report, Steps, arguments, last_checkpoint
-from spr.training.plan import steps_of
+from spr.training.plan import is_held_out, steps_of
 from spr.training.policy import Images, Policy
 from spr.training.prepare import Prepared, Preparer, pairs_digest, prepare
 from spr.types import Checkpoint, Dropped, TrainingPair
@@ -105,7 +105,7 @@ def train(
             config.rejected_coordinates,
             checkpoint.chat_template_kwargs,
         )
-        family = family_of(model)
+        family = family_of(model, config.share)
         images = Images(model, encoder, config.feature_cache_mb)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
             preparer = Preparer(
@@ -122,20 +122,23 @@ def train(
             made |= {name: getattr(config, name) for name in REFERENCE}
             _claim(state, Origin("train", made, inputs), args.process_index, wait)
             off = contextlib.nullcontext if adapter else peft.disable_adapter
-            kept, dropped = _prepared(pairs, preparer, off, state, config, args, progress, wait)
+            prepared, dropped = _prepared(pairs, preparer, off, state, config, args, progress, wait)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
+            kept, held = _split(prepared, config.held_out)
             if not kept:
-                raise DataError(
-                    f"{out}: no pair is left to train on ({counted(reasons) or 'there was none'})"
-                )
-            difference, warned = check_rows(peft, policy, family, kept[0].pair)
+                why = counted({**reasons, "held_out": len(held)} if held else reasons)
+                raise DataError(f"{out}: no pair is left to train on ({why or 'there was none'})")
+            warned = _notes(family, config, held)
+            for warning in warned:
+                progress.tell(f"warning: {warning}")
+            difference = check_rows(peft, policy, family, first_image([p.pair for p in kept]), config)
             steps = steps_of([p.pair for p in kept], config.batch, config.epochs, seed)
             args = arguments(config, state, len(steps), seed)
-            trainer = PairTrainer(
-                peft, args, kept, Steps(steps, args.process_index, args.world_size), policy, family, config
-            )
+            share = Steps(steps, args.process_index, args.world_size)
+            trainer = PairTrainer(peft, args, kept, share, policy, family, config, held, progress.tell)
             _run(trainer, out, state, steps, progress)
-    history = read_history(out / "history.jsonl")
+    history, watched = read_history(out / "history.jsonl"), read_history(out / "held_out.jsonl")
+    late = warnings_of(history, config, ended=True)
     result = TrainResult(
         pairs=len(kept),
         dropped=reasons,
@@ -147,16 +150,36 @@ def train(
         images_encoded=images.store.encoded,
         figures=history[-1] if history else {},
         packed_difference=difference,
-        warnings=(*warned, *warnings_of(history, config)),
+        held_out=watched[-1] if held and watched else {},
+        warnings=(*warned, *late.values()),
     )
     if args.process_index == 0:
         write_card(out, checkpoint.folder, config, dataclasses.asdict(result))
     progress.end(f"{len(steps)} steps, loss {result.figures.get('loss')}")
     if reasons:
         progress.tell(f"dropped: {counted(reasons)}")
-    for warning in result.warnings:
-        progress.tell(f"warning: {warning}")
+    for kind, warning in late.items():
+        if kind not in trainer.told:
+            progress.tell(f"warning: {warning}")
     return result
+
+
+def _split(pairs: Sequence[Prepared], share: float) -> tuple[list[Prepared], list[Prepared]]:
+    """The pairs to train on, and those that are held out."""
+    sides: tuple[list[Prepared], list[Prepared]] = ([], [])
+    for pair in pairs:
+        sides[is_held_out(pair.pair.image_path, share)].append(pair)
+    return sides
+
+
+def _notes(family: Family, config: TrainConfig, held: Sequence[Prepared]) -> list[str]:
+    """What a person should know before the first step."""
+    found = []
+    if family.layout is None and config.share != "none":
+        found.append(f"plain rows, nothing is shared: {family.why}")
+    if config.held_out and not held:
+        found.append(f"train.held_out: a share of {config.held_out:g} of the images is none of these")
+    return found
 
 
 def _claim(state: Path, origin: Origin, process: int, wait: Callable[[], None]) -> None:
@@ -202,6 +225,9 @@ def _run(
         step = int(checkpoint.name.rsplit("-", 1)[-1]) if checkpoint else 0
         trainer.history = History(out / "history.jsonl", step)
         trainer.times = History(out / "times.jsonl", step)
+        trainer.held_out = History(out / "held_out.jsonl", step) if trainer.eval_dataset else None
     trainer.add_callback(Report(progress, steps))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.eval_dataset:
+        trainer.evaluate()
     trainer.save_model(str(out))
