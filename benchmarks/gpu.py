@@ -885,6 +885,7 @@ def train_ours(
         tempfile.TemporaryDirectory() as out,
         patch("spr.training.trainer.load_mllm", lambda *_: (model, processor)),
         patch("spr.training.trainer.checkpoint_digest", lambda *_: "random weights"),
+        patch("spr.training.memory.read_config", lambda *_: model.config),
         timed(ENCODE, UNITS, BATCH) as host,
     ):
         result = train(pairs, "random weights", out, settings, picture(size.picture), progress=clock)

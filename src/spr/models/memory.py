@@ -32,6 +32,13 @@ def available_bytes(device: torch.device) -> int:
     return free + torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
 
 
+def total_bytes(device: torch.device) -> int:
+    """Memory of a device, whoever uses it."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().total)
+    return int(torch.accelerator.get_memory_info(device)[1])
+
+
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
     """Whatever says that memory does not suffice becomes a MemoryError of one line."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from markupsafe import Markup
 from PIL import Image
@@ -106,19 +107,27 @@ def trainings(run: Run) -> list[tuple[str, list[Markup]]]:
 
 
 def training_plots(run: Run, name: str) -> list[Markup]:
-    """Loss, reward margin with accuracy, and log-probs by step, from the trainer's history."""
-    rows = [
-        json.loads(line)
-        for line in run.read_bytes(ADAPTER, name, "history.jsonl").decode().splitlines()
-        if line.strip()
-    ]
+    """Loss (also of the pairs that are held out), reward margin with accuracy, and log-probs by step."""
 
-    def series(name: str, key: str, kind: str) -> Series:
+    def lines(file: str) -> list[dict[str, Any]]:
+        if not run.exists(ADAPTER, name, file):
+            return []
+        text = run.read_bytes(ADAPTER, name, file).decode()
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+    rows, held = lines("history.jsonl"), lines("held_out.jsonl")
+
+    def series(name: str, key: str, kind: str, rows: Sequence[Mapping[str, Any]] = rows) -> Series:
         known = [r for r in rows if r.get(key) is not None]
         return Series(name, kind, [float(r["step"]) for r in known], [float(r[key]) for r in known])
 
     return [
-        line_plot("Loss", [series("loss", "loss", "tuned")], "step", "loss"),
+        line_plot(
+            "Loss",
+            [series("loss", "loss", "tuned"), *([series("held out", "loss", "base", held)] if held else [])],
+            "step",
+            "loss",
+        ),
         line_plot(
             "Reward",
             [series("margin", "margin", "tuned"), series("accuracy", "accuracy", "base")],

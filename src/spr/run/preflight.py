@@ -243,6 +243,19 @@ def _training(config: Config, progress: Progress) -> None:
         check_arguments(training)
 
 
+def _memory(config: Config, progress: Progress) -> None:
+    """What is trained fits on the device that it will be trained on."""
+    import torch
+
+    from spr.models.devices import accelerator
+    from spr.models.memory import total_bytes
+    from spr.training.memory import look_at_memory
+
+    for training in trainings(config).values():
+        device = torch.device("cpu" if training.device == "cpu" else accelerator() or "cpu")
+        look_at_memory(config.model.checkpoint, training, total_bytes(device), str(device), Progress())
+
+
 def _benchmarks(config: Config, progress: Progress) -> None:
     need_files(config.evaluate, progress)
     look_at(config.evaluate, dialect_of(config))
@@ -270,7 +283,12 @@ CHECKS: Mapping[str, Mapping[Check, Sequence[str]]] = {  # of a stage, with the 
         _scoring: ("semantic", "detector", "score", "runtime"),
     },
     "pair": {_boxes: ("model",), **_CREW},
-    "train": {**_PICTURES, _training: ("train", "adapters"), **_CHECKPOINT},
+    "train": {
+        **_PICTURES,
+        _training: ("train", "adapters"),
+        **_CHECKPOINT,
+        _memory: ("model", "train", "adapters"),
+    },
     "evaluate": {**_CREW, **_REACHED, **_CHECKPOINT, _benchmarks: ("model", "evaluate")},
     "report": {},
     "doctor": {

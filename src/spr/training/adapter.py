@@ -91,6 +91,9 @@ model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
 ## Last figures
 {figures}
 
+## Pairs of images that were not trained on
+{held_out}
+
 ## Warnings
 {warnings}
 
@@ -119,6 +122,7 @@ def write_card(out: Path, base: str, config: TrainConfig, result: Mapping[str, A
         layout=result["layout"],
         dropped=", ".join(f"{k} {v}" for k, v in result["dropped"].items()) or "none",
         figures=_list(result["figures"]),
+        held_out=_list(result["held_out"]),
         warnings="\n".join(f"- {text}" for text in result["warnings"]) or "- none",
         config=json.dumps(dataclasses.asdict(config), indent=2, default=str),
         versions=_list(versions()),

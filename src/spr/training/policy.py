@@ -26,6 +26,7 @@ from spr.training.families import Family, FeatureStore, blanked, image_features,
 from spr.training.packing import Ints, Row, visible
 from spr.training.plan import Unit
 
+ALIGNED = 16  # of torch's memory-efficient attention
 CHUNK = 1024  # ours: answer tokens whose logits exist at the same time
 
 
@@ -96,10 +97,15 @@ def _masks(rows: Sequence[Row], length: int, family: Family) -> Any:
 
 
 def _additive(mask: Any, dtype: torch.dtype) -> Any:
-    """The form that eager attention adds to its logits: 0 where seen, the type's least value elsewhere."""
+    """What attention adds to its logits: 0 where seen, the type's least value elsewhere. SDPA would make it
+    anew from True and False in every layer, and keep each for the backward pass; its rows begin at multiples
+    of 16, where kernels take them as they are.
+    """
     if isinstance(mask, dict):
         return {kind: _additive(m, dtype) for kind, m in mask.items()}
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    *rest, length = mask.shape
+    made = torch.zeros(*rest, -(-length // ALIGNED) * ALIGNED, dtype=dtype, device=mask.device)[..., :length]
+    return made.masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 class AnswerHead:
@@ -256,10 +262,11 @@ class Policy:
             inputs |= self._plain(rows, blank, inputs["input_ids"].shape[1])
         else:
             shown = self.images.shown(units, blank, encodes)
-            if self._base.config.get_text_config()._attn_implementation == "eager":
-                inputs["attention_mask"] = _additive(inputs["attention_mask"], self._base.dtype)
+        inputs = _placed(inputs, self._base.device)
+        if family.layout is not None:
+            inputs["attention_mask"] = _additive(inputs["attention_mask"], self._base.dtype)
         with self._head.asked(batch), shown:
-            found: Tensor = model(**_placed(inputs, self._base.device)).logits
+            found: Tensor = model(**inputs).logits
         return [found[torch.from_numpy(path).to(found.device)] for path in batch.paths]
 
     @property

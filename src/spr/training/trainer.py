@@ -22,6 +22,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from spr.errors import DataError, UserError
 from spr.models.loading import context_length, load_mllm, quiet_peft
+from spr.models.memory import available_bytes
 from spr.models.weights import adapter_digest, checkpoint_digest
 from spr.store.identity import Origin, check_origin, hold_origin
 from spr.store.progress import Progress, counted
@@ -33,6 +34,7 @@ from spr.training.encode import Encoder
 from spr.training.families import Family, family_of
 from spr.training.figures import History, read_history, warnings_of
 from spr.training.loop import PairTrainer, Report, Steps, arguments, last_checkpoint
+from spr.training.memory import look_at_memory
 from spr.training.plan import is_held_out, steps_of
 from spr.training.policy import Images, Policy
 from spr.training.prepare import Prepared, Preparer, pairs_digest, prepare
@@ -93,6 +95,7 @@ def train(
         Checkpoint.of(model_folder), dtype=config.dtype, attention=config.attention
     )
     with quiet_peft():
+        look_at_memory(checkpoint, config, available_bytes(args.device), str(args.device), progress)
         model, processor = load_mllm(checkpoint, str(args.device))
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)
