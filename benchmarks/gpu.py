@@ -905,6 +905,7 @@ def train_ours(
         "host_ms_per_pair": 1000 * (host[UNITS] / settings.epochs + host[BATCH] / (settings.epochs + 1)) / n,
         "peak_gb": bench.memory(),
         "weights_gb": weights,
+        "estimated_gb": memory_of(model.config, settings).total / GB,
         "dropped": dict(result.dropped),
         "loss_first_step_is_ln2": not any("ln 2" in w for w in result.warnings),
         "packed_difference": result.packed_difference,

@@ -245,15 +245,10 @@ def _training(config: Config, progress: Progress) -> None:
 
 def _memory(config: Config, progress: Progress) -> None:
     """What is trained fits on the device that it will be trained on."""
-    import torch
-
-    from spr.models.devices import accelerator
-    from spr.models.memory import total_bytes
-    from spr.training.memory import look_at_memory
+    from spr.training.memory import check_device
 
     for training in trainings(config).values():
-        device = torch.device("cpu" if training.device == "cpu" else accelerator() or "cpu")
-        look_at_memory(config.model.checkpoint, training, total_bytes(device), str(device), Progress())
+        check_device(config.model.checkpoint, training)
 
 
 def _benchmarks(config: Config, progress: Progress) -> None:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from spr.errors import ConfigError
+from spr.models.devices import accelerator
 from spr.models.loading import dtype_named, quiet_peft, read_config
+from spr.models.memory import total_bytes
 from spr.store.progress import Progress, one_line
 from spr.training.adapter import attach
 from spr.training.config import TrainConfig
@@ -26,7 +28,7 @@ from spr.training.policy import CHUNK
 from spr.types import Checkpoint
 
 SPARE = 0.08  # ours: share of a device that is left for kernels and for what torch cannot use of it
-GB = 1e9
+GB = 2**30  # as the tools of the makers count
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,12 @@ def look_at_memory(
             progress.tell(f"train: no estimate of its memory ({type(e).__name__}: {one_line(str(e))})")
         else:
             progress.tell(f"train: needs {needed} of {room / GB:.1f} on {where}")
+
+
+def check_device(checkpoint: Checkpoint, config: TrainConfig) -> None:
+    """Raise what `check_memory` raises, for the device that the configuration means, with nothing on it."""
+    device = torch.device("cpu" if config.device == "cpu" else accelerator() or "cpu")
+    look_at_memory(checkpoint, config, total_bytes(device), str(device), Progress())
 
 
 def check_memory(model_config: Any, config: TrainConfig, room: int, where: str) -> Memory:

@@ -48,8 +48,8 @@ def finish(*processes: subprocess.Popen[str]) -> list[str]:
     return printed
 
 
-def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "history.jsonl").read_text().splitlines()]
+def losses(out: Path, file: str = "history.jsonl") -> list[float]:
+    return [json.loads(line)["loss"] for line in (out / file).read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -110,13 +110,14 @@ LAYERS = {
 def test_two_processes_are_one(kind: str, model: str, dtype: str, close: float, tmp_path: Path) -> None:
     """gloo on the CPU: copies of the model (DDP), accelerate's FSDP 2, DeepSpeed where it is installed.
 
-    12 pairs in steps of 11: the second step of an epoch has one pair, which leaves a process without any. The
-    small token budget makes the processes need different numbers of forward passes. The reference pass is
-    rank 0's, so that rank 1 has no image features. Both processes are killed in the fourth step; nothing has
-    features then. A sharded forward waits for all processes: with one pass, or one image, more on one of them
-    it would wait for ever.
+    14 pairs, 2 of them held out, in steps of 11: the second step of an epoch has one pair, which leaves a
+    process without any. The small token budget makes the processes need different numbers of forward passes.
+    The reference pass is rank 0's, so that rank 1 has no image features. Both processes are killed in the
+    fourth step; nothing has features then. A sharded forward waits for all processes: with one pass, or one
+    image, more on one of them it would wait for ever.
     """
     changes: dict[str, Any] = {"dtype": dtype, "epochs": 3, "batch": 11, "tokens": 400, "save_steps": 1}
+    changes["held_out"] = 0.05  # the first of seven images
     folder, environment = str(build(model, tmp_path)), dict[str, str]()
     finish(launch(folder, tmp_path / "one", changes))
     if kind == "fsdp":
@@ -133,7 +134,8 @@ def test_two_processes_are_one(kind: str, model: str, dtype: str, close: float, 
     assert [process.returncode for process in killed] == [-signal.SIGKILL] * 2
     assert len(losses(two)) == 3
     finish(*[launch(folder, two, changes, **environment, **e) for e in world()])
-    assert losses(two) == pytest.approx(losses(tmp_path / "one"), abs=close)
+    for file in ("history.jsonl", "held_out.jsonl"):
+        assert losses(two, file) == pytest.approx(losses(tmp_path / "one", file), abs=close)
     a, b = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert a.keys() == b.keys()
     assert max(float((a[key] - b[key]).abs().max()) for key in a) < close

@@ -44,7 +44,7 @@ def _dying(self: PairTrainer, model: Any, inputs: Any, num_items_in_batch: Any =
 
 
 def work(model: str, out: str, config: TrainConfig) -> None:
-    train(made_pairs(12), model, out, config, load_image)
+    train(made_pairs(14), model, out, config, load_image)
 
 
 def killed_at(seconds: float, model: str, out: str, config: TrainConfig) -> bool:
