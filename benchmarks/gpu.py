@@ -862,6 +862,7 @@ def train_ours(
     trainer does (its first epoch is the baseline: two rows by the policy, two by the reference).
     """
     from spr.training.config import TrainConfig
+    from spr.training.memory import memory_of
     from spr.training.trainer import train
 
     model, processor = qwen(size, bench.device, _type(bench))
