@@ -31,6 +31,7 @@ from transformers.integrations.integration_utils import (
 from typing_extensions import override
 
 from spr.errors import ConfigError, UserError, unknown_name
+from spr.models.devices import accelerator
 from spr.store.progress import Progress
 from spr.training.answers import gather, measure
 from spr.training.config import TrainConfig
@@ -351,7 +352,8 @@ def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> Train
         "eval_steps": config.save_steps,
         "seed": seed,
         "bf16": config.autocast,
-        "use_cpu": config.device == "cpu",
+        # said, where there is nothing else: else processes of one launch would not find each other
+        "use_cpu": config.device == "cpu" or accelerator() is None,
         "remove_unused_columns": False,
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": False,
