@@ -134,6 +134,7 @@ class PairTrainer(Trainer):
         self.history: History | None = None
         self.times: History | None = None
         self.held_out: History | None = None
+        self.evaluated_at: int | None = None  # the step after which the held-out pairs were last measured
         self.told = set[str]()  # kinds of warnings
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -179,7 +180,7 @@ class PairTrainer(Trainer):
         with torch.no_grad():
             for one in self._passes(pairs, share["total"]):
                 self._loss(model, one, pairs, meter)
-        line = self._line(meter)
+        line, self.evaluated_at = self._line(meter), self.state.global_step
         found = {name: line[name] for name in ("loss", "margin", "accuracy", "pairs")}
         if self.held_out is not None:
             self.held_out.write({"step": self.state.global_step, **found})

@@ -28,7 +28,7 @@ from spr.store.identity import Origin, check_origin, hold_origin
 from spr.store.progress import Progress, counted
 from spr.store.run import Run
 from spr.training.adapter import attach, write_card
-from spr.training.check import check_rows, first_image
+from spr.training.check import check_rows
 from spr.training.config import TrainConfig, TrainResult
 from spr.training.encode import Encoder
 from spr.training.families import Family, family_of
@@ -114,16 +114,8 @@ def train(
             preparer = Preparer(
                 peft, family, encoder, policy, config, config.max_length or context_length(model)
             )
-            inputs = {"model": checkpoint_digest(checkpoint), "pairs": pairs_digest(pairs)}
-            if adapter:
-                inputs["adapter"] = adapter_digest(adapter)
-            made = {
-                "processor": checkpoint.processor,
-                "layout": family.name,
-                "reference": config.loss != "sft",
-            }
-            made |= {name: getattr(config, name) for name in REFERENCE}
-            _claim(state, Origin("train", made, inputs), args.process_index, wait)
+            origin = _origin(checkpoint, pairs, adapter, family, config)
+            _claim(state, origin, args.process_index, wait)
             off = contextlib.nullcontext if adapter else peft.disable_adapter
             prepared, dropped = _prepared(pairs, preparer, off, state, config, args, progress, wait)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
@@ -134,8 +126,9 @@ def train(
             warned = _notes(family, config, held)
             for warning in warned:
                 progress.tell(f"warning: {warning}")
-            difference = check_rows(peft, policy, family, first_image([p.pair for p in kept]), config)
-            steps = steps_of([p.pair for p in kept], config.batch, config.epochs, seed)
+            encoded = [p.pair for p in kept]
+            difference = check_rows(peft, policy, family, encoded, config)
+            steps = steps_of(encoded, config.batch, config.epochs, seed)
             args = arguments(config, state, len(steps), seed)
             share = Steps(steps, args.process_index, args.world_size)
             trainer = PairTrainer(peft, args, kept, share, policy, family, config, held, progress.tell)
@@ -185,6 +178,22 @@ def _notes(family: Family, config: TrainConfig, held: Sequence[Prepared]) -> lis
     return found
 
 
+def _origin(
+    checkpoint: Checkpoint,
+    pairs: Sequence[TrainingPair],
+    adapter: str | None,
+    family: Family,
+    config: TrainConfig,
+) -> Origin:
+    """What the cached reference is made from."""
+    inputs = {"model": checkpoint_digest(checkpoint), "pairs": pairs_digest(pairs)}
+    if adapter:
+        inputs["adapter"] = adapter_digest(adapter)
+    made = {"processor": checkpoint.processor, "layout": family.name, "reference": config.loss != "sft"}
+    made |= {name: getattr(config, name) for name in REFERENCE}
+    return Origin("train", made, inputs)
+
+
 def _claim(state: Path, origin: Origin, process: int, wait: Callable[[], None]) -> None:
     """Say what the cached reference is made from. Raises StaleRunError when that is something else."""
     if process == 0:
@@ -231,6 +240,6 @@ def _run(
         trainer.held_out = History(out / "held_out.jsonl", step) if trainer.eval_dataset else None
     trainer.add_callback(Report(progress, steps))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.eval_dataset:
+    if trainer.eval_dataset and trainer.evaluated_at != trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model(str(out))

@@ -23,7 +23,7 @@ from spr.training.config import Share, TrainConfig, TrainResult
 from spr.training.encode import Encoder
 from spr.training.families import family_of
 from spr.training.figures import warnings_of
-from spr.training.loop import check_arguments, last_checkpoint
+from spr.training.loop import PairTrainer, check_arguments, last_checkpoint
 from spr.training.packing import Row
 from spr.training.plan import is_held_out, units_of
 from spr.training.trainer import train
@@ -293,15 +293,24 @@ def test_a_mask_that_is_taken_in_another_way_stops_the_training(
 
 # PEFT asks transformers by its old name
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_held_out_images_are_measured_and_not_trained_on(trained: Any, llava: str, tmp_path: Path) -> None:
-    """The loss on them is the loss that a training on them would start with."""
-    pairs = made_pairs(12)
+def test_held_out_images_are_measured_and_not_trained_on(
+    trained: Any, llava: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss on them is that of plain rows under the adapter. They are measured once per step."""
+    pairs, measured, evaluate = made_pairs(12), list[int](), PairTrainer.evaluate
+
+    def counted(self: PairTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
+        measured.append(self.state.global_step)
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(PairTrainer, "evaluate", counted)
     _, history, result = trained(pairs=pairs, epochs=4, held_out=0.5, save_steps=2)
     held = [p for p in pairs if is_held_out(p.image, 0.5)]
     assert 0 < len(held) < len(pairs)
     assert result.pairs == len(pairs) - len(held)
     lines = [json.loads(line) for line in (tmp_path / "out" / "held_out.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == sorted({*range(2, result.steps + 1, 2), result.steps})
+    assert measured == [line["step"] for line in lines]
     assert all(line["pairs"] == len(held) for line in lines)
     assert result.held_out == lines[-1]
     assert history[-1]["margin"] > lines[-1]["margin"] > 0.0
