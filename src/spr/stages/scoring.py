@@ -241,10 +241,17 @@ class _Work:
     failed: str | None = None
 
     @classmethod
-    def of(cls, region: Region, candidates: Sequence[Description], dialect: Dialect) -> _Work:
-        """The region with what its candidates say."""
+    def of(
+        cls,
+        region: Region,
+        candidates: Sequence[Description],
+        dialect: Dialect,
+        group: Sequence[str] | None = None,
+    ) -> _Work:
+        """The region with what its candidates say; the phrases are those of `group`, where that is given."""
         texts = [dialect.parse(c.text, region.frame) for c in candidates]
-        return cls(region, candidates, texts, phrases_of(texts))
+        said = texts if group is None else [dialect.parse(text, region.frame) for text in group]
+        return cls(region, candidates, texts, phrases_of(said))
 
 
 def _phrases(works: Sequence[_Work]) -> list[str]:
@@ -345,11 +352,15 @@ def score_region(
     scorer: ImageTextScorer | None,
     detector: Detector | None,
     config: ScoreConfig,
+    group: Sequence[str] | None = None,
 ) -> list[ScoredCandidate]:
-    """Scores of all candidates of one region and of their refinements; all unscored when its picture cannot
-    be had, or not be shown to a model.
+    """Scores of candidates of one region and of their refinements; all unscored when its picture cannot be
+    had, or not be shown to a model.
+
+    `group`: the texts of *all* candidates of the region, where `candidates` is a part of them: the detector
+    is asked for the phrases of all.
     """
-    return _score_image([_Work.of(region, candidates, dialect)], dialect, scorer, detector, config)
+    return _score_image([_Work.of(region, candidates, dialect, group)], dialect, scorer, detector, config)
 
 
 def _score_image(
