@@ -49,7 +49,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.processors import TemplateProcessing
 
 from spr.store.progress import Progress
-from spr.training.packing import Row, branch, grow, visible
+from spr.training.masks import block_mask, seen
+from spr.training.packing import Row, branch, grow
 from spr.types import Box, Query, Sampling, Score, TrainingPair
 
 t: Any = transformers  # many of its classes have no types
@@ -1136,28 +1137,6 @@ def tree_row(tokens: int, image: int, prompt: int, answer: int) -> Row:
     return grow(branches)
 
 
-def intervals(row: Row) -> tuple[torch.Tensor, torch.Tensor]:
-    """(enter, leave) of every node in a walk through the tree: a query q sees a key k exactly when
-    enter[k] <= enter[q] < leave[k].
-    """
-    n = len(row)
-    children: list[list[int]] = [[] for _ in range(n)]
-    roots: list[int] = []
-    for node, parent in enumerate(row.parents.tolist()):
-        (children[parent] if parent >= 0 else roots).append(node)
-    enter, leave = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-    count, stack = 0, [(node, False) for node in reversed(roots)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            leave[node] = count
-            continue
-        enter[node], count = count, count + 1
-        stack.append((node, True))
-        stack += [(child, False) for child in reversed(children[node])]
-    return torch.from_numpy(enter), torch.from_numpy(leave)
-
-
 def masks(bench: Bench) -> None:
     """Part (e): 28 heads, 4 of keys and values, width 128. `tree`: one row of an image with many prompts;
     `pairs`: rows of one pair each, as many as the tokens hold.
@@ -1205,8 +1184,8 @@ def equal_masks(bench: Bench, compiled: list[Any]) -> dict[str, Any]:
     """Differences of output and gradients in float32, on a row of 1,024 tokens."""
     row = tree_row(96, 24, 6, 10) if bench.smoke else tree_row(1024, 391, 50, 75)
     inputs = attention_inputs(bench, 1, len(row), torch.float32)
-    seen = torch.from_numpy(visible(row)).to(bench.device)[None, None]
-    outputs = [_with_gradients(bench, w, inputs) for w in (_flex(bench, row, compiled)[0], masked_sdpa(seen))]
+    sdpa = masked_sdpa(seen([row], len(row), device=bench.device)[:, None])
+    outputs = [_with_gradients(bench, w, inputs) for w in (_flex(bench, row, compiled)[0], sdpa)]
     found = _differences(*outputs)
     return {"equal": max(found) < 1e-4, "differences_float32": found, "row_length": len(row)}
 
@@ -1219,12 +1198,12 @@ def compare_masks(bench: Bench, tokens: int, kind: str, compiled: list[Any]) -> 
     row = tree_row(tokens if kind == "tree" else 0, image, prompt, answer)
     rows = 1 if kind == "tree" else tokens // len(row)
     begin = time.perf_counter()
-    dense = torch.from_numpy(visible(row)).to(bench.device)
+    dense = seen([row], len(row), device=bench.device)
     bench.sync()
     dense_ms = 1000 * (time.perf_counter() - begin)
-    seen = dense[None, None].expand(rows, 1, -1, -1).contiguous()
+    mask = dense[:, None].expand(rows, 1, -1, -1).contiguous()
     inputs = attention_inputs(bench, rows, len(row), _type(bench))
-    sdpa = masked_sdpa(seen)
+    sdpa = masked_sdpa(mask)
 
     def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -1234,7 +1213,7 @@ def compare_masks(bench: Bench, tokens: int, kind: str, compiled: list[Any]) -> 
         "row_length": len(row),
         "row_count": rows,
         "visible_share": float(dense.float().mean()),
-        "dense_mask_mb": seen.nbytes / 2**20,
+        "dense_mask_mb": mask.nbytes / 2**20,
         "dense_mask_ms": dense_ms,
         "sdpa_ms": _milliseconds(bench, sdpa, inputs),
         "sdpa_peak_gb": bench.memory(),
@@ -1257,16 +1236,10 @@ def compare_masks(bench: Bench, tokens: int, kind: str, compiled: list[Any]) -> 
 
 def _flex(bench: Bench, row: Row, compiled: list[Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """FlexAttention over the tree of a row, compiled where there is a GPU."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    enter, leave = (x.to(bench.device) for x in intervals(row))
-    n = len(row)
-
-    def seen(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        return (enter[k] <= enter[q]) & (enter[q] < leave[k])
+    from torch.nn.attention.flex_attention import flex_attention
 
     begin = time.perf_counter()
-    mask: Any = create_block_mask(seen, None, None, n, n, device=bench.device)
+    mask = block_mask([row], len(row), device=bench.device)
     bench.sync()
     milliseconds = 1000 * (time.perf_counter() - begin)
     if not compiled:

@@ -24,9 +24,10 @@ from safetensors.torch import load_file
 from spr.models.loading import load_mllm
 from spr.training.config import TrainConfig
 from spr.training.encode import Encoded, Encoder
-from spr.training.families import TABLE, family_of
+from spr.training.families import FLEX, TABLE, family_of
+from spr.training.masks import masks_of
 from spr.training.plan import units_of
-from spr.training.policy import Images, Policy, to_batch
+from spr.training.policy import Images, Policy
 from spr.training.prepare import Preparer
 from spr.training.trainer import train
 from spr.types import Checkpoint, Score, TrainingPair
@@ -187,6 +188,27 @@ def test_packed_is_plain(benches: Any, name: str) -> None:
     assert (nodes["tree"] < nodes["pair"]) == (name != "paligemma")
 
 
+# torch's own, where it begins to compile, and that it did not
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method`:DeprecationWarning", "ignore:flex_attention called without:UserWarning"
+)
+@pytest.mark.parametrize("name", PACKED)
+def test_flex_attention_computes_the_same(benches: Any, name: str) -> None:
+    """The forward pass: there is no backward pass on a CPU. Not compiled, which changes no result."""
+    bench, text = benches(name), benches(name).model.config.get_text_config()
+    family = family_of(bench.model)
+    units = units_of(bench.pairs, family, "tree", 10_000)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        expected = torch.cat(bench.policy.log_probs(bench.model, units))
+        text._attn_implementation_internal = FLEX
+        try:
+            assert family_of(bench.model) == family
+            found = torch.cat(bench.policy.log_probs(bench.model, units))
+        finally:
+            text._attn_implementation_internal = "sdpa"
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_rows_are_plain(benches: Any, name: str) -> None:
     bench = benches(name)
@@ -305,9 +327,10 @@ def test_padding_sees_itself_only(benches: Any) -> None:
     bench = benches("llava")
     family = family_of(bench.model)
     rows = [row for unit in units_of(bench.pairs, family, "pair", 10_000) for row in unit.rows]
-    mask = to_batch(rows, family).inputs["attention_mask"][:, 0]
+    length = max(map(len, rows))
+    mask = masks_of(rows, length, family, "sdpa", torch.float64, "cpu")[:, 0] == 0
     for row, seen in zip(rows, mask, strict=True):
-        assert torch.equal(seen[len(row) :].sum(-1), torch.ones(mask.shape[1] - len(row), dtype=torch.long))
+        assert torch.equal(seen[len(row) :].sum(-1), torch.ones(length - len(row), dtype=torch.long))
 
 
 def test_a_picture_that_the_processor_cannot_show_is_a_dropped_pair(checkpoint: Callable[[str], str]) -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.gpu import PARTS, Bench, intervals, main, tree_row
-
-from spr.training.packing import visible
+from benchmarks.gpu import PARTS, Bench, main
 
 REPO = Path(__file__).parents[2]
 
@@ -49,15 +47,6 @@ def test_what_is_compared_is_equal(figures: list[dict[str, Any]]) -> None:
     assert all(
         f["loss_first_step_is_ln2"] for f in figures if f["figure"].startswith("train") and "rows" in f
     )
-
-
-def test_the_intervals_of_a_tree_are_its_mask() -> None:
-    """Two prompts of an image, two answers each: 3 + 2 x (2 + 2 x 4) = 23 tokens, one more in the last."""
-    row = tree_row(24, 3, 2, 4)
-    enter, leave = (x.numpy() for x in intervals(row))
-    assert len(row) == 24
-    seen = (enter[None] <= enter[:, None]) & (enter[:, None] < leave[None])
-    assert (seen == visible(row)).all()
 
 
 def test_what_does_not_fit_is_skipped_and_what_fails_says_why(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     # ours: compute in bfloat16 (with float32 weights); the reference is computed the same way
     autocast: bool = False
-    attention: str = "sdpa"
+    attention: str = "sdpa"  # as transformers names it; "flex_attention": faster for packed rows on a GPU
     device: Literal["auto", "cpu"] = "auto"
     save_steps: Count = 50  # ours: steps that a kill can lose
     log_steps: Count = 1  # ours

@@ -19,7 +19,8 @@ from spr.models.inputs import placed
 from spr.training.config import Share
 from spr.training.packing import Layout
 
-MASKED = ("sdpa", "eager")  # implementations of attention that take any mask of four dimensions
+FLEX = "flex_attention"
+MASKED = ("sdpa", "eager", FLEX)  # implementations of attention that take a mask of our own
 _CAUSAL = "the language model is causal: a mask and positions of our own are taken as they are"
 # model_type -> layout, and why. None = plain rows.
 TABLE: Mapping[str, tuple[Layout | None, str]] = {
@@ -76,8 +77,7 @@ def family_of(model: Any, share: Share = "tree") -> Family:
         return replace(
             family,
             layout=None,
-            why=f"attention {text._attn_implementation!r} takes no mask of ours, only "
-            f"{' and '.join(MASKED)} do",
+            why=f"attention {text._attn_implementation!r} takes no mask of ours, only {', '.join(MASKED)} do",
         )
     if layout is not None and getattr(text, "final_logit_softcapping", None) is not None:
         return replace(

@@ -24,6 +24,8 @@ from spr.models.memory import total_bytes
 from spr.store.progress import Progress, one_line
 from spr.training.adapter import attach
 from spr.training.config import TrainConfig
+from spr.training.families import FLEX
+from spr.training.masks import check_attention
 from spr.training.policy import CHUNK
 from spr.types import Checkpoint
 
@@ -66,7 +68,9 @@ def memory_of(model_config: Any, config: TrainConfig) -> Memory:
     computed = "bfloat16" if config.autocast else config.dtype
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-            model_config, dtype=dtype_named(computed), attn_implementation=config.attention
+            model_config,
+            dtype=dtype_named(computed),
+            attn_implementation="sdpa" if config.attention == FLEX else config.attention,
         )
         model = attach(model, config)
         trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -112,8 +116,10 @@ def _saved_bytes(model: Any, config: TrainConfig) -> int:
         decoder(inputs_embeds=hidden, attention_mask=mask, use_cache=False)
     for hook in hooks:
         hook.remove()
-    masks = mask.values() if isinstance(mask, dict) else [mask]
-    found: int = count.bytes + sum(m.numel() * hidden.element_size() for m in masks)
+    found = count.bytes
+    if config.attention != FLEX:  # its block mask is small
+        masks = mask.values() if isinstance(mask, dict) else [mask]
+        found += sum(m.numel() * hidden.element_size() for m in masks)
     if config.trainer.get("gradient_checkpointing"):
         found += len(layers) * hidden.nbytes + max(layers.values()) - sum(layers.values())
     return found
@@ -176,8 +182,11 @@ def look_at_memory(
 
 
 def check_device(checkpoint: Checkpoint, config: TrainConfig) -> None:
-    """Raise what `check_memory` raises, for the device that the configuration means, with nothing on it."""
+    """Raise what `check_attention` and `check_memory` raise, for the device that the configuration means,
+    with nothing on it.
+    """
     device = torch.device("cpu" if config.device == "cpu" else accelerator() or "cpu")
+    check_attention(config.attention, device)
     look_at_memory(checkpoint, config, total_bytes(device), str(device), Progress())
 
 

@@ -101,27 +101,21 @@ def grow(branches: Sequence[Branch]) -> Row:
     )
 
 
-def visible(row: Row, layout: Layout = "causal", window: int | None = None) -> Bools:
-    """Who sees whom: (n, n), [query, key]. `window` counts positions, not nodes: a key at least that far back
-    is not seen.
-
-    causal: ancestors and itself · image_block: image tokens also see each other · prefix: all prompt tokens
-    see each other.
+def spans(row: Row) -> tuple[Ints, Ints]:
+    """(enter, leave), each (n,): the numbers of a walk through the tree, in which the nodes below a node
+    follow it. A node is the other or below it exactly when enter[other] <= enter[node] < leave[other].
     """
-    n = len(row)
-    mask = np.zeros((n, n), dtype=np.bool_)
-    for node, parent in enumerate(row.parents.tolist()):
-        if parent >= 0:
-            mask[node] = mask[parent]
-        mask[node, node] = True
-    position = row.positions[0]
-    if window is not None:
-        mask &= position[:, None] - position[None, :] < window
-    if layout == "image_block":
-        mask |= row.image[:, None] & row.image[None, :]
-    elif layout == "prefix":
-        mask |= row.prompt[:, None] & row.prompt[None, :]
-    return mask
+    n, parents = len(row), row.parents.tolist()
+    size = [1] * n + [0]  # the last is what the roots hang on, as parent -1
+    for node in reversed(range(n)):
+        size[parents[node]] += size[node]
+    enter, free = [0] * n, [0] * (n + 1)
+    for node, parent in enumerate(parents):
+        enter[node] = free[parent]
+        free[parent] += size[node]
+        free[node] = enter[node] + 1
+    first = np.asarray(enter, dtype=np.int64)
+    return first, first + np.asarray(size[:n], dtype=np.int64)
 
 
 def one_prompt(branches: Sequence[Branch]) -> bool:

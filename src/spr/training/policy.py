@@ -23,10 +23,10 @@ from torch.utils.checkpoint import checkpoint
 
 from spr.training.encode import Encoder, tensors_of
 from spr.training.families import Family, FeatureStore, blanked, image_features, joined_features
-from spr.training.packing import Ints, Row, visible
+from spr.training.masks import masks_of, padded
+from spr.training.packing import Ints, Row
 from spr.training.plan import Unit
 
-ALIGNED = 16  # of torch's memory-efficient attention
 CHUNK = 1024  # ours: answer tokens whose logits exist at the same time
 
 
@@ -44,11 +44,11 @@ class Batch:
     paths: tuple[Ints, ...]
 
 
-def to_batch(rows: Sequence[Row], family: Family) -> Batch:
-    """Rows side by side, padded to the longest. In a plain row there is one branch, and the model makes mask
-    and positions itself.
+def to_batch(rows: Sequence[Row], family: Family, length: int) -> Batch:
+    """Rows side by side, padded to `length` tokens. In a plain row there is one branch, and the model makes
+    its mask and positions itself; the mask of packed rows is `masks_of`.
     """
-    length, axes = max(len(r) for r in rows), len(rows[0].positions)
+    axes = len(rows[0].positions)
     ids = np.zeros((len(rows), length), dtype=np.int64)
     positions = np.zeros((axes, len(rows), length), dtype=np.int64)
     predict, target, paths = [], [], []
@@ -69,7 +69,6 @@ def to_batch(rows: Sequence[Row], family: Family) -> Batch:
             np.stack([np.arange(length) < len(r) for r in rows]).astype(np.int64)
         )
     else:
-        inputs["attention_mask"] = _masks(rows, length, family)
         inputs["position_ids"] = torch.from_numpy(positions if axes > 1 else positions[0])
     return Batch(
         inputs,
@@ -77,35 +76,6 @@ def to_batch(rows: Sequence[Row], family: Family) -> Batch:
         torch.from_numpy(np.concatenate(target)),
         tuple(paths),
     )
-
-
-def _masks(rows: Sequence[Row], length: int, family: Family) -> Any:
-    """Who sees whom, (rows, 1, length, length), True = seen; one mask per kind of layer where a family has
-    two. Padding sees itself only.
-    """
-
-    def mask(window: int | None) -> Tensor:
-        made = np.zeros((len(rows), 1, length, length), dtype=np.bool_)
-        made[:, 0] |= np.eye(length, dtype=np.bool_)
-        for i, row in enumerate(rows):
-            made[i, 0, : len(row), : len(row)] = visible(row, family.layout or "causal", window)
-        return torch.from_numpy(made)
-
-    if family.window is None:
-        return mask(None)
-    return {"full_attention": mask(None), "sliding_attention": mask(family.window)}
-
-
-def _additive(mask: Any, dtype: torch.dtype) -> Any:
-    """What attention adds to its logits: 0 where seen, the type's least value elsewhere. SDPA would make it
-    anew from True and False in every layer, and keep each for the backward pass; its rows begin at multiples
-    of 16, where kernels take them as they are.
-    """
-    if isinstance(mask, dict):
-        return {kind: _additive(m, dtype) for kind, m in mask.items()}
-    *rest, length = mask.shape
-    made = torch.zeros(*rest, -(-length // ALIGNED) * ALIGNED, dtype=dtype, device=mask.device)[..., :length]
-    return made.masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 class AnswerHead:
@@ -252,19 +222,25 @@ class Policy:
         """
         family = family or self._family
         rows = [(row, unit) for unit in units for row in unit.rows]
-        batch = to_batch([row for row, _ in rows], family)
+        packed = [row for row, _ in rows]
+        length = max(map(len, packed))
+        if family.layout is not None:
+            length = padded(length, self.attention)
+        batch = to_batch(packed, family, length)
         inputs = batch.inputs
         shown: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if family.layout is None and self._base.config.is_encoder_decoder:
             names = {"input_ids": "decoder_input_ids", "attention_mask": "decoder_attention_mask"}
             inputs = {names.get(k, k): v for k, v in inputs.items()} | self._plain(rows, blank)
         elif family.layout is None:
-            inputs |= self._plain(rows, blank, inputs["input_ids"].shape[1])
+            inputs |= self._plain(rows, blank, length)
         else:
             shown = self.images.shown(units, blank, encodes)
         inputs = _placed(inputs, self._base.device)
         if family.layout is not None:
-            inputs["attention_mask"] = _additive(inputs["attention_mask"], self._base.dtype)
+            inputs["attention_mask"] = masks_of(
+                packed, length, family, self.attention, self._base.dtype, self._base.device
+            )
         with self._head.asked(batch), shown:
             found: Tensor = model(**inputs).logits
         return [found[torch.from_numpy(path).to(found.device)] for path in batch.paths]
@@ -274,6 +250,11 @@ class Policy:
         """The type that the model computes in."""
         found: torch.dtype = self._base.dtype
         return found
+
+    @property
+    def attention(self) -> str:
+        """The implementation of attention of the language model, by transformers' name."""
+        return str(self._base.config.get_text_config()._attn_implementation)
 
     def _plain(
         self, rows: Sequence[tuple[Row, Unit]], blank: bool, length: int | None = None

@@ -34,6 +34,7 @@ from spr.training.encode import Encoder
 from spr.training.families import Family, family_of
 from spr.training.figures import History, read_history, warnings_of
 from spr.training.loop import PairTrainer, Report, Steps, arguments, last_checkpoint
+from spr.training.masks import check_attention
 from spr.training.memory import look_at_memory
 from spr.training.plan import is_held_out, steps_of
 from spr.training.policy import Images, Policy
@@ -94,6 +95,7 @@ def train(
     checkpoint = dataclasses.replace(
         Checkpoint.of(model_folder), dtype=config.dtype, attention=config.attention
     )
+    check_attention(config.attention, args.device)
     with quiet_peft():
         look_at_memory(checkpoint, config, available_bytes(args.device), str(args.device), progress)
         model, processor = load_mllm(checkpoint, str(args.device))

@@ -40,7 +40,8 @@ def test_the_estimate_is_what_a_pass_saves(name: str, dtype: str, tmp_path: Path
     model, encoder = attach(base, FAST), Encoder(base, processor, load_image)
     family = family_of(base)
     units = units_of([encoder.encode(pair) for pair in made_pairs(6, per_image=6)], family, "tree", 100_000)
-    batch = to_batch([row for unit in units for row in unit.rows], family)
+    rows = [row for unit in units for row in unit.rows]
+    batch = to_batch(rows, family, max(map(len, rows)))
     count = memory._Saved({p.untyped_storage()._cdata for p in model.parameters()})
     with closing(Policy(base, family, encoder, Images(base, encoder, 64))) as policy, count.counting():
         kept = policy.log_probs(model.train(), units)

@@ -4,13 +4,34 @@ own history.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from spr.training.packing import Branch, branch, fill, grow, one_prompt, shares_image, visible
+from spr.training.masks import block_mask, seen
+from spr.training.packing import Branch, Layout, Row, branch, fill, grow, one_prompt, shares_image
 
 IMAGE = 9
+# prompts and answers of few tokens, so that they often begin alike
+SEQUENCES = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 3), min_size=1, max_size=6),
+        st.lists(st.integers(0, 3), min_size=1, max_size=6),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def visible(row: Row, layout: Layout = "causal", window: int | None = None) -> NDArray[np.bool_]:
+    """Who sees whom in one row."""
+    found: NDArray[np.bool_] = seen([row], len(row), layout, window)[0].numpy()
+    return found
 
 
 def made(prompt: list[int], answer: list[int]) -> Branch:
@@ -28,8 +49,8 @@ def test_a_pair_by_eye() -> None:
     assert row.positions.tolist() == [[0, 1, 2, 3, 3]]  # the rejected branch restarts
     assert [p.tolist() for p in row.paths] == [[2, 3], [2, 4]]
     assert row.source == 8
-    seen = [np.flatnonzero(line).tolist() for line in visible(row)]
-    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 4]]  # 4 does not see 3
+    found = [np.flatnonzero(line).tolist() for line in visible(row)]
+    assert found == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 4]]  # 4 does not see 3
 
 
 def test_an_answer_token_is_never_merged_with_a_prompt_token() -> None:
@@ -44,8 +65,8 @@ def test_window_counts_positions() -> None:
     little.
     """
     row = grow([made([9, 1], [2, 3]), made([9, 1], [5, 6])])
-    seen = [np.flatnonzero(line).tolist() for line in visible(row, window=2)]
-    assert seen == [[0], [0, 1], [1, 2], [2, 3], [1, 4], [4, 5]]
+    found = [np.flatnonzero(line).tolist() for line in visible(row, window=2)]
+    assert found == [[0], [0, 1], [1, 2], [2, 3], [1, 4], [4, 5]]
 
 
 def test_bidirectional_blocks() -> None:
@@ -64,16 +85,7 @@ def test_what_may_share() -> None:
     assert not one_prompt([early, other])
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(st.integers(0, 3), min_size=1, max_size=6),
-            st.lists(st.integers(0, 3), min_size=1, max_size=6),
-        ),
-        min_size=1,
-        max_size=6,
-    )
-)
+@given(SEQUENCES)
 def test_every_node_sees_exactly_its_own_history(pairs: list[tuple[list[int], list[int]]]) -> None:
     branches = [made([IMAGE, *p], a) for p, a in pairs]
     row = grow(branches)
@@ -81,12 +93,38 @@ def test_every_node_sees_exactly_its_own_history(pairs: list[tuple[list[int], li
     for b, path in zip(branches, row.paths, strict=True):
         whole = b.ids.tolist()
         for k, node in enumerate(path.tolist()):
-            seen = np.flatnonzero(mask[node])
-            order = seen[np.argsort(row.positions[0, seen])]
+            known = np.flatnonzero(mask[node])
+            order = known[np.argsort(row.positions[0, known])]
             assert row.ids[order].tolist() == whole[: b.prompt + k + 1]
             assert row.positions[0, order].tolist() == list(range(b.prompt + k + 1))
     assert (row.parents < np.arange(len(row))).all()
     assert len(row) <= row.source
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@given(st.lists(SEQUENCES, min_size=1, max_size=3), st.none() | st.integers(1, 5), st.integers(0, 3))
+def test_a_mask_is_found_by_walking_up_the_tree(
+    layout: Layout, trees: list[list[tuple[list[int], list[int]]]], window: int | None, spare: int
+) -> None:
+    """Rows side by side, with padding; as a square, and as FlexAttention asks for it, entry by entry."""
+    rows = [grow([made([IMAGE, IMAGE, *p], a) for p, a in tree]) for tree in trees]
+    length = max(map(len, rows)) + spare
+    expected = np.tile(np.eye(length, dtype=np.bool_), (len(rows), 1, 1))
+    for square, row in zip(expected, rows, strict=True):
+        position, n = row.positions[0], len(row)
+        for node in range(n):
+            above = node
+            while above >= 0:
+                square[node, above] = window is None or position[node] - position[above] < window
+                above = int(row.parents[above])
+        if layout != "causal":
+            block = row.image if layout == "image_block" else row.prompt
+            square[:n, :n] |= block[:, None] & block[None, :]
+    assert (seen(rows, length, layout, window).numpy() == expected).all()
+    mask = block_mask(rows, length, layout, window)
+    every, batch = torch.arange(length), torch.arange(len(rows))
+    asked = mask.mask_mod(batch[:, None, None], torch.tensor(0), every[:, None], every[None, :])
+    assert (asked.numpy() == expected).all()
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 50)), max_size=20), st.integers(1, 120))

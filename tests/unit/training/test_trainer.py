@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from spr.dialects import get_dialect
 from spr.errors import ConfigError, DataError, FoundWrongError, StaleRunError
 from spr.store.progress import Progress
-from spr.training import policy, trainer
+from spr.training import masks, policy, trainer
 from spr.training.config import Share, TrainConfig, TrainResult
 from spr.training.encode import Encoder
 from spr.training.families import family_of
@@ -280,10 +280,10 @@ def test_a_mask_that_is_taken_in_another_way_stops_the_training(
     config = replace(FAST, dtype=dtype)
     assert train(PAIRS, llava, str(out), config, load_image).packed_difference is not None
 
-    def causal(row: Row, *_: Any) -> Any:
-        return np.tri(len(row), dtype=np.bool_)
+    def causal(rows: Sequence[Row], length: int, *_: Any) -> torch.Tensor:
+        return torch.ones(len(rows), length, length, dtype=torch.bool).tril()
 
-    monkeypatch.setattr(policy, "visible", causal)
+    monkeypatch.setattr(masks, "seen", causal)
     wrong = out.parent / "wrong"
     with pytest.raises(FoundWrongError, match=r"packed rows differ .* set train\.share: none"):
         train(PAIRS, llava, str(wrong), config, load_image)
