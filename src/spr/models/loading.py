@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -26,6 +26,7 @@ from transformers.utils.import_utils import is_torchvision_available
 
 from spr.errors import ConfigError, unknown_name
 from spr.models.devices import AUTO, SPREAD, device_named, make_current
+from spr.models.quantized import four_bit, stay_trainable
 from spr.types import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -85,13 +86,16 @@ def _unreadable(folder: str, error: Exception) -> ConfigError:
     return ConfigError(f"{folder}: found a {kind} that transformers cannot load as a checkpoint ({first})")
 
 
-def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedModel:
-    """A model through one of transformers' auto classes, on a device of `spr.models.devices`. Raises
-    ConfigError when it cannot be loaded or when weights are missing.
+def load_model(auto: Any, checkpoint: Checkpoint, device: str, quantization: Any = None) -> PreTrainedModel:
+    """A model through one of transformers' auto classes, on a device of `spr.models.devices`; with a
+    quantisation of transformers, its weights are made small on the way there. Raises ConfigError when it
+    cannot be loaded or when weights are missing.
     """
     folder, dtype = checkpoint.folder, dtype_named(checkpoint.dtype)
     device = device_named(device)
-    device_map = {"device_map": "auto"} if device == SPREAD else {}
+    more: dict[str, Any] = {"device_map": "auto"} if device == SPREAD else {}
+    if quantization is not None:
+        more = {"quantization_config": quantization, "device_map": {"": device}}
     shown = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
 
@@ -102,7 +106,7 @@ def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedMode
             attn_implementation=attention,
             output_loading_info=True,
             **_source(checkpoint),
-            **device_map,
+            **more,
         )
 
     try:
@@ -125,7 +129,8 @@ def load_model(auto: Any, checkpoint: Checkpoint, device: str) -> PreTrainedMode
         )
     if device != SPREAD:
         make_current(device)
-        model.to(device)
+        if quantization is None:
+            model.to(device)
     loaded: PreTrainedModel = model.eval()
     return loaded
 
@@ -221,17 +226,27 @@ def _load_processor(checkpoint: Checkpoint) -> Any:
 
 
 def load_mllm(
-    model: str | Checkpoint, device: str = AUTO, check: Callable[[Any], None] | None = None
+    model: str | Checkpoint,
+    device: str = AUTO,
+    check: Callable[[Any], None] | None = None,
+    quantize: Literal["none", "4bit"] = "none",
 ) -> tuple[PreTrainedModel, Any]:
     """An image-text-to-text model in evaluation mode, and its processor. Raises ConfigError, one line each.
 
-    `check` sees the processor before the weights are read, which takes long.
+    `check` sees the processor before the weights are read, which takes long. `quantize`: see
+    `spr.models.quantized`.
     """
     checkpoint = Checkpoint.of(model)
     processor = load_processor(checkpoint)
     if check is not None:
         check(processor)
-    return load_model(AutoModelForImageTextToText, checkpoint, device), processor
+    if quantize == "none":
+        return load_model(AutoModelForImageTextToText, checkpoint, device), processor
+    dtype = dtype_named(checkpoint.dtype)
+    quantization = four_bit(read_config(checkpoint), dtype, checkpoint.trust_remote_code)
+    loaded = load_model(AutoModelForImageTextToText, checkpoint, device, quantization)
+    stay_trainable(loaded)
+    return loaded, processor
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The LoRA adapter: where it goes, and the folder that it becomes.
 
-In: a model. Out: a PEFT model whose LoRA sits on the linear layers of the language model only; later
+In: a model. Out: a PEFT model whose LoRA sits on the linear layers of the language model, and of the other
+parts that the configuration names; later
 `adapter_model.safetensors`, `adapter_config.json` and a model card, which `PeftModel.from_pretrained` reads.
 """
 
@@ -9,33 +10,78 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from spr.errors import ModelError
+from spr.errors import ConfigError, unknown_name
 from spr.store.identity import versions
-from spr.training.config import TrainConfig
+from spr.training.config import LoraPart, TrainConfig
+
+# names of the module between tower and language model, in the classes of transformers
+PROJECTORS = frozenset(
+    {
+        "multi_modal_projector",
+        "connector",
+        "merger",
+        "deepstack_merger_list",
+        "image_to_text_projection",
+    }
+)
 
 
-def target_pattern(model: Any) -> str:
-    """A regular expression for the names of all linear layers of the language model; neither tower, nor
-    projector, nor lm_head.
+def target_pattern(model: Any, parts: Sequence[LoraPart] = ("language",), names: Sequence[str] = ()) -> str:
+    """A regular expression for the names of linear layers: all of the given parts of a model, never its head,
+    or those whose last part is one of `names`. Raises ConfigError for a name that no layer has, and for a
+    part without linear layers.
     """
-    decoder = model.get_decoder()
-    head = model.get_output_embeddings()
-    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
-    linear = [n for n, m in decoder.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    if not prefix or not linear:
-        raise ModelError(
-            f"{type(model).__name__}: found no linear layers in a language model, expected a decoder below "
-            "the model"
-        )
-    leaves = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    return rf"{re.escape(prefix)}\..*\.({'|'.join(leaves)})"
+    layers = _linear_layers(model)
+    for part in parts:
+        if not layers[part]:
+            have = ", ".join(p for p, names in layers.items() if names) or "another model"
+            raise ConfigError(
+                f"train.lora_parts: found {part}, in which {type(model).__name__} has no linear layers; "
+                f"expected {have}"
+            )
+    known = {_last(name) for part in parts for name in layers[part]}
+    for name in names:
+        if name not in known:
+            raise ConfigError("train.target_modules: " + unknown_name("layer", name, sorted(known)))
+    wanted = set(names) or known
+    found = []
+    if language := sorted({_last(n) for n in layers["language"]} & wanted if "language" in parts else ()):
+        decoder = next(name for name, module in model.named_modules() if module is model.get_decoder())
+        found.append(rf"{re.escape(decoder)}\..*\.({'|'.join(language)})")
+    others = [n for part in parts if part != "language" for n in layers[part] if _last(n) in wanted]
+    found += dict.fromkeys(re.sub(r"\.\d+(?=\\)", r".\\d+", re.escape(name)) for name in others)
+    return "|".join(found)
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _linear_layers(model: Any) -> dict[LoraPart, list[str]]:
+    """The names of the linear layers of each part of a model."""
+    language = {id(module) for module in model.get_decoder().modules()}
+    tower = {id(module) for module in model.get_encoder(modality="image").modules()}
+    layers: dict[LoraPart, list[str]] = {"language": [], "projector": [], "tower": []}
+    for name, module in model.named_modules():
+        # the output layer of torch's own attention is never called
+        if not isinstance(module, nn.Linear) or isinstance(module, NonDynamicallyQuantizableLinear):
+            continue
+        if module is model.get_output_embeddings():
+            continue
+        if id(module) in language:
+            layers["language"].append(name)
+        elif PROJECTORS & set(name.split(".")):
+            layers["projector"].append(name)
+        elif id(module) in tower:
+            layers["tower"].append(name)
+    return layers
 
 
 def _without_dropout(model: Any) -> None:
@@ -66,7 +112,9 @@ def attach(model: Any, config: TrainConfig, adapter: str | None = None) -> Any:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=target_pattern(model),
+        target_modules=target_pattern(model, config.lora_parts, config.target_modules),
+        use_rslora=config.lora_variant == "rslora",
+        use_dora=config.lora_variant == "dora",
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora)

@@ -12,6 +12,9 @@ from spr.ranges import Amount, Count, Range, Seed, check_ranges
 LossName: TypeAlias = Literal["dpo", "ipo", "robust", "length_normalized", "sft"]
 RejectedCoordinates: TypeAlias = Literal["all", "wrong", "none"]
 Share: TypeAlias = Literal["tree", "pair", "none"]
+Quantize: TypeAlias = Literal["none", "4bit"]
+LoraVariant: TypeAlias = Literal["lora", "rslora", "dora"]
+LoraPart: TypeAlias = Literal["language", "projector", "tower"]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
 
 
@@ -38,6 +41,12 @@ class TrainConfig:
     lora_alpha: Count = 32  # ours
     # ours: the reference is computed once, without dropout
     lora_dropout: Annotated[float, Range(0, below=1)] = 0.0
+    lora_variant: LoraVariant = "lora"  # rslora: arXiv 2312.03732; dora: arXiv 2402.09353
+    # the paper: LoRA on the language model; ours: also projector and image tower, which are then run anew in
+    # every pass
+    lora_parts: tuple[LoraPart, ...] = ("language",)
+    # ours: layers by the last part of their name (q_proj …); none = all linear ones
+    target_modules: tuple[str, ...] = ()
     # ours, for 7B; a model of a few million parameters needs about 2e-5 … 1e-4
     learning_rate: Positive = 5e-6
     weight_decay: Amount = 0.0  # ours
@@ -58,6 +67,8 @@ class TrainConfig:
     feature_cache_mb: Annotated[int, Range(0)] = 2048
     # of the frozen weights; the adapter is float32 at least
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    # ours: store the frozen layers of the language model in four bits (QLoRA, arXiv 2305.14314)
+    quantize: Quantize = "none"
     # ours: compute in bfloat16 (with float32 weights); the reference is computed the same way
     autocast: bool = False
     attention: str = "sdpa"  # as transformers names it; "flex_attention": faster for packed rows on a GPU
@@ -75,6 +86,18 @@ class TrainConfig:
             raise ConfigError(f"train.label_smoothing: found {self.label_smoothing}, expected {SMOOTHING}")
         if self.loss == "sft" and self.sft_weight:
             raise ConfigError(f"train.sft_weight: found {self.sft_weight}, expected 0 with loss 'sft'")
+        if not self.lora_parts:
+            raise ConfigError("train.lora_parts: found none, expected language, projector or tower")
+        if self.quantize != "none" and (self.autocast or self.dtype == "float64"):
+            found = "train.autocast" if self.autocast else "train.dtype: float64"
+            raise ConfigError(
+                f"train.quantize: found {self.quantize} with {found}, expected train.dtype: bfloat16"
+            )
+
+    @property
+    def trains_images(self) -> bool:
+        """Whether image features change while it trains."""
+        return self.lora_parts != ("language",)
 
 
 SMOOTHING = "a share in (0, 0.5) with loss 'robust', 0 with any other loss"

@@ -129,7 +129,6 @@ def _tensors(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else [t for part in value for t in _tensors(part)]
 
 
-@torch.no_grad()
 def image_features(model: Any, tensors: Mapping[str, Tensor], arguments: Sequence[str]) -> Any:
     """What tower and projector make of one image, in the form that the model's forward takes; `arguments` of
     get_image_features.

@@ -32,6 +32,7 @@ from typing_extensions import override
 
 from spr.errors import ConfigError, UserError, unknown_name
 from spr.models.devices import accelerator
+from spr.models.quantized import check_four_bit
 from spr.store.progress import Progress
 from spr.training.answers import gather, measure
 from spr.training.config import TrainConfig
@@ -311,6 +312,13 @@ def check_arguments(config: TrainConfig) -> None:
     _check_reports(config.trainer.get("report_to", "none"))
     precision = os.environ.get(PRECISION, "no")
     sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true" or config.trainer.get("fsdp")
+    if config.quantize != "none":
+        check_four_bit()
+        if sharded or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" or config.trainer.get("deepspeed"):
+            raise ConfigError(
+                f"train.quantize: found {config.quantize} with sharded weights, expected none, or DDP: a "
+                "process holds all quantised weights"
+            )
     if precision != "no" or (config.autocast and sharded):
         found = f"{PRECISION}={precision}" if precision != "no" else "train.autocast with sharded weights"
         raise ConfigError(
@@ -356,7 +364,8 @@ def arguments(config: TrainConfig, folder: Path, steps: int, seed: int) -> Train
         # said, where there is nothing else: else processes of one launch would not find each other
         "use_cpu": config.device == "cpu" or accelerator() is None,
         "remove_unused_columns": False,
-        "ddp_find_unused_parameters": False,
+        # a tower has layers behind the one whose output is taken
+        "ddp_find_unused_parameters": "tower" in config.lora_parts,
         "dataloader_pin_memory": False,
         "disable_tqdm": True,
         "report_to": "none",

@@ -21,6 +21,7 @@ from spr.errors import ConfigError
 from spr.models.devices import accelerator
 from spr.models.loading import dtype_named, quiet_peft, read_config
 from spr.models.memory import total_bytes
+from spr.models.quantized import BYTES_PER_WEIGHT, quantized_layers
 from spr.store.progress import Progress, one_line
 from spr.training.adapter import attach
 from spr.training.config import TrainConfig
@@ -72,9 +73,12 @@ def memory_of(model_config: Any, config: TrainConfig) -> Memory:
             dtype=dtype_named(computed),
             attn_implementation="sdpa" if config.attention == FLEX else config.attention,
         )
+        smaller = _saved_by_four_bits(model)
         model = attach(model, config)
         trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
         weights = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
+        if config.quantize == "4bit":
+            weights -= smaller
         base = model.get_base_model()
         saved = _saved_bytes(base.train(), config)
     if config.autocast:  # float32 weights, and those that are rounded for a pass
@@ -86,8 +90,15 @@ def memory_of(model_config: Any, config: TrainConfig) -> Memory:
         optimiser=3 * trained,
         activations=saved,
         logits=3 * min(CHUNK, config.tokens) * vocabulary * width,
-        features=config.feature_cache_mb * 2**20,
+        features=0 if config.trains_images else config.feature_cache_mb * 2**20,
     )
+
+
+def _saved_by_four_bits(model: Any) -> int:
+    """Bytes that weights in four bits need less; the largest stays, for each is made whole in its turn."""
+    weights = [layer.weight for layer in quantized_layers(model).values()]
+    small = sum(int(w.numel() * BYTES_PER_WEIGHT) for w in weights)
+    return sum(w.nbytes for w in weights) - small - max(w.nbytes for w in weights)
 
 
 def _saved_bytes(model: Any, config: TrainConfig) -> int:
@@ -178,7 +189,8 @@ def look_at_memory(
         except Exception as e:  # of a model that cannot run without numbers
             progress.tell(f"train: no estimate of its memory ({type(e).__name__}: {one_line(str(e))})")
         else:
-            progress.tell(f"train: needs {needed} of {room / GB:.1f} on {where}")
+            beside = ", beside what the image tower computes" if config.trains_images else ""
+            progress.tell(f"train: needs {needed}{beside} of {room / GB:.1f} on {where}")
 
 
 def check_device(checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -211,7 +223,7 @@ def check_memory(model_config: Any, config: TrainConfig, room: int, where: str) 
 
 def _lighter(config: TrainConfig) -> Mapping[str, TrainConfig]:
     """Settings that need less, each with all that stand before it; none changes what is learnt, but the
-    last, which rounds the frozen weights.
+    last two, which round the frozen weights.
     """
     found: dict[str, TrainConfig] = {}
     said: list[str] = []
@@ -224,6 +236,8 @@ def _lighter(config: TrainConfig) -> Mapping[str, TrainConfig]:
         steps.append(("train.feature_cache_mb: 256", {"feature_cache_mb": 256}))
     if config.dtype == "float32":
         steps.append(("train.dtype: bfloat16", {"dtype": "bfloat16"}))
+    if config.quantize == "none" and not config.autocast and config.dtype != "float64":
+        steps.append(("train.quantize: 4bit", {"quantize": "4bit"}))
     for text, change in steps:
         config = replace(config, **change)
         said = [*(old for old in said if old.split(":")[0] != text.split(":")[0]), text]

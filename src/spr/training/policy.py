@@ -124,14 +124,15 @@ class AnswerHead:
 
 class Images:
     """Image features by path: encoded once, kept while they fit. Replaces the forward of a model, so that its
-    frozen tower and projector work inside it: where weights are sharded they are only there.
+    tower and projector work inside it: where weights are sharded they are only there. Where tower or
+    projector are `trained`, features have gradients, and none are kept.
     """
 
-    def __init__(self, model: Any, encoder: Encoder, limit_mb: int) -> None:
-        self._model, self._encoder = model, encoder
+    def __init__(self, model: Any, encoder: Encoder, limit_mb: int, trained: bool = False) -> None:
+        self._model, self._encoder, self._trained = model, encoder, trained
         self._forward: Callable[..., Any] = model.forward
         self._asked: _Shown | None = None
-        self.store = FeatureStore(limit_mb)
+        self.store = FeatureStore(0 if trained else limit_mb)
         self.install()
 
     def install(self) -> None:
@@ -188,7 +189,8 @@ class Images:
         asked.
         """
         tensors = tensors_of(self._encoder.ask(question, image))
-        return image_features(self._model, tensors, self._encoder.feature_arguments)
+        with torch.set_grad_enabled(self._trained and torch.is_grad_enabled()):
+            return image_features(self._model, tensors, self._encoder.feature_arguments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ REFERENCE = (
     "tokens",
     "max_length",
     "dtype",
+    "quantize",
     "autocast",
     "attention",
     "coordinate_weight",
@@ -98,7 +99,7 @@ def train(
     check_attention(config.attention, args.device)
     with quiet_peft():
         look_at_memory(checkpoint, config, available_bytes(args.device), str(args.device), progress)
-        model, processor = load_mllm(checkpoint, str(args.device))
+        model, processor = load_mllm(checkpoint, str(args.device), quantize=config.quantize)
         torch.manual_seed(seed)
         peft = attach(model, config, adapter)
         encoder = Encoder(
@@ -111,7 +112,7 @@ def train(
             checkpoint.chat_template_kwargs,
         )
         family = family_of(model, config.share)
-        images = Images(model, encoder, config.feature_cache_mb)
+        images = Images(model, encoder, config.feature_cache_mb, config.trains_images)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
             preparer = Preparer(
                 peft, family, encoder, policy, config, config.max_length or context_length(model)
