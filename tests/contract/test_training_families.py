@@ -30,7 +30,7 @@ from spr.training.plan import units_of
 from spr.training.policy import Images, Policy
 from spr.training.prepare import Preparer
 from spr.training.trainer import train
-from spr.types import Checkpoint, Score, TrainingPair
+from spr.types import Checkpoint, Dropped, Score, TrainingPair
 from tests.unit.models.conftest import load_noise
 
 PACKED = (
@@ -340,9 +340,10 @@ def test_a_picture_that_the_processor_cannot_show_is_a_dropped_pair(checkpoint: 
     thin = TrainingPair("thin", "1@900x4", 900, 4, (0, 0, 9, 4), "?", "a", "b", 0.1, 0, 1, SCORE, SCORE)
     good = replace(thin, pair_id="good", image="1@90x60", width=90, height=60)
     prepare = Preparer(model, family_of(model), encoder, Any, TrainConfig(), None)  # type: ignore[arg-type]
-    kept, dropped = prepare.encode([thin, good])
-    assert [p.pair_id for p in kept] == ["good"]
-    assert [(d.item_id, d.reason) for d in dropped] == [("thin", "image_not_shown")]
+    dropped, kept = map(prepare.encode, (thin, good))
+    assert isinstance(kept, Encoded)
+    assert isinstance(dropped, Dropped)
+    assert (dropped.item_id, dropped.reason) == ("thin", "image_not_shown")
 
 
 def test_variables_of_the_chat_template_reach_the_prompts_of_training(

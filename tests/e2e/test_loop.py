@@ -83,16 +83,29 @@ def test_rounds_and_the_evaluation_of_adapters_behind_servers(
 
 
 @pytest.mark.parametrize(
-    ("server", "said"),
-    [("vllm", "loads no adapters while it runs"), ("other", "found 'other' with an adapter")],
+    ("server", "variant", "said"),
+    [
+        ("vllm", "lora", "loads no adapters while it runs"),
+        ("vllm", "dora", "found dora, which the server that is asked with the adapter does not load"),
+        ("other", "lora", "found 'other' with an adapter"),
+    ],
 )
 def test_a_server_that_takes_no_adapter_is_told_before_anything_is_described(
-    world: dict[str, SplitFiles], tmp_path: Path, capsys: pytest.CaptureFixture[str], server: str, said: str
+    world: dict[str, SplitFiles],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    server: str,
+    variant: str,
+    said: str,
 ) -> None:
     script = Script()
     with serve(script) as url:
         changes = changed(
-            "model.kind=endpoint", f"model.url={url}", "model.served_name=m", f"model.server={server}"
+            "model.kind=endpoint",
+            f"model.url={url}",
+            "model.served_name=m",
+            f"model.server={server}",
+            f"train.lora_variant={variant}",
         )
         line = line_of(capsys, 2, "run", str(config_of(world, tmp_path / "run")), *changes)
     assert said in line

@@ -12,6 +12,7 @@ Rows are made on the CPU, perhaps in another thread; pictures go to the device w
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -98,8 +99,11 @@ def placed(tensor: torch.Tensor, model: PreTrainedModel | torch.nn.Parameter) ->
 class Encoder:
     """Prompts -> rows, for one model and its processor."""
 
-    def __init__(self, model: PreTrainedModel, processor: Any, remember: int = 4) -> None:
+    def __init__(
+        self, model: PreTrainedModel, processor: Any, remember: int = 4, remember_mb: float = math.inf
+    ) -> None:
         self.model, self.processor, self.remember = model, processor, remember
+        self._limit = remember_mb * 2**20
         self._pictures: OrderedDict[Hashable, Picture] = OrderedDict()
         self.tokenizer = processor.tokenizer
         base = model.base_model
@@ -136,7 +140,7 @@ class Encoder:
     def row(self, ask: Ask) -> Row:
         """The prompt as tokens. The last few pictures are remembered, with their features."""
         if self.keeps_raw:
-            raw = self.processed(ask.text, ask.load())
+            raw = self.whole(ask)
             return Row(ask.item_id, tuple(raw["input_ids"][0].tolist()), {}, torch.zeros(1, 0), None, raw)
         picture = self._pictures.get(ask.key)
         short = self._with_run(ask.text, picture) if picture is not None else None
@@ -146,12 +150,31 @@ class Encoder:
             if picture is None:
                 picture = Picture(tensors, sum(token in self._feature_tokens for token in ids))
                 self._learn_run(ask.text, ids, values, picture)
-                self._pictures[ask.key] = picture
-                while len(self._pictures) > self.remember:
-                    self._pictures.popitem(last=False)
+                self._remember(ask.key, picture)
         else:
             ids, values = short
         return Row(ask.item_id, ids, values, self._positions(ids, values, picture), picture)
+
+    def whole(self, ask: Ask) -> Mapping[str, torch.Tensor]:
+        """All tensors that the processor makes of the prompt. The last few are remembered."""
+        key = (ask.key, ask.text)
+        found = self._pictures.get(key)
+        if found is None:
+            found = Picture(self.processed(ask.text, ask.load()))
+            self._remember(key, found)
+        return found.tensors
+
+    def remembers(self, ask: Ask) -> bool:
+        """Whether `row` needs no image for this."""
+        return ((ask.key, ask.text) if self.keeps_raw else ask.key) in self._pictures
+
+    def _remember(self, key: Hashable, picture: Picture) -> None:
+        self._pictures[key] = picture
+        while len(self._pictures) > self.remember or (self._size() > self._limit and len(self._pictures) > 1):
+            self._pictures.popitem(last=False)
+
+    def _size(self) -> int:
+        return sum(t.nbytes for picture in self._pictures.values() for t in picture.tensors.values())
 
     def processed(self, text: str, images: tuple[Image.Image, ...]) -> dict[str, torch.Tensor]:
         """All tensors that the processor makes of a prompt."""
@@ -271,7 +294,7 @@ class Encoder:
             if picture.features is None:
                 self._encode_together([picture])
             found.append(picture.features)
-        return {"image": _joined(found)} if found else {}
+        return {"image": joined_features(found)} if found else {}
 
 
 def _parts(output: Any, tokens: Sequence[int]) -> list[Any] | None:
@@ -311,19 +334,19 @@ def _split(entries: Any, tokens: Sequence[int]) -> list[Any] | None:
     return found if begin == len(entries) else None
 
 
-def _joined(outputs: Sequence[Any]) -> Any:
-    """Image features of several pictures as one output of the vision encoder."""
-    if len(outputs) == 1:
-        return outputs[0]
+def joined_features(outputs: Sequence[Any]) -> Any:
+    """Image features of several pictures as one output of the vision encoder, in order."""
     joined = BaseModelOutputWithPooling(pooler_output=_cat([o.pooler_output for o in outputs]))
-    deep = [o.deepstack_features for o in outputs if getattr(o, "deepstack_features", None) is not None]
-    if deep:
-        joined.deepstack_features = [_cat([d[layer] for d in deep]) for layer in range(len(deep[0]))]
+    deep: list[Any] = [getattr(o, "deepstack_features", None) for o in outputs]
+    if deep[0] is not None:
+        joined["deepstack_features"] = [_cat([d[layer] for d in deep]) for layer in range(len(deep[0]))]
     return joined
 
 
 def _cat(parts: Sequence[Any]) -> Any:
     """Tensors joined along the first axis, lists and tuples joined as such."""
+    if len(parts) == 1:
+        return parts[0]
     if isinstance(parts[0], torch.Tensor):
         return torch.cat(list(parts), dim=0)
     return [x for part in parts for x in part]

@@ -251,10 +251,18 @@ def load_mllm(
 
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
-    """PEFT asks transformers for `is_gradient_checkpointing` by its old name, which only PEFT can change."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-        yield
+    """PEFT asks transformers for `is_gradient_checkpointing` by its old name, which only PEFT can change; and
+    loads bitsandbytes where it is installed, which then advertises kernels for CPUs.
+    """
+    advertises = logging.getLogger("bitsandbytes")
+    before = advertises.level
+    advertises.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            yield
+    finally:
+        advertises.setLevel(before)
 
 
 def with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:

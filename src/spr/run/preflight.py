@@ -205,6 +205,13 @@ def check_server(config: Config, adapter: str | None = None) -> None:
 
 def _adapters_served(config: Config, progress: Progress) -> None:
     """What is trained can be put on top of the model at the server, which is asked with it later."""
+    if any(training.lora_variant == "dora" for training in trainings(config).values()):
+        raise ConfigError(
+            "train.lora_variant: found dora, which the server that is asked with the adapter does not load; "
+            "expected lora or rslora, or --until train and `spr train --merge`"
+        )
+    if config.model.kind == "vllm":
+        return
     build_endpoint(config, image_store(config)).check_loads_adapters()
 
 
@@ -301,10 +308,9 @@ def checks_of(config: Config, stage: str, stages: Sequence[str]) -> dict[Check, 
     does, and where the server is asked with it later, it must take it.
     """
     checks = dict(CHECKS[stage])
-    if config.model.kind != "endpoint":
-        return checks
-    if stage != "train":
+    asked = "evaluate" in stages or any(training.rounds > 1 for training in trainings(config).values())
+    if stage == "train" and asked and config.model.kind in ("endpoint", "vllm"):
+        checks[_adapters_served] = ("model", "train", "adapters")
+    if stage != "train" and config.model.kind == "endpoint":
         checks.pop(_checkpoint, None)
-    elif "evaluate" in stages or any(training.rounds > 1 for training in trainings(config).values()):
-        checks[_adapters_served] = ("model",)
     return checks

@@ -10,9 +10,11 @@ for policy and reference alike.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spr.boxes import iou_matrix, sanitize
-from spr.errors import ModelError
+from spr.errors import ModelError, StaleRunError
 from spr.models.chat import BARE, prompt_text
 from spr.models.inputs import Ask, Row, placed
 from spr.models.inputs import Encoder as PromptEncoder
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from spr.dialects import Dialect
 
 NEARLY_RIGHT = 0.5  # method 2.6: IoU with a reference box
+REMEMBERED, REMEMBERED_MB = 64, 1024  # ours: pictures that are ready at most, and their size
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Encoded:
     chosen: Answer
     rejected: Answer
     margin: float
+    picture: str  # digest of the image's pixels
 
     @property
     def longest(self) -> int:
@@ -63,7 +67,9 @@ class Encoded:
 
 
 class Encoder:
-    """Tokens of prompts and answers of one checkpoint."""
+    """Tokens of prompts and answers of one checkpoint. What the processor makes of the last pictures is
+    remembered, so that threads can ask ahead; they load side by side and ask the processor in turn.
+    """
 
     def __init__(
         self,
@@ -76,7 +82,9 @@ class Encoder:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._template = dict(chat_template_kwargs or {})
-        self._prompts = PromptEncoder(model, processor)
+        self._prompts = PromptEncoder(model, processor, REMEMBERED, REMEMBERED_MB)
+        self._lock = threading.RLock()  # neither processors nor tokenizers are made for threads
+        self.pictures: dict[str, str] = {}  # digests by path, of what was seen
         self._processor, self._tokenizer = processor, processor.tokenizer
         self._model_type = str(model.config.model_type)
         self._load = load_image
@@ -105,16 +113,37 @@ class Encoder:
         return prompt_text(self._processor, self._model_type, question, variables=self._template)
 
     def ask(self, question: str, image: str) -> Row:
-        """The prompt as tokens, with the tensors of its picture."""
-        text = self.prompt_text(question)
-        return self._prompts.row(Ask(image, text, image, lambda: (self._load(image),)))
+        """The prompt as tokens, with the tensors of its picture. Raises what the image loader raises, and
+        StaleRunError for another picture than the one that was seen under this name.
+        """
+        asked = self._asked(question, image)
+        if not self._prompts.remembers(asked):
+            loaded = self._loaded(image)  # side by side with others
+            asked = replace(asked, load=lambda: (loaded,))
+        with self._lock:
+            return self._prompts.row(asked)
 
     def plain_inputs(self, question: str, image: str) -> Mapping[str, Tensor]:
         """All that the processor makes of a prompt, for a forward without anything of ours, where the model
-        is and in its type.
+        is and in its type. Raises what `ask` raises.
         """
-        made = self._prompts.processed(self.prompt_text(question), (self._load(image),))
+        with self._lock:
+            made = self._prompts.whole(self._asked(question, image))
         return {name: placed(tensor, self._prompts.model) for name, tensor in made.items()}
+
+    def _asked(self, question: str, image: str) -> Ask:
+        with self._lock:
+            return Ask(image, self.prompt_text(question), image, lambda: (self._loaded(image),))
+
+    def _loaded(self, image: str) -> Any:
+        found = self._load(image)
+        seen = hashlib.blake2b(found.tobytes(), digest_size=8, key=repr(found.size).encode()).hexdigest()
+        if self.pictures.setdefault(image, seen) != seen:
+            raise StaleRunError(
+                f"{image}: found another picture than the one that the reference was computed from, expected "
+                "the same, or a new training"
+            )
+        return found
 
     def _positions(self, row: Row) -> Ints:
         if row.positions.shape[1] != len(row.ids):  # a family that counts by itself
@@ -125,6 +154,10 @@ class Encoder:
     def encode(self, pair: TrainingPair) -> Encoded:
         """A pair as tokens. Raises what the image loader raises."""
         row = self.ask(pair.prompt, pair.image)
+        with self._lock:
+            return self._encoded(pair, row)
+
+    def _encoded(self, pair: TrainingPair, row: Row) -> Encoded:
         ids = np.asarray(row.ids, dtype=np.int64)
         positions = self._positions(row)
         # the decoder's row begins with its start token; image and prompt are the encoder's
@@ -140,6 +173,7 @@ class Encoder:
             chosen=self.answer(pair, pair.chosen),
             rejected=self.answer(pair, pair.rejected, rejected=True),
             margin=pair.margin,
+            picture=self.pictures[pair.image],
         )
 
     def completion_text(self, question: str, answer: str) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from torch.nn import functional as F  # noqa: N812
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 
-from spr.models.inputs import placed
+from spr.models.inputs import joined_features, placed
 from spr.training.config import Share
 from spr.training.packing import Layout
 
@@ -40,7 +41,10 @@ TABLE: Mapping[str, tuple[Layout | None, str]] = {
     ),
     "paligemma": ("prefix", "image and prompt see each other, so prompts cannot be shared; answers can"),
     "kosmos-2": (None, "its attention takes no mask of four dimensions"),
-    "florence2": (None, "encoder-decoder: image and prompt are read by the encoder, apart from the answers"),
+    "florence2": (
+        None,
+        "encoder-decoder: image and prompt are read once, by the encoder; the decoder's rows are the answers",
+    ),
 }
 
 
@@ -117,9 +121,7 @@ class FeatureStore:
     def put(self, image: str, features: Any) -> None:
         """Keep features if they fit."""
         self.encoded += 1
-        size = sum(t.nbytes for t in _tensors(features.pooler_output)) + sum(
-            t.nbytes for t in _tensors(features.get("deepstack_features") or [])
-        )
+        size = sum(t.nbytes for part in features.values() for t in _tensors(part))
         if self._bytes + size <= self._limit:
             self._kept[image] = features
             self._bytes += size
@@ -138,22 +140,6 @@ def image_features(model: Any, tensors: Mapping[str, Tensor], arguments: Sequenc
     return joined_features([model.get_image_features(**taken, return_dict=True)])
 
 
-def joined_features(outputs: Sequence[Any]) -> Any:
-    """Features of several images as one output of the tower, in order."""
-    joined = BaseModelOutputWithPooling(pooler_output=_cat([o.pooler_output for o in outputs]))
-    deep = [o.get("deepstack_features") for o in outputs]
-    if deep[0] is not None:
-        joined["deepstack_features"] = [_cat([d[layer] for d in deep]) for layer in range(len(deep[0]))]
-    return joined
-
-
-def _cat(parts: Sequence[Any]) -> Any:
-    """Tensors joined along the first axis, lists of tensors joined as lists."""
-    return (
-        torch.cat(list(parts), dim=0) if isinstance(parts[0], Tensor) else [x for part in parts for x in part]
-    )
-
-
 def blanked(features: Any) -> Any:
     """The same features, all zero."""
 
@@ -164,3 +150,29 @@ def blanked(features: Any) -> Any:
     if features.get("deepstack_features") is not None:
         made["deepstack_features"] = zero(features["deepstack_features"])
     return made
+
+
+# --- the encoder of an encoder-decoder ------------------------------------------------------------
+
+
+def encoder_states(model: Any, inputs: Mapping[str, Tensor], blank: bool = False) -> BaseModelOutput:
+    """What the encoder makes of one image with its question, by the model's own forward over a single token;
+    `blank`: with a picture of zeros.
+    """
+    if blank:
+        inputs = {n: torch.zeros_like(t) if t.is_floating_point() else t for n, t in inputs.items()}
+    start = torch.full((1, 1), model.config.get_text_config().decoder_start_token_id, device=model.device)
+    found = model.base_model(**inputs, decoder_input_ids=start, use_cache=False)
+    return BaseModelOutput(last_hidden_state=found.encoder_last_hidden_state)
+
+
+def side_by_side(states: Sequence[BaseModelOutput]) -> dict[str, Any]:
+    """What the decoder's forward takes: encoder states (rows, longest, width), and which of them count."""
+    found = [state.last_hidden_state[0] for state in states]  # type: ignore[index]
+    longest = max(map(len, found))
+    counts = torch.tensor([[i < len(state) for i in range(longest)] for state in found])
+    padded = torch.stack([F.pad(state, (0, 0, 0, longest - len(state))) for state in found])
+    return {
+        "encoder_outputs": BaseModelOutput(last_hidden_state=padded),
+        "attention_mask": counts.long().to(padded.device),
+    }

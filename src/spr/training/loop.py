@@ -61,8 +61,15 @@ class Steps:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
-            begin, end = (len(step) * k // self.processes for k in (self.rank, self.rank + 1))
-            yield [(i, len(step)) for i in step[begin:end]] or [(step[0], 0)]
+            yield [(i, len(step)) for i in self._own(step)] or [(step[0], 0)]
+
+    def _own(self, step: Sequence[int]) -> Sequence[int]:
+        begin, end = (len(step) * k // self.processes for k in (self.rank, self.rank + 1))
+        return step[begin:end]
+
+    def next(self, done: int) -> Sequence[int]:
+        """This process's pairs of the step after the one that follows `done` steps."""
+        return self._own(self.steps[done + 1]) if done + 1 < len(self.steps) else ()
 
 
 class _Identity:
@@ -159,6 +166,7 @@ class PairTrainer(Trainer):
         """One optimiser step's forward and backward passes; gradients are synchronised in the last one."""
         model.train()
         pairs = [self._pairs[i] for i in inputs["pairs"]]
+        self._policy.images.expect(self._pairs[i].pair for i in self._steps.next(self.state.global_step))
         passes = self._passes(pairs, inputs["total"])
         total = torch.zeros((), device=self.args.device)
         for number, one in enumerate(passes):

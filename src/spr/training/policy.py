@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +22,22 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from spr.training.encode import Encoder, tensors_of
-from spr.training.families import Family, FeatureStore, blanked, image_features, joined_features
+from spr.models.inputs import joined_features
+from spr.training.encode import REMEMBERED, Encoded, Encoder, tensors_of
+from spr.training.families import (
+    Family,
+    FeatureStore,
+    blanked,
+    encoder_states,
+    image_features,
+    side_by_side,
+)
 from spr.training.masks import masks_of, padded
 from spr.training.packing import Ints, Row
 from spr.training.plan import Unit
 
 CHUNK = 1024  # ours: answer tokens whose logits exist at the same time
+THREADS = 4  # ours: that make pictures ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,8 @@ class Images:
         self._model, self._encoder, self._trained = model, encoder, trained
         self._forward: Callable[..., Any] = model.forward
         self._asked: _Shown | None = None
+        self._reads: bool = model.config.is_encoder_decoder
+        self._threads: ThreadPoolExecutor | None = None
         self.store = FeatureStore(0 if trained else limit_mb)
         self.install()
 
@@ -147,6 +159,9 @@ class Images:
     def remove(self) -> None:
         """Give the model its own forward back."""
         self._model.__dict__.pop("forward", None)
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None
 
     @contextmanager
     def shown(self, units: Sequence[Unit], blank: bool = False, encodes: int | None = None) -> Iterator[None]:
@@ -159,9 +174,21 @@ class Images:
         finally:
             self._asked = None
 
+    def expect(self, pairs: Iterable[Encoded]) -> None:
+        """Have the pictures of these pairs made ready, in threads, as far as they will be encoded. A picture
+        that cannot be had says so when it is needed.
+        """
+        missing = {self._key_of(p.image_path, p.question): p for p in pairs}
+        asked = [pair for key, pair in missing.items() if self.store.get(key) is None]
+        if asked and self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
+        for pair in asked[: REMEMBERED // 2]:
+            assert self._threads is not None
+            self._threads.submit(self._encoder.ask, pair.question, pair.image_path)
+
     def missing(self, units: Sequence[Unit]) -> int:
         """How many images would be encoded for these units now."""
-        return sum(self.store.get(image) is None for image in {unit.image for unit in units})
+        return sum(self.store.get(key) is None for key in {self._key(unit) for unit in units})
 
     def _with_features(self, *args: Any, **inputs: Any) -> Any:
         if self._asked is None:
@@ -169,27 +196,38 @@ class Images:
         asked, found = self._asked, dict[str, Any]()
         before = self.store.encoded
         for unit in asked.units:
-            if unit.image not in found:
-                found[unit.image] = self._features(unit)
+            if self._key(unit) not in found:
+                found[self._key(unit)] = self._features(unit, asked.blank)
         for _ in range(asked.encodes - (self.store.encoded - before)):
             self.encoded(asked.units[0].image, asked.units[0].question)
-        features = joined_features([found[unit.image] for unit in asked.units])
-        shown = blanked(features) if asked.blank else features
-        return self._forward(*args, **inputs, mm_encoder_outputs={"image": shown})
+        features = [found[self._key(unit)] for unit in asked.units]
+        if self._reads:
+            return self._forward(*args, **{**inputs, **side_by_side(features)})
+        return self._forward(*args, **inputs, mm_encoder_outputs={"image": joined_features(features)})
 
-    def _features(self, unit: Unit) -> Any:
-        kept = self.store.get(unit.image)
-        if kept is None:
-            kept = self.encoded(unit.image, unit.question)
-            self.store.put(unit.image, kept)
-        return kept
+    def _key(self, unit: Unit) -> str:
+        return self._key_of(unit.image, unit.question)
 
-    def encoded(self, image: str, question: str) -> Any:
+    def _key_of(self, image: str, question: str) -> str:
+        return f"{image}\0{question}" if self._reads else image
+
+    def _features(self, unit: Unit, blank: bool) -> Any:
+        kept = self.store.get(self._key(unit))
+        if kept is None or (blank and self._reads):
+            kept = self.encoded(unit.image, unit.question, blank)
+            if not blank:
+                self.store.put(self._key(unit), kept)
+        return blanked(kept) if blank and not self._reads else kept
+
+    def encoded(self, image: str, question: str, blank: bool = False) -> Any:
         """What tower and projector make of an image; the question only completes what the processor is
-        asked.
+        asked. Of an encoder-decoder: what its encoder makes of image and question, without the image where it
+        is `blank`.
         """
-        tensors = tensors_of(self._encoder.ask(question, image))
         with torch.set_grad_enabled(self._trained and torch.is_grad_enabled()):
+            if self._reads:
+                return encoder_states(self._model, self._encoder.plain_inputs(question, image), blank)
+            tensors = tensors_of(self._encoder.ask(question, image))
             return image_features(self._model, tensors, self._encoder.feature_arguments)
 
 
@@ -231,13 +269,12 @@ class Policy:
         batch = to_batch(packed, family, length)
         inputs = batch.inputs
         shown: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if family.layout is not None or self._base.config.is_encoder_decoder:
+            shown = self.images.shown(units, blank, encodes)
         if family.layout is None and self._base.config.is_encoder_decoder:
-            names = {"input_ids": "decoder_input_ids", "attention_mask": "decoder_attention_mask"}
-            inputs = {names.get(k, k): v for k, v in inputs.items()} | self._plain(rows, blank)
+            inputs = {"use_cache" if k == "use_cache" else f"decoder_{k}": v for k, v in inputs.items()}
         elif family.layout is None:
             inputs |= self._plain(rows, blank, length)
-        else:
-            shown = self.images.shown(units, blank, encodes)
         inputs = _placed(inputs, self._base.device)
         if family.layout is not None:
             inputs["attention_mask"] = masks_of(
@@ -258,20 +295,17 @@ class Policy:
         """The implementation of attention of the language model, by transformers' name."""
         return str(self._base.config.get_text_config()._attn_implementation)
 
-    def _plain(
-        self, rows: Sequence[tuple[Row, Unit]], blank: bool, length: int | None = None
-    ) -> dict[str, Tensor]:
-        """What the processor makes of each row's prompt. Values per token are padded with zeros to `length`,
-        which then has ids and mask already; None: an encoder's inputs, padded to the longest prompt.
+    def _plain(self, rows: Sequence[tuple[Row, Unit]], blank: bool, length: int) -> dict[str, Tensor]:
+        """What the processor makes of each row's prompt beside ids and mask. Values per token are padded with
+        zeros to `length`.
         """
         asked = [self._encoder.plain_inputs(unit.question, unit.image) for _, unit in rows]
         prompts = [a["input_ids"].shape for a in asked]
         extra: dict[str, Tensor] = {}
-        for name in set(asked[0]) - (set() if length is None else {"input_ids", "attention_mask"}):
+        for name in set(asked[0]) - {"input_ids", "attention_mask"}:
             values = [a[name] for a in asked]
             if all(v.shape == p and not v.is_floating_point() for v, p in zip(values, prompts, strict=True)):
-                width = max(p[1] for p in prompts) if length is None else length
-                values = [F.pad(v, (0, width - v.shape[1])) for v in values]
+                values = [F.pad(v, (0, length - v.shape[1])) for v in values]
             extra[name] = torch.cat(values)
             if blank and extra[name].is_floating_point():
                 extra[name] = torch.zeros_like(extra[name])

@@ -9,6 +9,7 @@ whole or not at all, so a killed run goes on with the next shard and processes s
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spr.errors import DamagedRunError, DataError
+from spr.errors import DamagedRunError, DataError, StaleRunError
+from spr.store.ahead import Ahead
 from spr.store.files import whole
 from spr.store.progress import Progress
 from spr.training.config import TrainConfig
@@ -31,6 +33,9 @@ from spr.training.policy import Policy
 from spr.types import Dropped, TrainingPair
 
 SHARD = 256  # ours: pairs per file of the cache
+# ours: threads that load and preprocess images, how many images they are ahead, and how many the reference
+# is asked about together
+THREADS, AHEAD, TOGETHER = 4, 16, 32
 Floats = NDArray[np.float64]
 
 
@@ -82,7 +87,9 @@ def _save(path: Path, kept: Sequence[Prepared], dropped: Sequence[Dropped]) -> N
         columns[name] = np.concatenate(parts) if parts else np.zeros(0)
         columns[f"{name}/lengths"] = np.asarray([len(x) for x in parts], dtype=np.int64)
     about = {
-        "pairs": [[p.pair.pair_id, p.pair.image_path, p.pair.question, p.pair.margin] for p in kept],
+        "pairs": [
+            [p.pair.pair_id, p.pair.image_path, p.pair.question, p.pair.margin, p.pair.picture] for p in kept
+        ],
         "dropped": [[d.item_id, d.reason, d.detail] for d in dropped],
     }
     columns["about"] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
@@ -100,7 +107,7 @@ def _load(path: Path) -> tuple[list[Prepared], list[Dropped]]:
     pairs = about["pairs"]
     parts = {n: np.split(columns[n], np.cumsum(columns[f"{n}/lengths"])[:-1]) for n in _RAGGED if pairs}
     kept = []
-    for i, (pair_id, image_path, question, margin) in enumerate(pairs):
+    for i, (pair_id, image_path, question, margin, picture) in enumerate(pairs):
         c = {n: parts[n][i] for n in _RAGGED}
         chosen, rejected = (
             Answer(c["chosen_ids"], c["chosen_weights"]),
@@ -108,7 +115,16 @@ def _load(path: Path) -> tuple[list[Prepared], list[Dropped]]:
         )
         positions = c["positions"].reshape(-1, len(c["prompt"]))
         pair = Encoded(
-            pair_id, image_path, question, c["prompt"], positions, c["image"], chosen, rejected, margin
+            pair_id,
+            image_path,
+            question,
+            c["prompt"],
+            positions,
+            c["image"],
+            chosen,
+            rejected,
+            margin,
+            picture,
         )
         kept.append(Prepared(pair, c["chosen"], c["rejected"]))
     return kept, [Dropped(*d) for d in about["dropped"]]
@@ -132,38 +148,54 @@ class Preparer:
         self._model, self._family, self._encoder, self._policy = model, family, encoder, policy
         self._config, self._max_length = config, max_length
 
-    def encode(self, pairs: Sequence[TrainingPair]) -> tuple[list[Encoded], list[Dropped]]:
-        """The pairs as tokens; those that cannot be trained on, with reasons: unreadable_image,
+    def prepared(self, pairs: Sequence[TrainingPair]) -> tuple[list[Prepared], list[Dropped]]:
+        """The pairs as tokens, with the reference's log-probabilities under the model as it is now (none for
+        loss sft, which needs none); those that cannot be trained on, with reasons: unreadable_image,
         image_not_shown (to this processor), too_long, same_answer.
+
+        Images are loaded and preprocessed ahead, in threads.
         """
-        kept: list[Encoded] = []
-        dropped: list[Dropped] = []
-        for pair in pairs:
-            try:
-                encoded = self._encoder.encode(pair)
-            except (DataError, OSError) as e:
-                dropped.append(Dropped(pair.pair_id, "unreadable_image", str(e)))
-                continue
-            except ValueError as e:
-                dropped.append(Dropped(pair.pair_id, "image_not_shown", str(e)))
-                continue
-            if self._max_length is not None and encoded.longest > self._max_length:
-                detail = (
-                    f"{encoded.longest} tokens, expected at most {self._max_length} (prompt "
-                    f"{len(encoded.prompt)})"
-                )
-                dropped.append(Dropped(pair.pair_id, "too_long", detail))
-            elif np.array_equal(encoded.chosen.ids, encoded.rejected.ids):
-                dropped.append(
-                    Dropped(pair.pair_id, "same_answer", "chosen and rejected are the same tokens")
-                )
-            else:
-                kept.append(encoded)
-        return kept, dropped
+        images: dict[str, list[tuple[int, TrainingPair]]] = {}
+        for i, pair in enumerate(pairs):
+            images.setdefault(pair.image, []).append((i, pair))
+        kept: dict[int, Prepared] = {}
+        dropped: dict[int, Dropped] = {}
+        with Ahead(self._encoded, images.values(), THREADS, AHEAD) as encoded:
+            while together := list(itertools.islice(encoded, TOGETHER)):
+                found = {i: result for one in together for i, result in one}
+                dropped |= {i: result for i, result in found.items() if isinstance(result, Dropped)}
+                fine = {i: result for i, result in found.items() if isinstance(result, Encoded)}
+                kept |= zip(fine, self.reference(list(fine.values())), strict=True)
+        return [kept[i] for i in sorted(kept)], [dropped[i] for i in sorted(dropped)]
+
+    def _encoded(self, pairs: Sequence[tuple[int, TrainingPair]]) -> list[tuple[int, Encoded | Dropped]]:
+        return [(i, self.encode(pair)) for i, pair in pairs]
+
+    def encode(self, pair: TrainingPair) -> Encoded | Dropped:
+        """The pair as tokens, or why it cannot be trained on."""
+        try:
+            encoded = self._encoder.encode(pair)
+        except StaleRunError:
+            raise
+        except (DataError, OSError) as e:
+            return Dropped(pair.pair_id, "unreadable_image", str(e))
+        except ValueError as e:
+            return Dropped(pair.pair_id, "image_not_shown", str(e))
+        if self._max_length is not None and encoded.longest > self._max_length:
+            detail = (
+                f"{encoded.longest} tokens, expected at most {self._max_length} (prompt "
+                f"{len(encoded.prompt)})"
+            )
+            return Dropped(pair.pair_id, "too_long", detail)
+        if np.array_equal(encoded.chosen.ids, encoded.rejected.ids):
+            return Dropped(pair.pair_id, "same_answer", "chosen and rejected are the same tokens")
+        return encoded
 
     @torch.no_grad()
     def reference(self, pairs: Sequence[Encoded]) -> list[Prepared]:
         """Log-probabilities of all answers under the model as it is now, in the packed form."""
+        if self._config.loss == "sft":
+            return [Prepared(pair, np.zeros(0), np.zeros(0)) for pair in pairs]
         share, budget = self._config.share, self._config.tokens
         found: list[dict[bool, Floats]] = [{} for _ in pairs]
         for units in batches_of(units_of(pairs, self._family, share, budget), budget):

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -117,11 +116,12 @@ def train(
             preparer = Preparer(
                 peft, family, encoder, policy, config, config.max_length or context_length(model)
             )
-            origin = _origin(checkpoint, pairs, adapter, family, config)
+            origin = _origin(checkpoint, pairs, adapter, family, config, dialect)
             _claim(state, origin, args.process_index, wait)
             off = contextlib.nullcontext if adapter else peft.disable_adapter
             prepared, dropped = _prepared(pairs, preparer, off, state, config, args, progress, wait)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
+            encoder.pictures.update((p.pair.image_path, p.pair.picture) for p in prepared)
             kept, held = _split(prepared, config.held_out)
             if not kept:
                 why = counted({**reasons, "held_out": len(held)} if held else reasons)
@@ -136,6 +136,8 @@ def train(
             share = Steps(steps, args.process_index, args.world_size)
             trainer = PairTrainer(peft, args, kept, share, policy, family, config, held, progress.tell)
             _run(trainer, out, state, steps, progress)
+            if args.process_index == 0:
+                processor.save_pretrained(out)
     history, watched = read_history(out / "history.jsonl"), read_history(out / "held_out.jsonl")
     late = warnings_of(history, config, ended=True)
     result = TrainResult(
@@ -187,13 +189,16 @@ def _origin(
     adapter: str | None,
     family: Family,
     config: TrainConfig,
+    dialect: Dialect | None,
 ) -> Origin:
-    """What the cached reference is made from."""
+    """What the cached reference, and the tokens beside it, are made from."""
     inputs = {"model": checkpoint_digest(checkpoint), "pairs": pairs_digest(pairs)}
     if adapter:
         inputs["adapter"] = adapter_digest(adapter)
     made = {"processor": checkpoint.processor, "layout": family.name, "reference": config.loss != "sft"}
     made |= {name: getattr(config, name) for name in REFERENCE}
+    if dialect is not None and (config.coordinate_weight != 1.0 or config.rejected_coordinates != "all"):
+        made["dialect"] = {"name": dialect.name, **dialect.options}  # it finds the coordinates
     return Origin("train", made, inputs)
 
 
@@ -220,12 +225,8 @@ def _prepared(
     """
 
     def work(shard: Sequence[TrainingPair]) -> tuple[list[Prepared], list[Dropped]]:
-        kept, dropped = preparer.encode(shard)
-        if config.loss == "sft":
-            nothing = np.zeros(0)
-            return [Prepared(p, nothing, nothing) for p in kept], dropped
         with off(), torch.autocast(args.device.type, torch.bfloat16, enabled=config.autocast):
-            return preparer.reference(kept), dropped
+            return preparer.prepared(shard)
 
     return prepare(pairs, state, work, progress, args.process_index, args.world_size, wait)
 

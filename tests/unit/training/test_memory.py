@@ -79,8 +79,10 @@ def test_a_7b_model_on_one_card() -> None:
         check_memory(model, config, 80 * GB, "cuda:0")
     with pytest.raises(ConfigError, match=r"checkpointing: true, train\.tokens: 4096: 21"):
         check_memory(model, config, 24 * GB, "cuda:0")
-    with pytest.raises(ConfigError, match="no setting of train that needs less fits"):
+    with pytest.raises(ConfigError, match=r"feature_cache_mb: 256, train\.quantize: 4bit: 10"):
         check_memory(model, config, 16 * GB, "cuda:0")
+    with pytest.raises(ConfigError, match="no setting of train that needs less fits"):
+        check_memory(model, config, 8 * GB, "cuda:0")
     shipped = replace(config, tokens=4096, trainer={"gradient_checkpointing": True})
     assert check_memory(model, shipped, 24 * GB, "cuda:0").total < 22 * GB
 

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from spr.dialects import get_dialect
 from spr.errors import ConfigError, DataError, FoundWrongError, StaleRunError
+from spr.models.loading import auto_processor, load_processor
 from spr.store.progress import Progress
-from spr.training import masks, policy, trainer
+from spr.training import encode, masks, policy, trainer
 from spr.training.config import Share, TrainConfig, TrainResult
 from spr.training.encode import Encoder
 from spr.training.families import family_of
@@ -27,7 +28,8 @@ from spr.training.loop import PairTrainer, check_arguments, last_checkpoint
 from spr.training.packing import Row
 from spr.training.plan import is_held_out, units_of
 from spr.training.trainer import train
-from spr.types import TrainingPair
+from spr.types import Checkpoint, TrainingPair
+from tests.contract.checkpoints import build
 from tests.unit.training.data import FAST, load_image, made_pairs
 
 PAIRS, WEIGHTS = made_pairs(6), "adapter_model.safetensors"
@@ -186,10 +188,88 @@ def test_resume_opens_no_image_of_steps_that_are_done(llava: str, tmp_path: Path
 
     train(PAIRS, llava, out, config, load)
     assert (
-        len(seen) == 1 + 4 + 1
+        len(seen) == 1 + 2 + 1
         # one step is saved, two are left, and each has one image; the check before looks at one,
-        # once packed and four times plain
+        # once packed and twice plain, with two questions
     )
+
+
+@pytest.mark.parametrize("name", ["llava", "florence2"])
+def test_an_image_is_loaded_and_encoded_once(name: str, tmp_path: Path) -> None:
+    """For its tokens, the reference and the steps: loading and preprocessing cost as much as a step of a 3B
+    model. Florence-2's encoder reads image and question together, so once per pair here.
+    """
+    folder, seen = str(build(name, tmp_path / "model")), list[str]()
+    pairs = made_pairs(24)
+
+    def load(path: str) -> Any:
+        seen.append(path)
+        return load_image(path)
+
+    result = train(pairs, folder, str(tmp_path / "out"), replace(FAST, epochs=2, lora_r=1), load)
+    images = {pair.image for pair in pairs}
+    assert set(seen) == images
+    if name == "florence2":
+        assert result.images_encoded == len(seen) == len(pairs)
+    else:
+        assert result.images_encoded == len(images)
+        assert len(seen) == len(images) + 2  # the check's plain rows
+
+
+def test_pictures_that_do_not_fit_into_memory_change_nothing(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the pictures that are ready nor their features: then they are made again."""
+    whole, _, _ = trained("whole", pairs=made_pairs(12), epochs=2)
+    monkeypatch.setattr(encode, "REMEMBERED_MB", 0.01)
+    small, _, result = trained("small", pairs=made_pairs(12), epochs=2, feature_cache_mb=0)
+    assert result.images_encoded > 6
+    assert difference(whole, small) == 0.0
+
+
+def test_the_folder_shows_pictures_as_the_training_did(llava: str, tmp_path: Path) -> None:
+    """Whoever has the adapter has the processor that its coordinates belong to, with the run's settings."""
+    checkpoint, out = Checkpoint(llava, processor={"image_mean": [0.1, 0.2, 0.3]}), tmp_path / "out"
+    train(PAIRS, checkpoint, str(out), FAST, load_image)
+    ours, theirs = load_processor(checkpoint), auto_processor.from_pretrained(out)
+    asked: dict[str, Any] = {"text": "<image> a", "images": [load_image("a")], "return_tensors": "pt"}
+    for name, value in ours(**asked).items():
+        assert torch.equal(value, theirs(**asked)[name]), name
+
+
+def test_the_notation_that_finds_coordinates_is_part_of_the_reference(llava: str, tmp_path: Path) -> None:
+    """Where they weigh more; else nothing is read from the answers."""
+    out, weighted = str(tmp_path / "out"), replace(FAST, coordinate_weight=2.0)
+    train(PAIRS, llava, str(tmp_path / "plain"), FAST, load_image, get_dialect("ferret"))
+    train(PAIRS, llava, str(tmp_path / "plain"), FAST, load_image, get_dialect("qwen2_5_vl"))
+    train(PAIRS, llava, out, weighted, load_image, get_dialect("ferret"))
+    with pytest.raises(StaleRunError, match="changed: dialect"):
+        train(PAIRS, llava, out, weighted, load_image, get_dialect("qwen2_5_vl"))
+
+
+def test_another_picture_under_the_same_name_is_refused(llava: str, tmp_path: Path) -> None:
+    """Its reference would be another one's: the first loss was 0.6891, and nothing was said."""
+    out, config = str(tmp_path / "out"), replace(FAST, batch=2, save_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(PAIRS, llava, out, config, load_image, progress=Kill(6 + 3))
+    with pytest.raises(StaleRunError, match=r"^image\d: found another picture than the one that the refer"):
+        train(PAIRS, llava, out, config, lambda path: load_image(path + "!"))
+
+
+def test_a_picture_that_is_gone_says_so_when_it_is_needed(
+    llava: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there for the reference; it is looked for ahead of the step, in a thread."""
+    seen: list[str] = []
+
+    def load(path: str) -> Any:
+        seen.append(path)
+        return load_image("broken" if seen.count(path) > 1 and path == PAIRS[4].image else path)
+
+    config = replace(FAST, batch=2, lora_parts=("language", "tower"))  # features are made in every step
+    monkeypatch.setattr(encode, "REMEMBERED", 1)
+    with pytest.raises(DataError, match="broken: not an image"):
+        train(PAIRS, llava, str(tmp_path / "out"), config, load)
 
 
 def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
