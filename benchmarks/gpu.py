@@ -459,6 +459,7 @@ def packed_training(bench: Bench) -> dict[str, Any]:
     from spr.training.config import TrainConfig
     from spr.training.encode import Encoder
     from spr.training.families import family_of
+    from spr.training.features import FeatureStore
     from spr.training.loss import Ratios, dpo
     from spr.training.plan import units_of
     from spr.training.policy import Images, Policy
@@ -491,7 +492,9 @@ def packed_training(bench: Bench) -> dict[str, Any]:
             n: p.grad.clone() for n, p in peft.named_parameters() if p.grad is not None
         }
 
-    with contextlib.closing(Policy(model, family, encoder, Images(model, encoder, 64))) as policy:
+    with contextlib.closing(
+        Policy(model, family, encoder, Images(model, encoder, FeatureStore(64)))
+    ) as policy:
         packed, plain = measured(False), measured(True)
     largest = max(float(g.abs().max()) for g in plain[1].values())
     worst = max(float((packed[1][n] - g).abs().max()) for n, g in plain[1].items()) / largest
@@ -885,7 +888,7 @@ def train_ours(
     weights = bench.memory(peak=False)
     with (
         tempfile.TemporaryDirectory() as out,
-        patch("spr.training.trainer.load_mllm", lambda *_: (model, processor)),
+        patch("spr.training.trainer.load_mllm", lambda *_, **__: (model, processor)),
         patch("spr.training.trainer.checkpoint_digest", lambda *_: "random weights"),
         patch("spr.training.memory.read_config", lambda *_: model.config),
         timed(ENCODE, UNITS, BATCH) as host,

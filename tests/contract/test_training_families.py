@@ -25,6 +25,7 @@ from spr.models.loading import load_mllm
 from spr.training.config import TrainConfig
 from spr.training.encode import Encoded, Encoder
 from spr.training.families import FLEX, TABLE, family_of
+from spr.training.features import FeatureStore
 from spr.training.masks import masks_of
 from spr.training.plan import units_of
 from spr.training.policy import Images, Policy
@@ -100,7 +101,7 @@ def benches(checkpoint: Callable[[str], str]) -> Any:
                     # far from the uniform distribution of a fresh model, so that a wrong mask shows
                     p.mul_(3.0 if p.ndim > 1 else 1.0)
             encoder = Encoder(model, processor, load_image)
-            policy = Policy(model, family_of(model), encoder, Images(model, encoder, 64))
+            policy = Policy(model, family_of(model), encoder, Images(model, encoder, FeatureStore(64)))
             made[name] = Bench(
                 model,
                 encoder,

@@ -7,16 +7,10 @@ mask of our own, gets plain rows: correct, nothing shared, and reported as `fall
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-
-from spr.models.inputs import joined_features, placed
 from spr.training.config import Share
 from spr.training.packing import Layout
 
@@ -98,81 +92,3 @@ def family_of(model: Any, share: Share = "tree") -> Family:
             )
         return replace(family, window=int(text.sliding_window))
     return family
-
-
-# --- image features -------------------------------------------------------------------------------
-
-
-class FeatureStore:
-    """Image features by path, kept in memory up to a size; tower and projector are frozen, so they never
-    change.
-    """
-
-    def __init__(self, limit_mb: int) -> None:
-        self._limit = limit_mb * 2**20
-        self._kept: dict[str, Any] = {}
-        self._bytes = 0
-        self.encoded = 0  # how often the tower ran
-
-    def get(self, image: str) -> Any | None:
-        """The features of an image, or None."""
-        return self._kept.get(image)
-
-    def put(self, image: str, features: Any) -> None:
-        """Keep features if they fit."""
-        self.encoded += 1
-        size = sum(t.nbytes for part in features.values() for t in _tensors(part))
-        if self._bytes + size <= self._limit:
-            self._kept[image] = features
-            self._bytes += size
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [t for part in value for t in _tensors(part)]
-
-
-def image_features(model: Any, tensors: Mapping[str, Tensor], arguments: Sequence[str]) -> Any:
-    """What tower and projector make of one image, in the form that the model's forward takes; `arguments` of
-    get_image_features.
-    """
-    weight = next(p for p in model.get_encoder(modality="image").parameters() if p.is_floating_point())
-    taken = {name: placed(tensor, weight) for name, tensor in tensors.items() if name in arguments}
-    return joined_features([model.get_image_features(**taken, return_dict=True)])
-
-
-def blanked(features: Any) -> Any:
-    """The same features, all zero."""
-
-    def zero(value: Any) -> Any:
-        return torch.zeros_like(value) if isinstance(value, Tensor) else [zero(part) for part in value]
-
-    made = BaseModelOutputWithPooling(pooler_output=zero(features.pooler_output))
-    if features.get("deepstack_features") is not None:
-        made["deepstack_features"] = zero(features["deepstack_features"])
-    return made
-
-
-# --- the encoder of an encoder-decoder ------------------------------------------------------------
-
-
-def encoder_states(model: Any, inputs: Mapping[str, Tensor], blank: bool = False) -> BaseModelOutput:
-    """What the encoder makes of one image with its question, by the model's own forward over a single token;
-    `blank`: with a picture of zeros.
-    """
-    if blank:
-        inputs = {n: torch.zeros_like(t) if t.is_floating_point() else t for n, t in inputs.items()}
-    start = torch.full((1, 1), model.config.get_text_config().decoder_start_token_id, device=model.device)
-    found = model.base_model(**inputs, decoder_input_ids=start, use_cache=False)
-    return BaseModelOutput(last_hidden_state=found.encoder_last_hidden_state)
-
-
-def side_by_side(states: Sequence[BaseModelOutput]) -> dict[str, Any]:
-    """What the decoder's forward takes: encoder states (rows, longest, width), and which of them count."""
-    found = [state.last_hidden_state[0] for state in states]  # type: ignore[index]
-    longest = max(map(len, found))
-    counts = torch.tensor([[i < len(state) for i in range(longest)] for state in found])
-    padded = torch.stack([F.pad(state, (0, 0, 0, longest - len(state))) for state in found])
-    return {
-        "encoder_outputs": BaseModelOutput(last_hidden_state=padded),
-        "attention_mask": counts.long().to(padded.device),
-    }

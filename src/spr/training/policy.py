@@ -24,14 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from spr.models.inputs import joined_features
 from spr.training.encode import REMEMBERED, Encoded, Encoder, tensors_of
-from spr.training.families import (
-    Family,
-    FeatureStore,
-    blanked,
-    encoder_states,
-    image_features,
-    side_by_side,
-)
+from spr.training.families import Family
+from spr.training.features import FeatureStore, blanked, encoder_states, image_features, moved, side_by_side
 from spr.training.masks import masks_of, padded
 from spr.training.packing import Ints, Row
 from spr.training.plan import Unit
@@ -133,18 +127,17 @@ class AnswerHead:
 
 
 class Images:
-    """Image features by path: encoded once, kept while they fit. Replaces the forward of a model, so that its
-    tower and projector work inside it: where weights are sharded they are only there. Where tower or
+    """Image features, encoded once, as far as the store keeps them. Replaces the forward of a model, so that
+    its tower and projector work inside it: where weights are sharded they are only there. Where tower or
     projector are `trained`, features have gradients, and none are kept.
     """
 
-    def __init__(self, model: Any, encoder: Encoder, limit_mb: int, trained: bool = False) -> None:
-        self._model, self._encoder, self._trained = model, encoder, trained
+    def __init__(self, model: Any, encoder: Encoder, store: FeatureStore, trained: bool = False) -> None:
+        self._model, self._encoder, self._trained, self.store = model, encoder, trained, store
         self._forward: Callable[..., Any] = model.forward
         self._asked: _Shown | None = None
         self._reads: bool = model.config.is_encoder_decoder
         self._threads: ThreadPoolExecutor | None = None
-        self.store = FeatureStore(0 if trained else limit_mb)
         self.install()
 
     def install(self) -> None:
@@ -179,7 +172,7 @@ class Images:
         that cannot be had says so when it is needed.
         """
         missing = {self._key_of(p.image_path, p.question): p for p in pairs}
-        asked = [pair for key, pair in missing.items() if self.store.get(key) is None]
+        asked = [pair for key, pair in missing.items() if not self.store.has(key)]
         if asked and self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         for pair in asked[: REMEMBERED // 2]:
@@ -188,7 +181,7 @@ class Images:
 
     def missing(self, units: Sequence[Unit]) -> int:
         """How many images would be encoded for these units now."""
-        return sum(self.store.get(key) is None for key in {self._key(unit) for unit in units})
+        return sum(not self.store.has(key) for key in {self._key(unit) for unit in units})
 
     def _with_features(self, *args: Any, **inputs: Any) -> Any:
         if self._asked is None:
@@ -200,7 +193,7 @@ class Images:
                 found[self._key(unit)] = self._features(unit, asked.blank)
         for _ in range(asked.encodes - (self.store.encoded - before)):
             self.encoded(asked.units[0].image, asked.units[0].question)
-        features = [found[self._key(unit)] for unit in asked.units]
+        features = [moved(found[self._key(unit)], self._model.device) for unit in asked.units]
         if self._reads:
             return self._forward(*args, **{**inputs, **side_by_side(features)})
         return self._forward(*args, **inputs, mm_encoder_outputs={"image": joined_features(features)})
@@ -209,14 +202,15 @@ class Images:
         return self._key_of(unit.image, unit.question)
 
     def _key_of(self, image: str, question: str) -> str:
-        return f"{image}\0{question}" if self._reads else image
+        shown = f"{image}\0{self._encoder.pictures.get(image)}"
+        return f"{shown}\0{question}" if self._reads else shown
 
     def _features(self, unit: Unit, blank: bool) -> Any:
         kept = self.store.get(self._key(unit))
         if kept is None or (blank and self._reads):
             kept = self.encoded(unit.image, unit.question, blank)
             if not blank:
-                self.store.put(self._key(unit), kept)
+                self.store.put(self._key(unit), kept, keep=not self._trained)
         return blanked(kept) if blank and not self._reads else kept
 
     def encoded(self, image: str, question: str, blank: bool = False) -> Any:

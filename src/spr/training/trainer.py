@@ -31,6 +31,7 @@ from spr.training.check import check_rows
 from spr.training.config import TrainConfig, TrainResult
 from spr.training.encode import Encoder
 from spr.training.families import Family, family_of
+from spr.training.features import FeatureStore
 from spr.training.figures import History, read_history, warnings_of
 from spr.training.loop import PairTrainer, Report, Steps, arguments, last_checkpoint
 from spr.training.masks import check_attention
@@ -111,7 +112,8 @@ def train(
             checkpoint.chat_template_kwargs,
         )
         family = family_of(model, config.share)
-        images = Images(model, encoder, config.feature_cache_mb, config.trains_images)
+        features = FeatureStore(config.feature_cache_mb, config.feature_cache_disk_mb, state / "features")
+        images = Images(model, encoder, features, config.trains_images)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
             preparer = Preparer(
                 peft, family, encoder, policy, config, config.max_length or context_length(model)
@@ -138,6 +140,7 @@ def train(
             _run(trainer, out, state, steps, progress)
             if args.process_index == 0:
                 processor.save_pretrained(out)
+                shutil.rmtree(state / "features", ignore_errors=True)
     history, watched = read_history(out / "history.jsonl"), read_history(out / "held_out.jsonl")
     late = warnings_of(history, config, ended=True)
     result = TrainResult(

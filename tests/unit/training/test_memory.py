@@ -20,6 +20,7 @@ from spr.training.adapter import attach
 from spr.training.config import TrainConfig
 from spr.training.encode import Encoder
 from spr.training.families import family_of
+from spr.training.features import FeatureStore
 from spr.training.memory import GB, check_memory, memory_of
 from spr.training.plan import units_of
 from spr.training.policy import Images, Policy, to_batch
@@ -43,7 +44,10 @@ def test_the_estimate_is_what_a_pass_saves(name: str, dtype: str, tmp_path: Path
     rows = [row for unit in units for row in unit.rows]
     batch = to_batch(rows, family, max(map(len, rows)))
     count = memory._Saved({p.untyped_storage()._cdata for p in model.parameters()})
-    with closing(Policy(base, family, encoder, Images(base, encoder, 64))) as policy, count.counting():
+    with (
+        closing(Policy(base, family, encoder, Images(base, encoder, FeatureStore(64)))) as policy,
+        count.counting(),
+    ):
         kept = policy.log_probs(model.train(), units)
     assert kept
     logits = 4 * len(batch.target) * base.get_output_embeddings().weight.shape[0]
@@ -103,7 +107,7 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_read(
     llava: str, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "available_bytes", lambda device: 10**6)
-    monkeypatch.setattr(trainer, "load_mllm", lambda *a: pytest.fail("the weights are read"))
+    monkeypatch.setattr(trainer, "load_mllm", lambda *a, **k: pytest.fail("the weights are read"))
     with pytest.raises(ConfigError, match=r"^train: needs about 2\.3 GB .*, cpu has 0\.0"):
         trainer.train(made_pairs(2), llava, str(out), FAST, load_image)
 

@@ -23,6 +23,7 @@ from spr.training import encode, masks, policy, trainer
 from spr.training.config import Share, TrainConfig, TrainResult
 from spr.training.encode import Encoder
 from spr.training.families import family_of
+from spr.training.features import FeatureStore
 from spr.training.figures import warnings_of
 from spr.training.loop import PairTrainer, check_arguments, last_checkpoint
 from spr.training.packing import Row
@@ -227,6 +228,28 @@ def test_pictures_that_do_not_fit_into_memory_change_nothing(
     assert difference(whole, small) == 0.0
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "florence2"])
+def test_features_that_go_to_files_come_back_as_they_were(name: str, tmp_path: Path) -> None:
+    """Lists of tensors, those of deeper layers, and the states of an encoder; also after a kill. Nothing of
+    them is left in the end.
+    """
+    folder, pairs = str(build(name, tmp_path / "model")), made_pairs(12)
+    config = replace(FAST, epochs=2, feature_cache_mb=0, save_steps=1)
+    found, counts = [], []
+    for disk, stop in ((0, None), (64, None), (64, Kill(12 + 9))):
+        out = tmp_path / f"{disk}{stop is not None}"
+        settings = replace(config, feature_cache_disk_mb=disk)
+        if stop is not None:
+            with pytest.raises(KeyboardInterrupt):
+                train(pairs, folder, str(out), settings, load_image, progress=stop)
+        counts.append(train(pairs, folder, str(out), settings, load_image).images_encoded)
+        found.append(load_file(out / "adapter_model.safetensors"))
+        assert not (out / "state" / "features").exists()
+    assert counts[0] > counts[1] == (12 if name == "florence2" else 6)
+    assert counts[2] == 0
+    assert difference(found[0], found[1]) == difference(found[0], found[2]) == 0.0
+
+
 def test_the_folder_shows_pictures_as_the_training_did(llava: str, tmp_path: Path) -> None:
     """Whoever has the adapter has the processor that its coordinates belong to, with the run's settings."""
     checkpoint, out = Checkpoint(llava, processor={"image_mean": [0.1, 0.2, 0.3]}), tmp_path / "out"
@@ -413,7 +436,7 @@ def loss_of(pairs: list[TrainingPair], model: str, adapter: Path) -> float:
     units = units_of([encoder.encode(p) for p in pairs], plain, "none", 10_000)
     with (
         torch.no_grad(),
-        closing(policy.Policy(base, plain, encoder, policy.Images(base, encoder, 0))) as asked,
+        closing(policy.Policy(base, plain, encoder, policy.Images(base, encoder, FeatureStore(0)))) as asked,
     ):
         now = [float(answer.sum()) for answer in asked.log_probs(tuned, units)]
         with tuned.disable_adapter():
