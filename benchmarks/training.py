@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -196,14 +197,23 @@ class Clock(Progress):
         self.marks.append((self._what, time.process_time()))
 
 
-def run_ours(folder: str, case: Case, out: str) -> dict[str, Any]:
-    """Two epochs: the first with the reference pass, the second without."""
+def run_ours(folder: str, case: Case, out: str, defaults: bool) -> dict[str, Any]:
+    """Two epochs: the first with the reference pass, the second without. `defaults`: computed as TRL does it
+    by default, in bfloat16 and with gradient checkpointing.
+    """
     from spr.training.config import TrainConfig
     from spr.training.trainer import train
 
     clock = Clock()
     config = TrainConfig(
-        batch=case.batch, epochs=2, learning_rate=1e-4, warmup=0.0, device="cpu", save_steps=10_000
+        batch=case.batch,
+        epochs=2,
+        learning_rate=1e-4,
+        warmup=0.0,
+        device="cpu",
+        save_steps=10_000,
+        autocast=defaults,
+        trainer={"gradient_checkpointing": True} if defaults else {},
     )
     result = train(pairs_of(case), folder, out, config, load_image, progress=clock)
     at = [t for name, t in clock.marks if name == "train"]
@@ -321,10 +331,11 @@ def tower(model: Model, case: Case) -> float:
     return model.vision_layers * (2 * n * 12 * d**2 + 4 * n**2 * d)
 
 
-def ceilings(model: Model, case: Case) -> dict[str, float]:
-    """FLOPs of TRL / FLOPs of ours. LoRA: backward = forward. The parts say what each saving is worth of
-    TRL's first-epoch FLOPs.
+def ceilings(model: Model, case: Case, checkpointing: bool = False) -> dict[str, float]:
+    """FLOPs of TRL / FLOPs of ours. LoRA: backward = forward, and with checkpointing a further forward of the
+    layers. The parts say what each saving is worth of TRL's first-epoch FLOPs.
     """
+    step = 3 if checkpointing else 2
     k, sequence = case.per_image, case.prefix + case.answer
     plain_body, plain_head, answers = (
         body(model, 2 * k, sequence),
@@ -334,14 +345,14 @@ def ceilings(model: Model, case: Case) -> dict[str, float]:
     prefix = case.prefix if case.same_prompt or k == 1 else case.grid**2 + k * case.prompt
     packed = body(model, 1, prefix + 2 * k * case.answer)
     vision = tower(model, case)
-    trl = 3 * plain_body + 3 * plain_head + 4 * k * vision
+    trl = (step + 1) * plain_body + 3 * plain_head + 4 * k * vision
     parts = {
         "vision": (4 * k - 1) * vision,
-        "prompt": 3 * (plain_body - packed),
+        "prompt": (step + 1) * (plain_body - packed),
         "head": 3 * (plain_head - answers),
         "reference": packed + answers,
     }
-    first, later = 3 * packed + 3 * answers + vision, 2 * packed + 2 * answers
+    first, later = (step + 1) * packed + 3 * answers + vision, step * packed + 2 * answers
     triton = trl - parts["head"]
     found = {
         "first": trl / first,
@@ -352,27 +363,33 @@ def ceilings(model: Model, case: Case) -> dict[str, float]:
     return {**found, **{f"saves {name}": value / trl for name, value in parts.items()}}
 
 
+EQUAL = {False: 1e-4, True: 2e-2}  # losses, relative: in float32, in bfloat16
+
+
 def measure(model: Model, case: Case, defaults: bool = False) -> dict[str, Any]:
     """Both sides of a case, checked for equality first."""
+    way = "-defaults" if defaults else ""
     with tempfile.TemporaryDirectory() as folder:
         path = build(model, case, Path(folder))
-        ours, trl = in_process("ours", path, case), in_process("trl", path, case)
-        by_default = in_process("trl-defaults", path, case)["speed"] if defaults else None
+        ours, trl = in_process(f"ours{way}", path, case), in_process(f"trl{way}", path, case)
     worst = max(abs(a - b) / b for a, b in zip(ours["losses"], trl["losses"], strict=True))
-    if worst > 1e-4:
+    if worst > EQUAL[defaults]:
         raise RuntimeError(f"{case.name}: losses differ by {worst:.1e}: {ours['losses']}, {trl['losses']}")
-    limit = ceilings(model, case)
+    limit = ceilings(model, case, defaults)
+    first, later = ours["first"] / trl["speed"], ours["later"] / trl["speed"]
     return {
         "case": case.name,
+        "settings": "bfloat16, checkpointing" if defaults else "float32",
         "image_tokens": case.grid**2,
         "ours_first": ours["first"],
         "ours_later": ours["later"],
         "peer": trl["speed"],
-        "peer_defaults": by_default,
-        "ratio_first": ours["first"] / trl["speed"],
-        "ratio_later": ours["later"] / trl["speed"],
+        "ratio_first": first,
+        "ratio_later": later,
         "ceiling_first": limit["first"],
         "ceiling_later": limit["later"],
+        "of_ceiling_first": first / limit["first"],
+        "of_ceiling_later": later / limit["later"],
         "memory_ours_mb": ours["peak"],
         "memory_peer_mb": trl["peak"],
         "memory_ratio": ours["peak"] / trl["peak"],
@@ -382,19 +399,52 @@ def measure(model: Model, case: Case, defaults: bool = False) -> dict[str, Any]:
     }
 
 
+def features(model: Model, case: Case) -> dict[str, float]:
+    """What it takes to make the features of an image again, and to read them from a file instead
+    (`feature_cache_disk_mb`): milliseconds, medians of nine images.
+    """
+    from spr.models.loading import load_mllm
+    from spr.training.encode import Encoder
+    from spr.training.families import family_of
+    from spr.training.features import FeatureStore
+    from spr.training.policy import Images
+
+    with tempfile.TemporaryDirectory() as folder:
+        loaded, processor = load_mllm(build(model, case, Path(folder)))
+        assert family_of(loaded).layout is not None
+        encoder = Encoder(loaded, processor, load_image)
+        store = FeatureStore(0, 1024, Path(folder, "features"))
+        images = Images(loaded, encoder, store)
+        times: dict[str, list[float]] = {"make": [], "write": [], "read": []}
+        for name in (f"{i}@{case.grid * 14}" for i in range(9)):
+            marks = [time.perf_counter()]
+            made = images.encoded(name, "?")
+            marks.append(time.perf_counter())
+            store.put(name, made)
+            marks.append(time.perf_counter())
+            assert store.get(name) is not None
+            marks.append(time.perf_counter())
+            for what, begin, end in zip(times, marks, marks[1:], strict=False):
+                times[what].append(1000 * (end - begin))
+        size = sum(path.stat().st_size for path in Path(folder, "features").iterdir()) / 9
+    found = {f"{what}_ms": median(values) for what, values in times.items()}
+    return {**found, "kb": size / 1024}
+
+
 def show(rows: Sequence[dict[str, Any]]) -> None:
     print(
-        f"{'case':<36}{'TRL':>8}{'first':>8}{'later':>8}{'ratio':>8}{'ceiling':>9}"
-        f"{'ratio':>8}{'ceiling':>9}{'memory':>8}"
+        f"\n{rows[0]['settings']:<36}{'TRL':>8}{'first':>8}{'ratio':>8}{'ceiling':>9}{'of it':>7}"
+        f"{'later':>8}{'ratio':>8}{'ceiling':>9}{'of it':>7}{'memory':>8}"
     )
     for r in rows:
-        speeds = f"{r['peer']:>8.3f}{r['ours_first']:>8.3f}{r['ours_later']:>8.3f}"
-        first = f"{r['ratio_first']:>7.2f}x{r['ceiling_first']:>8.2f}x"
-        later = f"{r['ratio_later']:>7.2f}x{r['ceiling_later']:>8.2f}x"
-        print(f"{r['case']:<36}{speeds}{first}{later}{r['memory_ratio']:>7.2f}x")
+        line = f"{r['case']:<36}{r['peer']:>8.3f}"
+        for epoch in ("first", "later"):
+            line += f"{r[f'ours_{epoch}']:>8.3f}{r[f'ratio_{epoch}']:>7.2f}x{r[f'ceiling_{epoch}']:>8.2f}x"
+            line += f"{r[f'of_ceiling_{epoch}']:>7.0%}"
+        print(f"{line}{r['memory_ratio']:>7.2f}x")
     print(
-        "pairs per CPU second, one thread; ratio and FLOP ceiling of the first epoch, then of later ones; "
-        "memory: peak over what was loaded"
+        "pairs per CPU second, one thread; ratio to TRL, FLOP ceiling and their quotient of the first epoch, "
+        "then of later ones; memory: peak over what was loaded"
     )
 
 
@@ -456,14 +506,29 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def run(model: Model = SMALL, sweep: bool = False, defaults: bool = False) -> dict[str, Any]:
-    """All cases; `sweep` adds the ratio by number of image tokens."""
-    rows = [measure(model, case, defaults and case is CASES[0]) for case in CASES]
+def run(model: Model = SMALL, sweep: bool = False) -> dict[str, Any]:
+    """All cases in float32, and the first and third as TRL comes; `sweep` adds the ratio by number of image
+    tokens.
+    """
+    rows = [measure(model, case) for case in CASES]
     show(rows)
+    as_it_comes = [measure(model, case, defaults=True) for case in CASES[::2]]
+    show(as_it_comes)
+    kept = features(model, CASES[0])
+    print(
+        f"\nfeatures of an image ({kept['kb']:.0f} KB): made in {kept['make_ms']:.1f} ms, written in "
+        f"{kept['write_ms']:.1f} ms, read in {kept['read_ms']:.1f} ms"
+    )
     swept = [*(measure(model, case) for case in SWEEP), rows[0]] if sweep else []
     if swept:
         show(swept)
-    return {"model": asdict(model), "cases": rows, "sweep": swept}
+    return {
+        "model": asdict(model),
+        "cases": rows,
+        "as_it_comes": as_it_comes,
+        "features": kept,
+        "sweep": swept,
+    }
 
 
 def main() -> None:
@@ -472,11 +537,6 @@ def main() -> None:
     )
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--sweep", action="store_true", help="also by number of image tokens")
-    parser.add_argument(
-        "--defaults",
-        action="store_true",
-        help="also TRL with its own defaults (bf16, gradient checkpointing)",
-    )
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "FOLDER", "CASE"), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--plot", type=Path, help="with --sweep: draw it there, as SVG")
@@ -484,15 +544,10 @@ def main() -> None:
     if args.side:
         side, folder, case = args.side[0], args.side[1], Case(**json.loads(args.side[2]))
         with tempfile.TemporaryDirectory() as out:
-            print(
-                json.dumps(
-                    run_ours(folder, case, out)
-                    if side == "ours"
-                    else run_trl(folder, case, out, side == "trl-defaults")
-                )
-            )
+            run_side = run_ours if side.startswith("ours") else run_trl
+            print(json.dumps(run_side(folder, case, out, side.endswith("-defaults"))))
         return
-    found = run(LARGE if args.large else SMALL, args.sweep, args.defaults)
+    found = run(LARGE if args.large else SMALL, args.sweep)
     if args.plot and found["sweep"]:
         args.plot.write_text(plot(found["sweep"]), encoding="utf-8")
     if args.json:

@@ -64,9 +64,9 @@ class TrainConfig:
     tokens: Count = 8192
     share: Share = "tree"  # ours: share image and prompt among pairs of an image | within a pair | not at all
     # ours: image features stay in the model's memory up to this size, beyond it in files up to the second
-    # one (of each process); beyond both they are computed again
+    # one (of each process, and never more than half of the free disk); beyond both they are computed again
     feature_cache_mb: Annotated[int, Range(0)] = 2048
-    feature_cache_disk_mb: Annotated[int, Range(0)] = 0
+    feature_cache_disk_mb: Annotated[int, Range(0)] = 32768
     # of the frozen weights; the adapter is float32 at least
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     # ours: store the frozen layers of the language model in four bits (QLoRA, arXiv 2305.14314)

@@ -8,7 +8,8 @@ Kept in the model's memory up to one size, then in files up to another; both cha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,20 @@ from spr.store.files import whole
 
 
 class FeatureStore:
-    """Features by name: up to `limit_mb` in memory, then up to `disk_mb` in files of `folder`, which any
-    process may read; what is there was made from the same picture by the same weights.
+    """Features by name: up to `limit_mb` in memory, then up to `disk_mb` in files of `folder`, but no more
+    than half of what is free there. Any process may read them; what is there was made from the same picture
+    by the same weights.
     """
 
-    def __init__(self, limit_mb: int, disk_mb: int = 0, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        limit_mb: int,
+        disk_mb: int = 0,
+        folder: Path | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._limit, self._disk_limit = limit_mb * 2**20, disk_mb * 2**20 if folder else 0
-        self._folder = folder
+        self._folder, self._tell = folder, tell
         self._kept: dict[str, Any] = {}
         self._bytes = self._on_disk = 0
         self.encoded = 0  # how often the tower ran
@@ -58,6 +66,12 @@ class FeatureStore:
         elif self._on_disk + size <= self._disk_limit:
             path = self._path(name)
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._on_disk:
+                self._disk_limit = min(self._disk_limit, shutil.disk_usage(path.parent).free // 2)
+                self._tell(
+                    f"train: image features beyond {self._limit >> 20} MB go to {path.parent} (at most "
+                    f"{self._disk_limit >> 20} MB, removed at the end)"
+                )
             with whole(path) as temporary:
                 save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary)
             self._on_disk += size

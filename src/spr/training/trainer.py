@@ -112,7 +112,9 @@ def train(
             checkpoint.chat_template_kwargs,
         )
         family = family_of(model, config.share)
-        features = FeatureStore(config.feature_cache_mb, config.feature_cache_disk_mb, state / "features")
+        features = FeatureStore(
+            config.feature_cache_mb, config.feature_cache_disk_mb, state / "features", progress.tell
+        )
         images = Images(model, encoder, features, config.trains_images)
         with contextlib.closing(Policy(model, family, encoder, images)) as policy:
             preparer = Preparer(

@@ -223,7 +223,8 @@ def test_pictures_that_do_not_fit_into_memory_change_nothing(
     """Neither the pictures that are ready nor their features: then they are made again."""
     whole, _, _ = trained("whole", pairs=made_pairs(12), epochs=2)
     monkeypatch.setattr(encode, "REMEMBERED_MB", 0.01)
-    small, _, result = trained("small", pairs=made_pairs(12), epochs=2, feature_cache_mb=0)
+    nothing = {"feature_cache_mb": 0, "feature_cache_disk_mb": 0}
+    small, _, result = trained("small", pairs=made_pairs(12), epochs=2, **nothing)
     assert result.images_encoded > 6
     assert difference(whole, small) == 0.0
 
