@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from spr.errors import missing_extra
+from spr.models.parts import linear_layers
 
 # bytes per weight: four bits, a byte of scale per 64 weights, and four bytes for 256 of these scales
 BYTES_PER_WEIGHT = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -33,7 +34,7 @@ def four_bit(model_config: Any, dtype: torch.dtype, trust_remote_code: bool = Fa
         model: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
             model_config, trust_remote_code=trust_remote_code
         )
-    stored = set(quantized_layers(model))
+    stored = linear_layers(model)["language"]
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -47,21 +48,10 @@ def four_bit(model_config: Any, dtype: torch.dtype, trust_remote_code: bool = Fa
     )
 
 
-def quantized_layers(model: Any) -> dict[str, nn.Linear]:
-    """The layers of a model that four bits are for, by name."""
-    inside = {id(module) for module in model.get_decoder().modules()}
-    head = model.get_output_embeddings()
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) in inside and module is not head
-    }
-
-
 def stay_trainable(model: Any) -> None:
     """On some CPUs bitsandbytes packs the weights anew in the first pass without gradients, such as that of
     the reference, in a form that no gradient goes through. Have it not do so.
     """
-    layers: dict[str, Any] = {**quantized_layers(model)}
+    layers: dict[str, Any] = {**linear_layers(model)["language"]}
     for layer in layers.values():
         layer.support_avx512bf16_for_cpu = False

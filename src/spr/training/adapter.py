@@ -15,22 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from spr.errors import ConfigError, unknown_name
+from spr.models.parts import linear_layers
 from spr.store.identity import versions
 from spr.training.config import LoraPart, TrainConfig
-
-# names of the module between tower and language model, in the classes of transformers
-PROJECTORS = frozenset(
-    {
-        "multi_modal_projector",
-        "connector",
-        "merger",
-        "deepstack_merger_list",
-        "image_to_text_projection",
-    }
-)
 
 
 def target_pattern(model: Any, parts: Sequence[LoraPart] = ("language",), names: Sequence[str] = ()) -> str:
@@ -38,7 +27,7 @@ def target_pattern(model: Any, parts: Sequence[LoraPart] = ("language",), names:
     or those whose last part is one of `names`. Raises ConfigError for a name that no layer has, and for a
     part without linear layers.
     """
-    layers = _linear_layers(model)
+    layers = linear_layers(model)
     for part in parts:
         if not layers[part]:
             have = ", ".join(p for p, names in layers.items() if names) or "another model"
@@ -62,26 +51,6 @@ def target_pattern(model: Any, parts: Sequence[LoraPart] = ("language",), names:
 
 def _last(name: str) -> str:
     return name.rsplit(".", 1)[-1]
-
-
-def _linear_layers(model: Any) -> dict[LoraPart, list[str]]:
-    """The names of the linear layers of each part of a model."""
-    language = {id(module) for module in model.get_decoder().modules()}
-    tower = {id(module) for module in model.get_encoder(modality="image").modules()}
-    layers: dict[LoraPart, list[str]] = {"language": [], "projector": [], "tower": []}
-    for name, module in model.named_modules():
-        # the output layer of torch's own attention is never called
-        if not isinstance(module, nn.Linear) or isinstance(module, NonDynamicallyQuantizableLinear):
-            continue
-        if module is model.get_output_embeddings():
-            continue
-        if id(module) in language:
-            layers["language"].append(name)
-        elif PROJECTORS & set(name.split(".")):
-            layers["projector"].append(name)
-        elif id(module) in tower:
-            layers["tower"].append(name)
-    return layers
 
 
 def _without_dropout(model: Any) -> None:

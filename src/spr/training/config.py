@@ -99,7 +99,7 @@ class TrainConfig:
     @property
     def trains_images(self) -> bool:
         """Whether image features change while it trains."""
-        return self.lora_parts != ("language",)
+        return set(self.lora_parts) != {"language"}
 
 
 SMOOTHING = "a share in (0, 0.5) with loss 'robust', 0 with any other loss"

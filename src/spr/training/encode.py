@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NEARLY_RIGHT = 0.5  # method 2.6: IoU with a reference box
 REMEMBERED, REMEMBERED_MB = 64, 1024  # ours: pictures that are ready at most, and their size
+THREADS = 4  # ours: that make pictures ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,18 @@ class Encoder:
 
     def _loaded(self, image: str) -> Any:
         found = self._load(image)
-        seen = hashlib.blake2b(found.tobytes(), digest_size=8, key=repr(found.size).encode()).hexdigest()
-        if self.pictures.setdefault(image, seen) != seen:
+        self.saw(
+            image, hashlib.blake2b(found.tobytes(), digest_size=8, key=repr(found.size).encode()).hexdigest()
+        )
+        return found
+
+    def saw(self, image: str, picture: str) -> None:
+        """There is a picture with this digest. Raises StaleRunError when another one was seen before."""
+        if self.pictures.setdefault(image, picture) != picture:
             raise StaleRunError(
                 f"{image}: found another picture than the one that the reference was computed from, expected "
                 "the same, or a new training"
             )
-        return found
 
     def _positions(self, row: Row) -> Ints:
         if row.positions.shape[1] != len(row.ids):  # a family that counts by itself

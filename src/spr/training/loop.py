@@ -322,16 +322,27 @@ def check_arguments(config: TrainConfig) -> None:
     sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true" or config.trainer.get("fsdp")
     if config.quantize != "none":
         check_four_bit()
-        if sharded or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" or config.trainer.get("deepspeed"):
-            raise ConfigError(
-                f"train.quantize: found {config.quantize} with sharded weights, expected none, or DDP: a "
-                "process holds all quantised weights"
-            )
+    if sharded or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" or config.trainer.get("deepspeed"):
+        _check_sharded(config)
     if precision != "no" or (config.autocast and sharded):
         found = f"{PRECISION}={precision}" if precision != "no" else "train.autocast with sharded weights"
         raise ConfigError(
             f"{found}: the reference would be computed in another precision than the training; expected "
             "mixed_precision: 'no' in accelerate's file, and train.dtype: bfloat16 (an adapter stays float32)"
+        )
+
+
+def _check_sharded(config: TrainConfig) -> None:
+    """Raise ConfigError for what needs whole weights in each process."""
+    if config.quantize != "none":
+        raise ConfigError(
+            f"train.quantize: found {config.quantize} with sharded weights, expected none, or DDP: a process "
+            "holds all quantised weights"
+        )
+    if config.trains_images:
+        raise ConfigError(
+            f"train.lora_parts: found {', '.join(config.lora_parts)} with sharded weights, expected language "
+            "alone, or DDP: backward passes through the tower would differ between the processes"
         )
 
 

@@ -21,7 +21,8 @@ from spr.errors import ConfigError
 from spr.models.devices import accelerator
 from spr.models.loading import dtype_named, quiet_peft, read_config
 from spr.models.memory import total_bytes
-from spr.models.quantized import BYTES_PER_WEIGHT, quantized_layers
+from spr.models.parts import linear_layers
+from spr.models.quantized import BYTES_PER_WEIGHT
 from spr.store.progress import Progress, one_line
 from spr.training.adapter import attach
 from spr.training.config import TrainConfig
@@ -96,7 +97,7 @@ def memory_of(model_config: Any, config: TrainConfig) -> Memory:
 
 def _saved_by_four_bits(model: Any) -> int:
     """Bytes that weights in four bits need less; the largest stays, for each is made whole in its turn."""
-    weights = [layer.weight for layer in quantized_layers(model).values()]
+    weights = [layer.weight for layer in linear_layers(model)["language"].values()]
     small = sum(int(w.numel() * BYTES_PER_WEIGHT) for w in weights)
     return sum(w.nbytes for w in weights) - small - max(w.nbytes for w in weights)
 

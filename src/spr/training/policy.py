@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from spr.models.inputs import joined_features
-from spr.training.encode import REMEMBERED, Encoded, Encoder, tensors_of
+from spr.training.encode import REMEMBERED, THREADS, Encoded, Encoder, tensors_of
 from spr.training.families import Family
 from spr.training.features import FeatureStore, blanked, encoder_states, image_features, moved, side_by_side
 from spr.training.masks import masks_of, padded
@@ -31,7 +31,6 @@ from spr.training.packing import Ints, Row
 from spr.training.plan import Unit
 
 CHUNK = 1024  # ours: answer tokens whose logits exist at the same time
-THREADS = 4  # ours: that make pictures ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +189,10 @@ class Images:
         before = self.store.encoded
         for unit in asked.units:
             if self._key(unit) not in found:
-                found[self._key(unit)] = self._features(unit, asked.blank)
+                found[self._key(unit)] = moved(self._features(unit, asked.blank), self._model.device)
         for _ in range(asked.encodes - (self.store.encoded - before)):
             self.encoded(asked.units[0].image, asked.units[0].question)
-        features = [moved(found[self._key(unit)], self._model.device) for unit in asked.units]
+        features = [found[self._key(unit)] for unit in asked.units]
         if self._reads:
             return self._forward(*args, **{**inputs, **side_by_side(features)})
         return self._forward(*args, **inputs, mm_encoder_outputs={"image": joined_features(features)})

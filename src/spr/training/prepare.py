@@ -26,16 +26,14 @@ from spr.store.ahead import Ahead
 from spr.store.files import whole
 from spr.store.progress import Progress
 from spr.training.config import TrainConfig
-from spr.training.encode import Answer, Encoded, Encoder
+from spr.training.encode import THREADS, Answer, Encoded, Encoder
 from spr.training.families import Family
 from spr.training.plan import batches_of, units_of
 from spr.training.policy import Policy
 from spr.types import Dropped, TrainingPair
 
 SHARD = 256  # ours: pairs per file of the cache
-# ours: threads that load and preprocess images, how many images they are ahead, and how many the reference
-# is asked about together
-THREADS, AHEAD, TOGETHER = 4, 16, 32
+AHEAD, TOGETHER = 16, 32  # ours: images that are made ready ahead, and that the reference sees together
 Floats = NDArray[np.float64]
 
 
@@ -212,7 +210,7 @@ def prepare(
     progress: Progress,
     rank: int = 0,
     processes: int = 1,
-    wait: Callable[[], None] = lambda: None,
+    wait: Callable[[], object] = lambda: None,
 ) -> tuple[list[Prepared], list[Dropped]]:
     """All pairs, prepared: shards that have no file are worked on (shard i by process i mod `processes`),
     then all are read.

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from spr.errors import DataError, UserError
 from spr.models.loading import context_length, load_mllm, quiet_peft
 from spr.models.memory import available_bytes
 from spr.models.weights import adapter_digest, checkpoint_digest
-from spr.store.identity import Origin, check_origin, hold_origin
+from spr.store.identity import Origin, hold_origin
 from spr.store.progress import Progress, counted
 from spr.store.run import Run
 from spr.training.adapter import attach, write_card
@@ -79,20 +79,8 @@ def train(
     checkpoint and ends in the same bytes. Raises DataError when no pair can be trained on, StaleRunError when
     the cache in `out_folder` was made from something else.
     """
-    begin, out = time.monotonic(), Path(out_folder)
-    if "://" in out_folder:
-        raise UserError(
-            f"{out_folder}: found a URL, expected a local folder (checkpoints are renamed in place); copy "
-            "the adapter afterwards"
-        )
-    state = out / "state"
-    args = arguments(config, state, 1, seed)
-    # DeepSpeed's stage 3 would load shards, and the reference pass is made with all weights
-    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-    wait = torch.distributed.barrier if args.world_size > 1 else (lambda: None)
-    if not resume and args.process_index == 0:
-        shutil.rmtree(state, ignore_errors=True)
-    wait()
+    begin, out, state = time.monotonic(), Path(out_folder), Path(out_folder, "state")
+    args, wait = _begun(out_folder, state, config, seed, resume)
     checkpoint = dataclasses.replace(
         Checkpoint.of(model_folder), dtype=config.dtype, attention=config.attention
     )
@@ -120,16 +108,16 @@ def train(
             preparer = Preparer(
                 peft, family, encoder, policy, config, config.max_length or context_length(model)
             )
-            origin = _origin(checkpoint, pairs, adapter, family, config, dialect)
-            _claim(state, origin, args.process_index, wait)
+            if args.process_index == 0:
+                origin = _origin(checkpoint, pairs, adapter, family, config, dialect)
+                hold_origin(Run(str(state)), (), origin)
+            wait()
             off = contextlib.nullcontext if adapter else peft.disable_adapter
             prepared, dropped = _prepared(pairs, preparer, off, state, config, args, progress, wait)
             reasons = dict(sorted(Counter(d.reason for d in dropped).items()))
-            encoder.pictures.update((p.pair.image_path, p.pair.picture) for p in prepared)
-            kept, held = _split(prepared, config.held_out)
-            if not kept:
-                why = counted({**reasons, "held_out": len(held)} if held else reasons)
-                raise DataError(f"{out}: no pair is left to train on ({why or 'there was none'})")
+            for one in prepared:
+                encoder.saw(one.pair.image_path, one.pair.picture)
+            kept, held = _split(prepared, config.held_out, reasons, out)
             warned = _notes(family, config, held)
             for warning in warned:
                 progress.tell(f"warning: {warning}")
@@ -162,20 +150,48 @@ def train(
     if args.process_index == 0:
         write_card(out, checkpoint.folder, config, dataclasses.asdict(result))
     progress.end(f"{len(steps)} steps, loss {result.figures.get('loss')}")
-    if reasons:
-        progress.tell(f"dropped: {counted(reasons)}")
-    for kind, warning in late.items():
-        if kind not in trainer.told:
-            progress.tell(f"warning: {warning}")
+    for text in [
+        *([f"dropped: {counted(reasons)}"] if reasons else []),
+        *(f"warning: {text}" for kind, text in late.items() if kind not in trainer.told),
+    ]:
+        progress.tell(text)
     return result
 
 
-def _split(pairs: Sequence[Prepared], share: float) -> tuple[list[Prepared], list[Prepared]]:
-    """The pairs to train on, and those that are held out."""
-    sides: tuple[list[Prepared], list[Prepared]] = ([], [])
+def _begun(
+    out: str, state: Path, config: TrainConfig, seed: int, resume: bool
+) -> tuple[TrainingArguments, Callable[[], object]]:
+    """The process's place among those of the launch, and what waits for all of them. Without `resume` nothing
+    of an earlier training is left.
+    """
+    if "://" in out:
+        raise UserError(
+            f"{out}: found a URL, expected a local folder (checkpoints are renamed in place); copy the "
+            "adapter afterwards"
+        )
+    args = arguments(config, state, 1, seed)
+    # DeepSpeed's stage 3 would load shards, and the reference pass is made with all weights
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+    wait = torch.distributed.barrier if args.world_size > 1 else (lambda: None)
+    if not resume and args.process_index == 0:
+        shutil.rmtree(state, ignore_errors=True)
+    wait()
+    return args, wait
+
+
+def _split(
+    pairs: Sequence[Prepared], share: float, dropped: Mapping[str, int], out: Path
+) -> tuple[list[Prepared], list[Prepared]]:
+    """The pairs to train on, and those that are held out. Raises DataError where there are none of the
+    former.
+    """
+    kept, held = list[Prepared](), list[Prepared]()
     for pair in pairs:
-        sides[is_held_out(pair.pair.image_path, share)].append(pair)
-    return sides
+        (held if is_held_out(pair.pair.image_path, share) else kept).append(pair)
+    if not kept:
+        why = counted({**dropped, "held_out": len(held)} if held else dropped)
+        raise DataError(f"{out}: no pair is left to train on ({why or 'there was none'})")
+    return kept, held
 
 
 def _notes(family: Family, config: TrainConfig, held: Sequence[Prepared]) -> list[str]:
@@ -207,14 +223,6 @@ def _origin(
     return Origin("train", made, inputs)
 
 
-def _claim(state: Path, origin: Origin, process: int, wait: Callable[[], None]) -> None:
-    """Say what the cached reference is made from. Raises StaleRunError when that is something else."""
-    if process == 0:
-        hold_origin(Run(str(state)), (), origin)
-    wait()
-    check_origin(Run(str(state)), (), origin)
-
-
 def _prepared(
     pairs: Sequence[TrainingPair],
     preparer: Preparer,
@@ -223,7 +231,7 @@ def _prepared(
     config: TrainConfig,
     args: TrainingArguments,
     progress: Progress,
-    wait: Callable[[], None],
+    wait: Callable[[], object],
 ) -> tuple[list[Prepared], list[Dropped]]:
     """Tokens and reference log-probabilities of all pairs, from the cache where it has them. `off`: in it the
     model is the reference.

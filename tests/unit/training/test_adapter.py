@@ -16,7 +16,7 @@ from torch import nn
 from spr.errors import ConfigError, MissingExtraError
 from spr.models import quantized
 from spr.models.loading import load_mllm, read_config
-from spr.models.quantized import quantized_layers
+from spr.models.parts import linear_layers
 from spr.training.adapter import target_pattern
 from spr.training.config import LoraPart, LoraVariant, TrainConfig
 from spr.training.loop import check_arguments
@@ -59,7 +59,7 @@ def test_every_linear_layer_is_in_one_part_and_the_head_in_none(model: Any) -> N
 def test_layers_by_name(model: Any) -> None:
     """As PEFT's own option, but never outside the parts: towers have layers of the same names."""
     chosen = [n for n, _ in model.named_modules() if re.fullmatch(target_pattern(model, names=["q_proj"]), n)]
-    assert chosen == [n for n in quantized_layers(model) if n.endswith(".q_proj")]
+    assert chosen == [n for n in linear_layers(model)["language"] if n.endswith(".q_proj")]
     with pytest.raises(ConfigError, match=r"train\.target_modules: .*q_prj.*did you mean 'q_proj'"):
         target_pattern(model, names=["q_prj"])
 
@@ -111,7 +111,7 @@ def test_four_bits(name: str, tmp_path: Path) -> None:
     model, _ = load_mllm(Checkpoint(folder, dtype="bfloat16"), "cpu", quantize="4bit")
     kinds = {n: type(m).__name__ for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     small = {n for n, kind in kinds.items() if kind == "Linear4bit"}
-    assert small == set(quantized_layers(model))
+    assert small == set(linear_layers(model)["language"])
     assert len(small) < len(kinds) - 1
     result = train(PAIRS, folder, str(tmp_path / "out"), config, load_image)
     history = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
@@ -121,13 +121,21 @@ def test_four_bits(name: str, tmp_path: Path) -> None:
     assert adapted(str(tmp_path / "out")) == small
 
 
+def test_a_tower_is_not_trained_in_shards() -> None:
+    """Processes would go through it backwards a different number of times, and wait for each other."""
+    parts: tuple[LoraPart, ...] = ("language", "tower")
+    with pytest.raises(ConfigError, match=r"train\.lora_parts: found language, tower with sharded weights"):
+        check_arguments(TrainConfig(lora_parts=parts, trainer={"fsdp": True}))
+    check_arguments(TrainConfig(lora_parts=parts))
+
+
 def test_the_estimate_of_four_bits(tmp_path: Path) -> None:
     """Against what is stored, and what is stored against half a byte per weight."""
     folder = Checkpoint(str(build("llava", tmp_path)), dtype="bfloat16")
     config = TrainConfig(dtype="bfloat16", tokens=64, lora_r=1)
     small, whole = (memory_of(read_config(folder), replace(config, quantize=q)) for q in ("4bit", "none"))
     model, _ = load_mllm(folder, "cpu", quantize="4bit")
-    layers = quantized_layers(model).values()
+    layers = linear_layers(model)["language"].values()
     stored = sum(layer.weight.nbytes for layer in layers)
     weights = [w.numel() for w in map(_whole, layers)]
     assert stored == sum(weights) // 2

@@ -19,7 +19,7 @@ from spr.dialects import get_dialect
 from spr.errors import ConfigError, DataError, FoundWrongError, StaleRunError
 from spr.models.loading import auto_processor, load_processor
 from spr.store.progress import Progress
-from spr.training import encode, masks, policy, trainer
+from spr.training import encode, masks, policy, prepare, trainer
 from spr.training.config import Share, TrainConfig, TrainResult
 from spr.training.encode import Encoder
 from spr.training.families import family_of
@@ -278,6 +278,18 @@ def test_another_picture_under_the_same_name_is_refused(llava: str, tmp_path: Pa
         train(PAIRS, llava, out, config, load_image, progress=Kill(6 + 3))
     with pytest.raises(StaleRunError, match=r"^image\d: found another picture than the one that the refer"):
         train(PAIRS, llava, out, config, lambda path: load_image(path + "!"))
+
+
+def test_another_picture_is_refused_also_in_the_reference_pass(
+    llava: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One half of an image's pairs was prepared before the kill, the other sees another picture after it."""
+    monkeypatch.setattr(prepare, "SHARD", 1)
+    out = str(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        train(PAIRS, llava, out, FAST, load_image, progress=Kill(1))
+    with pytest.raises(StaleRunError, match=r"^image0: found another picture"):
+        train(PAIRS, llava, out, FAST, lambda path: load_image(path + "!"))
 
 
 def test_a_picture_that_is_gone_says_so_when_it_is_needed(

@@ -24,6 +24,7 @@ from spr.models.loading import load_mllm
 from spr.training.adapter import attach
 from spr.training.config import TrainConfig
 from spr.training.encode import Encoder
+from spr.training.families import TABLE
 from spr.training.plan import steps_of
 from spr.training.trainer import train
 from spr.types import Checkpoint, TrainingPair
@@ -34,20 +35,8 @@ from tests.unit.training.data import load_image, made_pairs
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:__array__ implementation")
 CONFIG = TrainConfig(dtype="float64", device="cpu", batch=2, lora_r=4, learning_rate=1e-3, warmup=0.1)
 SEED = 3
-# all packed families but PaliGemma, for which TRL has no oracle: its collator asks the processor for
-# completions without images
-FAMILIES = (
-    "llava",
-    "llava_onevision",
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "glm4v",
-    "internvl",
-    "idefics3",
-    "smolvlm",
-    "gemma3",
-)
+# for PaliGemma TRL has no oracle: its collator asks the processor for completions without images
+FAMILIES = [name for name, (layout, _) in TABLE.items() if layout is not None and name != "paligemma"]
 LEARNT = ("llava", "qwen2_5_vl", "qwen3_vl", "gemma3")
 
 
