@@ -4,6 +4,7 @@ becomes of errors is `spr.cli.main`'s.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from spr import __version__
 from spr.errors import UserError
 from spr.store.bars import progress_shown
 from spr.store.files import check_empty, write_whole
-from spr.store.folders import ADAPTER, EVALUATION, PAIRS, STAGES, TABLES
+from spr.store.folders import ADAPTER, EVALUATION, STAGES, TABLES
 
 if TYPE_CHECKING:
     from spr.run.wiring import Config
@@ -290,21 +291,19 @@ def export(
     config: ConfigPath,
     format: Annotated[str, typer.Option(help="trl | llamafactory | ms-swift", autocompletion=_formats)],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    adapter: Annotated[str, typer.Option(help="Whose training; default: the first.")] = "",
+    template: Annotated[str, typer.Option(help="The model's template, as the other trainer names it.")] = "",
     overrides: Overrides = None,
 ) -> None:
-    """Write the pairs in the form that another trainer loads as it is."""
-    from spr.commands.export import export_pairs
-    from spr.run import pipeline
-    from spr.run.depends import fresh
-    from spr.run.wiring import dialect_of, image_store
-    from spr.types import TrainingPair
+    """Write the pairs, and the run's training, in the form that another trainer starts as it is."""
+    from spr.commands.export import export_run
 
-    check_empty(out)
-    loaded = _load(config, overrides)
-    run = pipeline.open_run(loaded)
-    fresh(loaded, run, "pair")
-    pairs = run.read_stage(TrainingPair, PAIRS)
-    export_pairs(pairs, format, out, dialect_of(loaded), image_store(loaded).load)
+    result = export_run(_load(config, overrides), format, out, adapter, template)
+    for reason, count in Counter(d.reason for d in result.dropped).items():
+        progress.tell(f"left out: {count} pairs, {reason}")
+    for missing in result.missing:
+        progress.tell(f"warning: {format} cannot be told {missing}")
+    progress.tell(f"{result.pairs} pairs, {result.images} images: {out}; how to start is in README.md")
 
 
 @app.command()

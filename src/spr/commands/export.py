@@ -1,9 +1,10 @@
 """Write the pairs in the form that another trainer loads as it is: TRL, LLaMA-Factory, ms-swift.
 
-In: training pairs, the dialect of their texts. Out: a folder with images, data, and a README with the exact
-command. `check_export` reads it back. Coordinates are literal, in the frame that the trainer's model will
-see. Where a notation counts pixels of the resized image (Qwen2.5-VL), the images are written in exactly that
-size: any trainer's own resize then leaves them as they are, and the numbers stay right.
+In: training pairs, the dialect of their texts, the run's training. Out: a folder with images, data, the
+training's settings, and a README with the command. `check_export` reads it back. Coordinates are literal, in
+the frame that the trainer's model will see. Where a notation counts pixels of the resized image (Qwen2.5-VL),
+the images are written in exactly that size: any trainer's own resize then leaves them as they are, and the
+numbers stay right.
 A text that contains another trainer's placeholder (`<image>`, `<bbox>` …) would be read as one: such a pair
 is left out, and the README counts it.
 """
@@ -17,15 +18,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
+from spr.commands.trainers import TRIED, Format, Start, Training, check_start, start
 from spr.dialects import Dialect
 from spr.errors import ConfigError, DataError, ImageError, unknown_name
+from spr.run.depends import fresh
+from spr.run.pipeline import open_run
+from spr.run.wiring import Config, dialect_of, image_store, trainings
 from spr.store.files import check_empty
+from spr.store.folders import PAIRS
 from spr.types import Box, Dropped, Frame, TrainingPair
 
-Format: TypeAlias = Literal["trl", "llamafactory", "ms-swift"]
 LoadImage: TypeAlias = Callable[[str], Any]
+THOUGHTS = ("<think>", "</think>")  # ends of prompts that begin or skip a thought
 # Texts that a trainer replaces by something else.
 PLACEHOLDERS: Mapping[Format, tuple[str, ...]] = {
     "trl": (),
@@ -45,23 +51,83 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What was written, and what was left out."""
+    """What was written, what was left out, and what of the training the other trainer cannot be told."""
 
     pairs: int
     images: int
     dropped: tuple[Dropped, ...]
+    missing: tuple[str, ...]
+
+
+def export_run(
+    config: Config, format: str, out: str | Path, adapter: str = "", template: str = ""
+) -> ExportResult:
+    """Write a run's pairs, and the training of one of its adapters (none named: the first). `template`: as
+    the other trainer names it.
+
+    Raises ConfigError and DataError as `export_pairs` does, before any pair is read where that is possible.
+    """
+    kind = _format(format)
+    check_empty(out)
+    training = training_of(config, adapter, template)
+    check_start(kind, training)
+    run = open_run(config)
+    fresh(config, run, "pair")
+    pairs = run.read_stage(TrainingPair, PAIRS)
+    return export_pairs(pairs, kind, out, dialect_of(config), image_store(config).load, training)
+
+
+def training_of(config: Config, adapter: str = "", template: str = "") -> Training:
+    """The training of an adapter, from the configuration and what the checkpoint says of itself."""
+    from spr.models.chat import prompt_text
+    from spr.models.loading import load_processor, read_config
+    from spr.models.parts import skeleton
+    from spr.training.adapter import target_pattern
+
+    found, checkpoint = trainings(config), config.model.checkpoint
+    name = adapter or next(iter(found))
+    if name not in found:
+        raise ConfigError("--adapter: " + unknown_name("adapter", name, sorted(found)))
+    training = found[name]
+    model_config, processor = read_config(checkpoint), load_processor(checkpoint)
+    model_type = str(model_config.model_type)
+    model = skeleton(model_config, checkpoint.trust_remote_code)
+    asked = prompt_text(processor, model_type, "", variables=checkpoint.chat_template_kwargs)
+    text = model_config.get_text_config(decoder=True)
+    return Training(
+        name=name,
+        checkpoint=checkpoint,
+        model_type=model_type,
+        config=training,
+        seed=config.seed if training.seed is None else training.seed,
+        targets=target_pattern(model, training.lora_parts, training.target_modules),
+        context=getattr(text, "max_position_embeddings", None),
+        adapter=config.model.adapter,
+        template=template,
+        thinks=asked.rstrip().endswith(THOUGHTS),
+    )
+
+
+def _format(name: str) -> Format:
+    if name not in get_args(Format):
+        raise ConfigError("--format: " + unknown_name("format", name, get_args(Format)))
+    return name  # type: ignore[return-value]
 
 
 def export_pairs(
-    pairs: Sequence[TrainingPair], format: str, out: str | Path, dialect: Dialect, load_image: LoadImage
+    pairs: Sequence[TrainingPair],
+    format: str,
+    out: str | Path,
+    dialect: Dialect,
+    load_image: LoadImage,
+    training: Training,
 ) -> ExportResult:
-    """Write `pairs` to the folder `out` (created; must be empty). Raises ConfigError for an unknown format,
-    DataError when nothing is left.
+    """Write `pairs` to the folder `out` (created; must be empty), and how `training` is started there. Raises
+    ConfigError for an unknown format, or a loss or a template that the other trainer does not have, DataError
+    when nothing is left.
     """
-    if format not in get_args(Format):
-        raise ConfigError("--format: " + unknown_name("format", format, get_args(Format)))
-    kind: Format = format  # type: ignore[assignment]
-    folder = Path(out)
+    kind, folder = _format(format), Path(out)
+    check_start(kind, training)
     check_empty(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}
@@ -82,9 +148,14 @@ def export_pairs(
     if not kept:
         raise DataError(f"{folder}: no pair is left to export ({_counts(dropped) or 'there was none'})")
     WRITERS[kind](kept, folder)
-    (folder / "README.md").write_text(_readme(kind, kept, dropped, dialect), encoding="utf-8")
+    largest = max(e.frame.width * e.frame.height for e in kept)
+    begin = start(kind, training, len(kept), largest, counts_resized_pixels(dialect))
+    (folder / begin.file).write_text(begin.text, encoding="utf-8")
+    (folder / "README.md").write_text(
+        _readme(kind, kept, dropped, dialect, training, begin), encoding="utf-8"
+    )
     check_export(folder, kind, dialect)
-    return ExportResult(len(kept), len({e.file for e in kept}), tuple(dropped))
+    return ExportResult(len(kept), len({e.file for e in kept}), tuple(dropped), begin.missing)
 
 
 def _check(pair: TrainingPair, kind: Format, dialect: Dialect) -> Frame | Dropped:
@@ -165,7 +236,7 @@ def _write_trl(kept: Sequence[Exported], folder: Path) -> None:
 
 
 def _write_llamafactory(kept: Sequence[Exported], folder: Path) -> None:
-    """pairs.json (sharegpt, ranking), dataset_info.json and a configuration of its command line."""
+    """pairs.json (sharegpt, ranking) and dataset_info.json."""
     rows = [
         {
             "conversations": [{"from": "human", "value": f"<image>{e.pair.prompt}"}],
@@ -219,43 +290,53 @@ def _counts(dropped: Sequence[Dropped]) -> str:
     return ", ".join(f"{reason}: {n}" for reason, n in sorted(Counter(d.reason for d in dropped).items()))
 
 
-COMMANDS: Mapping[Format, str] = {
-    "trl": """```python
-from datasets import load_dataset
-from trl import DPOConfig, DPOTrainer
-data = load_dataset("parquet", data_files="train.parquet", split="train")
-args = DPOConfig(output_dir="adapter", max_length=None, beta=0.1)  # the default of 1024 tokens would \
-cut images and answers
-DPOTrainer(MODEL, args=args, train_dataset=data, peft_config=LORA).train()
-```""",
-    "llamafactory": """```
-llamafactory-cli train --stage dpo --do_train --finetuning_type lora --pref_loss sigmoid --pref_beta 0.1 \\
-  --model_name_or_path MODEL --template TEMPLATE --dataset_dir . --media_dir . --dataset spr_pairs \\
-  --image_max_pixels {pixels} --image_min_pixels 1 --cutoff_len 8192 --output_dir adapter
+README = """# {pairs} preference pairs for {maker}
+
+Coordinates: `{dialect}`, {frame}. Chosen: the best refined answer; rejected: the worst answer.
+Left out: {left_out}.
+
+## Start
+In this folder, because paths are relative to it:
 ```
-`image_max_pixels`: its default of 589,824 would shrink larger images before the model's own resize.""",
-    "ms-swift": """```
-MAX_PIXELS={pixels} swift rlhf --rlhf_type dpo --tuner_type lora --beta 0.1 --model MODEL \
---dataset pairs.jsonl --max_length 8192 --output_dir adapter
+pip install {install}
+{command}
 ```
-Run it in this folder: the paths of the images are relative to it.""",
-}
+`{file}` holds the training of adapter `{adapter}`, as `spr train` does it:
+
+{said}
+
+## Not carried over
+{missing}
+"""
 
 
-def _readme(kind: Format, kept: Sequence[Exported], dropped: Sequence[Dropped], dialect: Dialect) -> str:
-    pixels = max(e.frame.width * e.frame.height for e in kept)
+def _readme(
+    kind: Format,
+    kept: Sequence[Exported],
+    dropped: Sequence[Dropped],
+    dialect: Dialect,
+    training: Training,
+    begin: Start,
+) -> str:
     frame = (
         "pixels of exactly these images, which have the size that the model sees"
         if counts_resized_pixels(dialect)
         else dialect.contract.scale
     )
-    return f"""# {len(kept)} preference pairs for {kind}
-
-Coordinates: `{dialect.name}`, {frame}. Chosen: the best refined answer; rejected: the worst answer.
-Left out: {_counts(dropped) or "none"}.
-
-{COMMANDS[kind].replace("{pixels}", str(pixels))}
-"""
+    maker, package, version = TRIED[kind]
+    return README.format(
+        pairs=len(kept),
+        maker=maker,
+        dialect=dialect.name,
+        frame=frame,
+        left_out=_counts(dropped) or "none",
+        install=" ".join([f"{package}=={version}", *begin.packages]),
+        command=begin.command,
+        file=begin.file,
+        adapter=training.name,
+        said="\n".join(f"- {name}: {value}" for name, value in begin.said.items()),
+        missing="\n".join(f"- {line}" for line in begin.missing) or "Nothing.",
+    )
 
 
 # --- reading back ---------------------------------------------------------------------------------

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers import AutoModelForImageTextToText
 
 # names of the module between tower and language model, in the classes of transformers
 PROJECTORS = frozenset(
     {"multi_modal_projector", "connector", "merger", "deepstack_merger_list", "image_to_text_projection"}
 )
+
+
+def skeleton(model_config: Any, trust_remote_code: bool = False) -> Any:
+    """An image-text-to-text model without numbers, on the meta device: the names and shapes of its parts."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+            model_config, trust_remote_code=trust_remote_code
+        )
 
 
 def linear_layers(model: Any) -> dict[str, dict[str, nn.Linear]]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from spr.errors import missing_extra
-from spr.models.parts import linear_layers
+from spr.models.parts import linear_layers, skeleton
 
 # bytes per weight: four bits, a byte of scale per 64 weights, and four bytes for 256 of these scales
 BYTES_PER_WEIGHT = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -30,10 +30,7 @@ def check_four_bit() -> None:
 def four_bit(model_config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> BitsAndBytesConfig:
     """The quantisation of a model with this configuration, computed in `dtype`. Raises MissingExtraError."""
     check_four_bit()
-    with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-            model_config, trust_remote_code=trust_remote_code
-        )
+    model = skeleton(model_config, trust_remote_code)
     stored = linear_layers(model)["language"]
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
