@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results test test-all check format bench coverage fuzz fuzz-files kill-test clean
+.PHONY: help setup demo results test test-all check format bench coverage check-exports fuzz fuzz-files kill-test clean
 
 help:                ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
@@ -47,6 +47,9 @@ bench: setup         ## speed ratios against peers -> benchmarks/results.json
 
 coverage: setup      ## branches of spr.dialects that its tests take: all, or it fails
 	@$(PY) -m pytest -q tests/unit/dialects tests/properties/test_dialects.py tests/properties/test_json_answers.py --cov=spr.dialects --cov-branch --cov-report=term:skip-covered --cov-fail-under=100
+
+check-exports: setup ## every export in the real trainers, each in an environment of its own -> tests/golden/exports.json (ONLY=ms-swift: one of them)
+	@$(PY) -m benchmarks.check_exports --update $(if $(ONLY),--only $(ONLY))
 
 fuzz: setup          ## mutated strings through every dialect; goes on where it stood (FUZZ="--count 10000000 --seed 0")
 	@$(PY) -m benchmarks.fuzz_dialects $(FUZZ)

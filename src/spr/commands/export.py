@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 from spr.commands.trainers import TRIED, Format, Start, Training, check_start, start
-from spr.dialects import Dialect
+from spr.dialects import Dialect, resize_options
 from spr.errors import ConfigError, DataError, ImageError, unknown_name
 from spr.run.depends import fresh
 from spr.run.pipeline import open_run
@@ -79,7 +79,7 @@ def export_run(
 
 def training_of(config: Config, adapter: str = "", template: str = "") -> Training:
     """The training of an adapter, from the configuration and what the checkpoint says of itself."""
-    from spr.models.chat import prompt_text
+    from spr.models.chat import default_system, gap_after_image, prompt_text
     from spr.models.loading import load_processor, read_config
     from spr.models.parts import skeleton
     from spr.training.adapter import target_pattern
@@ -94,6 +94,7 @@ def training_of(config: Config, adapter: str = "", template: str = "") -> Traini
     model = skeleton(model_config, checkpoint.trust_remote_code)
     asked = prompt_text(processor, model_type, "", variables=checkpoint.chat_template_kwargs)
     text = model_config.get_text_config(decoder=True)
+    limits = resize_options(processor.image_processor)
     return Training(
         name=name,
         checkpoint=checkpoint,
@@ -104,6 +105,9 @@ def training_of(config: Config, adapter: str = "", template: str = "") -> Traini
         context=getattr(text, "max_position_embeddings", None),
         adapter=config.model.adapter,
         template=template,
+        pixels=(limits["min_pixels"], limits["max_pixels"]) if model_type.startswith("qwen") else None,
+        gap=gap_after_image(processor, model_type, checkpoint.chat_template_kwargs),
+        system=default_system(processor, model_type, checkpoint.chat_template_kwargs),
         thinks=asked.rstrip().endswith(THOUGHTS),
     )
 
@@ -147,9 +151,9 @@ def export_pairs(
         kept.append(Exported(pair, f"images/{written[pair.image]}", found))
     if not kept:
         raise DataError(f"{folder}: no pair is left to export ({_counts(dropped) or 'there was none'})")
-    WRITERS[kind](kept, folder)
+    WRITERS[kind](kept, folder, training.gap)
     largest = max(e.frame.width * e.frame.height for e in kept)
-    begin = start(kind, training, len(kept), largest, counts_resized_pixels(dialect))
+    begin = start(kind, training, len(kept), largest)
     (folder / begin.file).write_text(begin.text, encoding="utf-8")
     (folder / "README.md").write_text(
         _readme(kind, kept, dropped, dialect, training, begin), encoding="utf-8"
@@ -195,7 +199,7 @@ def _write_image(image: Any, frame: Frame, folder: Path) -> str:
 # --- the three forms ------------------------------------------------------------------------------
 
 
-def _write_trl(kept: Sequence[Exported], folder: Path) -> None:
+def _write_trl(kept: Sequence[Exported], folder: Path, gap: str) -> None:
     """Parquet with the columns images, prompt, chosen, rejected (conversations with content parts); the
     images are inside.
     """
@@ -235,11 +239,13 @@ def _write_trl(kept: Sequence[Exported], folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "train.parquet")
 
 
-def _write_llamafactory(kept: Sequence[Exported], folder: Path) -> None:
-    """pairs.json (sharegpt, ranking) and dataset_info.json."""
+def _write_llamafactory(kept: Sequence[Exported], folder: Path, gap: str) -> None:
+    """pairs.json (sharegpt, ranking) and dataset_info.json. Its templates put nothing between image and
+    question, so `gap` is written.
+    """
     rows = [
         {
-            "conversations": [{"from": "human", "value": f"<image>{e.pair.prompt}"}],
+            "conversations": [{"from": "human", "value": f"<image>{gap}{e.pair.prompt}"}],
             "chosen": {"from": "gpt", "value": e.pair.chosen},
             "rejected": {"from": "gpt", "value": e.pair.rejected},
             "images": [e.file],
@@ -259,7 +265,7 @@ def _write_llamafactory(kept: Sequence[Exported], folder: Path) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
 
 
-def _write_ms_swift(kept: Sequence[Exported], folder: Path) -> None:
+def _write_ms_swift(kept: Sequence[Exported], folder: Path, gap: str) -> None:
     """pairs.jsonl: messages with the chosen answer, and rejected_response; coordinates are literal, never
     `<bbox>`.
     """
@@ -279,7 +285,7 @@ def _write_ms_swift(kept: Sequence[Exported], folder: Path) -> None:
     )
 
 
-WRITERS: Mapping[Format, Callable[[Sequence[Exported], Path], None]] = {
+WRITERS: Mapping[Format, Callable[[Sequence[Exported], Path, str], None]] = {
     "trl": _write_trl,
     "llamafactory": _write_llamafactory,
     "ms-swift": _write_ms_swift,
@@ -393,7 +399,7 @@ def _one_image(text: str, images: Sequence[str], root: Path, where: str) -> tupl
         )
     if not (root / images[0]).is_file():
         raise DataError(f"{where}: {images[0]} is not there")
-    return text.removeprefix("<image>"), (root / images[0]).read_bytes()
+    return text.removeprefix("<image>").lstrip(), (root / images[0]).read_bytes()
 
 
 def _llamafactory(row: Mapping[str, Any], root: Path, number: int) -> Read:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from spr.errors import ConfigError
+from spr.models.chat import BARE
 from spr.training.config import TrainConfig
 from spr.types import Checkpoint
 
@@ -37,9 +38,11 @@ LLAMAFACTORY: Mapping[str, tuple[str, ...]] = {
     "paligemma": ("paligemma", "paligemma_chat"),
     "gemma3": ("gemma3",),
     "glm4v": ("glm4v",),
+    "glm4v_moe": ("glm4_5v",),
 }
 # its templates for models whose prompt begins or skips a thought
 THINKING: Mapping[str, str] = {"qwen3_vl_nothink": "qwen3_vl", "qwen3_5_nothink": "qwen3_5"}
+ALWAYS_THINKING = frozenset({"glm4v", "glm4v_moe"})  # it has no other template for them
 MS_SWIFT: Mapping[str, tuple[str, ...]] = {
     "qwen2_vl": ("qwen2_vl",),
     "qwen2_5_vl": ("qwen2_5_vl",),
@@ -53,6 +56,7 @@ MS_SWIFT: Mapping[str, tuple[str, ...]] = {
     "paligemma": ("paligemma",),
     "gemma3": ("gemma3_vision",),
     "glm4v": ("glm4v",),
+    "glm4v_moe": ("glm4_5v",),
 }
 TEMPLATES: Mapping[str, Mapping[str, tuple[str, ...]]] = {"llamafactory": LLAMAFACTORY, "ms-swift": MS_SWIFT}
 # What ms-swift calls a model, where that is not its model_type.
@@ -89,7 +93,10 @@ class Training:
 
     `targets`: a regular expression for the names of the layers that get LoRA. `context`: how many tokens the
     language model was built for. `adapter`: the one to start from. `template`: as the other trainer names it,
-    where the user said it. `thinks`: the model's prompt begins or skips a thought.
+    where the user said it. `pixels`: to how many, at least and at most, a Qwen model's processor resizes an
+    image. Of the model's own chat template: `gap` is what stands between an image and the question, `system`
+    the message that it puts in front ("" for none; None where it takes none), and `thinks` says that the
+    prompt begins or skips a thought.
     """
 
     name: str
@@ -101,6 +108,9 @@ class Training:
     context: int | None = None
     adapter: str | None = None
     template: str = ""
+    pixels: tuple[int, int] | None = None
+    gap: str = ""
+    system: str | None = None
     thinks: bool = False
 
 
@@ -121,9 +131,14 @@ class Start:
 
 
 def check_start(kind: Format, training: Training) -> None:
-    """Raise ConfigError for a loss that the other trainer does not have, and where only the user can say the
-    template.
+    """Raise ConfigError for a loss that the other trainer does not have, for a model without a chat template
+    where it needs one, and where only the user can say the template.
     """
+    if kind == "trl" and training.model_type in BARE:
+        raise ConfigError(
+            f"--format trl: found a {training.model_type!r} model, which has no chat template, without which "
+            "TRL cannot build a prompt; expected another --format"
+        )
     loss, losses, maker = training.config.loss, LOSSES[kind], TRIED[kind][0]
     if loss not in losses:
         raise ConfigError(
@@ -152,10 +167,8 @@ def template_for(kind: Format, training: Training) -> str:
     )
 
 
-def start(kind: Format, training: Training, pairs: int, largest: int, exact: bool) -> Start:
-    """How `pairs` exported pairs are trained on by another trainer. `largest`: pixels of the largest image;
-    `exact`: no image may be resized again.
-    """
+def start(kind: Format, training: Training, pairs: int, largest: int) -> Start:
+    """How so many `pairs` are trained on by another trainer. `largest`: pixels of the largest image."""
     config, checkpoint, template = training.config, training.checkpoint, template_for(kind, training)
     steps = math.ceil(pairs / config.batch) * config.epochs
     common = {
@@ -177,13 +190,13 @@ def start(kind: Format, training: Training, pairs: int, largest: int, exact: boo
     }
     if kind == "trl":
         file, command = "train.py", "python train.py"
-        text, carried = _trl(training, common)
+        text = _trl(training, common)
     elif kind == "llamafactory":
         file, command = "train.yaml", "llamafactory-cli train train.yaml"
-        text, carried = _llamafactory(training, common, template, largest)
+        text = _llamafactory(training, common, template, largest)
     else:
         file, command = "train.yaml", "swift rlhf train.yaml"
-        text, carried = _ms_swift(training, common, template, largest if exact else None)
+        text = _ms_swift(training, common, template)
     said = {
         "model": checkpoint.folder,
         "revision": checkpoint.revision,
@@ -199,27 +212,48 @@ def start(kind: Format, training: Training, pairs: int, largest: int, exact: boo
         "gradient_accumulation_steps by n",
     }
     told = {name: value for name, value in said.items() if value}
-    return Start(file, text, command, _packages(kind, training), told, _missing(training, carried))
+    return Start(file, text, command, _packages(kind, training), told, _missing(kind, training))
 
 
 def _packages(kind: Format, training: Training) -> tuple[str, ...]:
     """What a model needs there beside the trainer's own requirements."""
+    needed = {"trl": ["peft", "torchvision"], "llamafactory": [], "ms-swift": []}[kind]
     if kind == "ms-swift" and training.model_type.startswith("qwen"):
-        return ("qwen-vl-utils", "torchvision")
-    return ("bitsandbytes",) if training.config.quantize == "4bit" else ()
+        needed = ["torchvision", "qwen-vl-utils"]
+    elif training.model_type == "smolvlm":
+        needed.append("num2words")
+    return (*needed, *(["bitsandbytes"] if training.config.quantize == "4bit" else []))
 
 
-def _missing(training: Training, carried: frozenset[str]) -> tuple[str, ...]:
+def _missing(kind: Format, training: Training) -> tuple[str, ...]:
     """What differs from the defaults and is not carried over, as `train.name: value`."""
     config, plain, checkpoint = training.config, TrainConfig(), training.checkpoint
-    left = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in EVERYWHERE | OWN_WAY}
-    missing = {f"train.{name}": v for name, v in left.items() if v != getattr(plain, name)}
-    missing["model.processor"] = dict(checkpoint.processor)
-    missing["model.chat_template_kwargs"] = dict(checkpoint.chat_template_kwargs)
-    return tuple(f"{n}: {v}" for n, v in missing.items() if v != {} and n.split(".")[1] not in carried)
+    carried = EVERYWHERE | OWN_WAY | {"label_smoothing"}  # of a loss that is refused where it is unknown
+    if kind == "trl" or config.dtype != "float64":
+        carried |= {"dtype"}
+    if kind == "ms-swift":
+        carried |= {"max_length"}
+    missing: dict[str, Any] = {
+        f"train.{f.name}": getattr(config, f.name)
+        for f in fields(config)
+        if f.name not in carried and getattr(config, f.name) != getattr(plain, f.name)
+    }
+    if kind != "trl" and not _thinking(checkpoint):
+        missing["model.chat_template_kwargs"] = dict(checkpoint.chat_template_kwargs)
+    if not _takes_processor(kind, training):
+        missing["model.processor"] = dict(checkpoint.processor)
+    if kind == "llamafactory" and training.model_type in ALWAYS_THINKING:
+        missing["model.folder"] = "its template puts an empty thought before every answer without one"
+    return tuple(f"{name}: {value}" for name, value in missing.items() if value != {})
 
 
-Written: TypeAlias = tuple[str, frozenset[str]]  # the file, and which settings it carries over
+def _takes_processor(kind: Format, training: Training) -> bool:
+    """Whether the trainer can be told the configuration's changes of the image processor."""
+    changes = set(training.checkpoint.processor)
+    if kind == "ms-swift":
+        return training.pixels is not None and changes <= {"size", "min_pixels", "max_pixels"}
+    return kind == "trl" and "image_processor_type" not in changes
+
 
 TRL = """# Preference training with TRL {version}. Run it in this folder: python train.py
 {imports}
@@ -253,7 +287,7 @@ TRL_FOUR = """BitsAndBytesConfig(
     )"""
 
 
-def _trl(training: Training, common: Mapping[str, Any]) -> Written:
+def _trl(training: Training, common: Mapping[str, Any]) -> str:
     """A script: TRL's own command line takes neither settings of a processor nor a pattern of layers."""
     config, checkpoint = training.config, training.checkpoint
     source = {
@@ -286,8 +320,8 @@ def _trl(training: Training, common: Mapping[str, Any]) -> Written:
         "from trl import DPOConfig, DPOTrainer",
     ]
     variables, changes = dict(checkpoint.chat_template_kwargs), dict(checkpoint.processor)
-    other_class = "image_processor_type" in changes
-    text = TRL.format(
+    told = changes and _takes_processor("trl", training)
+    return TRL.format(
         version=TRIED["trl"][2],
         imports="\n".join(imports) + "\n",
         model=checkpoint.folder,
@@ -295,11 +329,9 @@ def _trl(training: Training, common: Mapping[str, Any]) -> Written:
         settings=_lines(settings),
         data=TRL_DATA.format(variables=variables) if variables else "",
         source="".join(f", {name}={value!r}" for name, value in source.items()),
-        processor=TRL_PROCESSOR.format(changes=changes) if changes and not other_class else "",
+        processor=TRL_PROCESSOR.format(changes=changes) if told else "",
         policy=policy,
     )
-    carried = {"label_smoothing", "dtype", "chat_template_kwargs"} | (set() if other_class else {"processor"})
-    return text, frozenset(carried)
 
 
 def _lines(values: Mapping[str, Any]) -> str:
@@ -317,7 +349,7 @@ def _lora(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _llamafactory(training: Training, common: Mapping[str, Any], template: str, largest: int) -> Written:
+def _llamafactory(training: Training, common: Mapping[str, Any], template: str, largest: int) -> str:
     config, checkpoint = training.config, training.checkpoint
     settings = {
         "stage": "dpo",
@@ -326,6 +358,8 @@ def _llamafactory(training: Training, common: Mapping[str, Any], template: str, 
         **({"model_revision": checkpoint.revision} if checkpoint.revision else {}),
         "trust_remote_code": checkpoint.trust_remote_code,
         "template": template,
+        # else its templates put one of their own
+        **({} if training.system is None else {"default_system": training.system}),
         **_thinking(checkpoint),
         "dataset_dir": ".",
         "media_dir": ".",
@@ -333,7 +367,8 @@ def _llamafactory(training: Training, common: Mapping[str, Any], template: str, 
         # its default of 589,824 would shrink larger images before the model's own resize
         "image_max_pixels": largest,
         "image_min_pixels": 1,
-        "cutoff_len": _longest(training),  # its default of 2,048 would cut prompts and answers
+        # its default of 2,048 would cut prompts and answers
+        "cutoff_len": training.context or UNKNOWN_CONTEXT,
         "pref_loss": LOSSES["llamafactory"][config.loss],
         "pref_beta": config.beta,
         "pref_ftx": config.sft_weight,
@@ -354,13 +389,10 @@ def _llamafactory(training: Training, common: Mapping[str, Any], template: str, 
             "ref_model": checkpoint.folder,
             "ref_model_adapters": training.adapter,
         }
-    carried = {"chat_template_kwargs"} if _thinking(checkpoint) else set()
-    if config.dtype in ("float32", "bfloat16") and not config.autocast:
-        carried.add("dtype")
-    return _yaml(settings), frozenset(carried)
+    return _yaml(settings)
 
 
-def _ms_swift(training: Training, common: Mapping[str, Any], template: str, pixels: int | None) -> Written:
+def _ms_swift(training: Training, common: Mapping[str, Any], template: str) -> str:
     config, checkpoint, kind = training.config, training.checkpoint, training.model_type
     if kind == "llava":
         kind = template
@@ -371,10 +403,11 @@ def _ms_swift(training: Training, common: Mapping[str, Any], template: str, pixe
         "use_hf": True,  # its own hub is another one
         **({"model_type": MODEL_TYPES.get(kind, kind)} if training.model_type in MS_SWIFT else {}),
         "template": template,
+        **({} if training.system is None else {"system": training.system}),
         **_thinking(checkpoint),
         "torch_dtype": "float32" if config.dtype == "float64" else config.dtype,
         "dataset": "pairs.jsonl",
-        "max_length": _longest(training),
+        "max_length": config.max_length or training.context or UNKNOWN_CONTEXT,
         "truncation_strategy": "delete",
         "loss_type": LOSSES["ms-swift"][config.loss],
         "beta": config.beta,
@@ -388,24 +421,14 @@ def _ms_swift(training: Training, common: Mapping[str, Any], template: str, pixe
     }
     if training.adapter:
         settings |= {"adapters": training.adapter, "ref_adapters": training.adapter}
-    if pixels is not None:
-        settings["ENV"] = {"MAX_PIXELS": pixels}
-    carried = {"label_smoothing", "max_length"} | (
-        {"chat_template_kwargs"} if _thinking(checkpoint) else set()
-    )
-    if config.dtype != "float64":
-        carried.add("dtype")
-    return _yaml(settings), frozenset(carried)
+    if training.pixels is not None:  # it does not ask the checkpoint
+        settings["ENV"] = dict(zip(("MIN_PIXELS", "MAX_PIXELS"), training.pixels, strict=True))
+    return _yaml(settings)
 
 
 def _renamed(lora: Mapping[str, Any]) -> dict[str, Any]:
     """PEFT's `r` is `lora_rank` in both."""
     return {"lora_rank" if name == "r" else name: value for name, value in lora.items()}
-
-
-def _longest(training: Training) -> int:
-    """Tokens of a pair that is not cut, or not left out."""
-    return training.config.max_length or training.context or UNKNOWN_CONTEXT
 
 
 def _thinking(checkpoint: Checkpoint) -> dict[str, Any]:

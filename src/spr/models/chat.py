@@ -7,8 +7,10 @@ the text that goes to the processor. Back: tokens, and the text of an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+from jinja2 import TemplateError
 
 from spr.errors import ConfigError
 
@@ -47,7 +49,12 @@ def prompt_text(
             "chat_template.jinja beside it"
         )
     content: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-    messages = [{"role": "user", "content": content}]
+    return _rendered(processor, [{"role": "user", "content": content}], variables)
+
+
+def _rendered(
+    processor: Any, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any] | None
+) -> str:
     template = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
     if isinstance(template, dict):
         template = template["default"]
@@ -55,6 +62,40 @@ def prompt_text(
         messages, chat_template=template, add_generation_prompt=True, tokenize=False, **(variables or {})
     )
     return text
+
+
+def gap_after_image(processor: Any, model_type: str, variables: Mapping[str, Any] | None = None) -> str:
+    """The blanks and line breaks that the chat template puts between an image and the question after it."""
+    mark = "QUESTION"
+    before, without = (
+        prompt_text(processor, model_type, mark, images, variables).partition(mark)[0] for images in (1, 0)
+    )
+    stem = before.rstrip()
+    return "" if stem == without.rstrip() else before[len(stem) :]
+
+
+def default_system(processor: Any, model_type: str, variables: Mapping[str, Any] | None = None) -> str | None:
+    """The system message that the chat template puts before a conversation without one ("" for none); None
+    where it takes no such message.
+    """
+    if model_type in BARE or not has_chat_template(processor):
+        return None
+    mark = "SYSTEM"
+    user, system = (
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", "question"), ("system", mark))
+    )
+    plain = _rendered(processor, [user], variables)
+    try:
+        before, found, after = _rendered(processor, [system, user], variables).partition(mark)
+    except TemplateError:  # it says itself that it takes none
+        return None
+    if not found:
+        return None
+    around = len(before) + len(after)
+    if len(plain) > around and plain.startswith(before) and plain.endswith(after):
+        return plain[len(before) : len(plain) - len(after)]
+    return ""
 
 
 def text_of(processor: Any, tokens: Iterable[int], hidden: Collection[int]) -> str:
