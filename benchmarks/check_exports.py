@@ -41,6 +41,7 @@ from spr.models.loading import load_mllm
 from spr.training.encode import Encoder
 from spr.types import TrainingPair
 
+SAME = 0.05  # of pictures: two libraries round by a level of 255
 HERE = Path(__file__).parent / "exports"
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "exports.json"
 # What is installed beside the trainer: versions of torch and torchvision that fit each other.
@@ -147,17 +148,29 @@ def _rows(
         token = processor.tokenizer.decode([encoder._image_token])
         images = row["ids"].count(encoder._image_token)
         assert images == int(ours.image.sum()), f"{images} tokens of the picture, expected {ours.image.sum()}"
-        texts = [processor.tokenizer.decode(ids) for ids in (ours.prompt, ours.chosen.ids)]
+        ids = [*ours.prompt.tolist(), *ours.chosen.ids.tolist()]
+        while not processor.tokenizer.decode(row["ids"][-1:]).strip():  # after the end of the turn
+            row["ids"].pop()
+        pixels = encoder.plain_inputs(pair.prompt, pair.image)["pixel_values"]
+        apart = _apart(row["pixels"], torch.cat([pixels, pixels]))
+        assert apart < SAME, f"the picture is another one: {apart:.2f} apart"
         rows.append(
             {
                 "prompt": re.sub(f"(?:{re.escape(token)})+", "<PICTURE>", row["prompt"]),
                 "chosen": row["chosen"],
                 "rejected": row["rejected"],
                 "picture_tokens": images,
-                "as_ours": (row["prompt"], row["chosen"].rstrip()) == tuple(texts),
+                "as_ours": row["ids"] == ids,
             }
         )
     return rows
+
+
+def _apart(theirs: torch.Tensor, ours: torch.Tensor) -> float:
+    """The largest difference of two pictures, as the model gets them (standard deviations)."""
+    if theirs.numel() != ours.numel():
+        return float("inf")
+    return float((theirs.flatten() - ours.flatten()).abs().max())
 
 
 def _by_answers(folder: Path, tokenizer: Any) -> list[dict[str, Any]]:
@@ -176,6 +189,7 @@ def _by_answers(folder: Path, tokenizer: Any) -> list[dict[str, Any]]:
                     "chosen": texts[i],
                     "rejected": texts[count + i],
                     "ids": ids[seen[i]].tolist(),  # of the chosen one
+                    "pixels": batch["pixel_values"],  # a pair a batch: for both answers
                 }
             )
     return rows
@@ -238,9 +252,10 @@ def _start(command: str, folder: Path, python: Path) -> None:
         raise AssertionError(f"{command}: exit code {done.returncode}: {lines[-1]}")
 
 
-def table(golden: Mapping[str, Mapping[str, Any]]) -> str:
+def table(golden: Mapping[Format, Mapping[str, Any]]) -> str:
     """The table of docs/training.md."""
-    heads = [" ".join(TRIED[kind][::2]) for kind in golden]
+    golden = {kind: golden[kind] for kind in TRIED if kind in golden}
+    heads = [f"{maker} {version}" for maker, _, version in (TRIED[kind] for kind in golden)]
     lines = [f"| family | {' | '.join(heads)} |", "| --- |" + " --- |" * len(heads)]
     for family in FAMILIES:
         cells = []
@@ -263,7 +278,7 @@ def main() -> None:
     asked = parser.parse_args()
     root = Path("runs", "check-exports").resolve()
     failed = False
-    golden = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
+    golden: dict[Format, Any] = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
     for kind in [asked.only] if asked.only else TRIED:
         python = environment(kind, root)
         for family in [asked.family] if asked.family else FAMILIES:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spr.evaluation.metrics import accuracy_at_iou
 from spr.lab.demo import CONFIG
@@ -335,6 +336,29 @@ def test_a_server_is_not_asked_for_an_adapter_that_it_does_not_have(
         *changed("model.kind=endpoint", "model.url=http://127.0.0.1:9/v1", "model.server=transformers"),
     )
     assert "spr train --merge" in line
+
+
+def test_an_export_says_how_the_runs_own_training_is_started(
+    finished: tuple[Run, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each adapter's training; what the other trainer cannot be told is printed."""
+    run, config = finished
+    words = ("export", str(config), "--format")
+    assert "expected one of llava1_5_hf, llava_llama3_hf, pixtral" in line_of(
+        capsys, 2, *words, "ms-swift", "--out", str(tmp_path / "no")
+    )
+    assert not (tmp_path / "no").exists()
+    spr(*words, "ms-swift", "--out", str(tmp_path / "swift"), "--template", "llava1_5_hf", "--adapter", "spr")
+    assert "warning: ms-swift cannot be told train.rejected_coordinates: none" in capsys.readouterr().err
+    settings = yaml.safe_load((tmp_path / "swift" / "train.yaml").read_text())
+    assert (settings["learning_rate"], settings["num_train_epochs"], settings["rpo_alpha"]) == (1e-4, 2, 1.0)
+    pairs = len(run.read_stage(TrainingPair, "pairs"))
+    assert len((tmp_path / "swift" / "pairs.jsonl").read_text().splitlines()) == pairs
+    spr(*words, "trl", "--out", str(tmp_path / "trl"), "--adapter", "spr_paper")
+    assert f"{pairs} pairs" in capsys.readouterr().err
+    readme = (tmp_path / "trl" / "README.md").read_text()
+    assert "- loss: dpo, beta 0.1" in readme
+    assert "adapter `spr_paper`" in readme
 
 
 def test_a_single_stage_before_its_inputs_says_what_to_run(

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
+from benchmarks.check_exports import table
 from PIL import Image
 
 from spr.commands.export import boxes_in, check_export, export_pairs, read_export
@@ -183,6 +184,11 @@ def test_every_export_is_the_one_that_the_real_trainers_started(
             assert row.prompt.strip() in loaded["prompt"]
             assert row.chosen.strip() in loaded["chosen"]
             assert row.rejected.strip() in loaded["rejected"]
+
+
+def test_the_table_of_the_docs_is_what_was_found() -> None:
+    docs = Path(__file__).parents[3] / "docs" / "training.md"
+    assert table(GOLDEN) in docs.read_text(encoding="utf-8")
 
 
 def test_the_trainers_had_the_rows_that_spr_trains_on() -> None:
