@@ -298,7 +298,7 @@ def export(
     """Write the pairs, and the run's training, in the form that another trainer starts as it is."""
     from spr.commands.export import export_run
 
-    result = export_run(_load(config, overrides), format, out, adapter, template)
+    result = export_run(_load(config, overrides), format, out, adapter, template, progress)
     for reason, count in Counter(d.reason for d in result.dropped).items():
         progress.tell(f"left out: {count} pairs, {reason}")
     for missing in result.missing:

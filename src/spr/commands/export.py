@@ -28,8 +28,10 @@ from spr.run.pipeline import open_run
 from spr.run.wiring import Config, dialect_of, image_store, trainings
 from spr.store.files import check_empty
 from spr.store.folders import PAIRS
+from spr.store.progress import Progress
 from spr.types import Box, Dropped, Frame, TrainingPair
 
+NO_PROGRESS = Progress()
 LoadImage: TypeAlias = Callable[[str], Any]
 THOUGHTS = ("<think>", "</think>")  # ends of prompts that begin or skip a thought
 # Texts that a trainer replaces by something else.
@@ -60,7 +62,12 @@ class ExportResult:
 
 
 def export_run(
-    config: Config, format: str, out: str | Path, adapter: str = "", template: str = ""
+    config: Config,
+    format: str,
+    out: str | Path,
+    adapter: str = "",
+    template: str = "",
+    progress: Progress = NO_PROGRESS,
 ) -> ExportResult:
     """Write a run's pairs, and the training of one of its adapters (none named: the first). `template`: as
     the other trainer names it.
@@ -74,7 +81,7 @@ def export_run(
     run = open_run(config)
     fresh(config, run, "pair")
     pairs = run.read_stage(TrainingPair, PAIRS)
-    return export_pairs(pairs, kind, out, dialect_of(config), image_store(config).load, training)
+    return export_pairs(pairs, kind, out, dialect_of(config), image_store(config).load, training, progress)
 
 
 def training_of(config: Config, adapter: str = "", template: str = "") -> Training:
@@ -125,6 +132,7 @@ def export_pairs(
     dialect: Dialect,
     load_image: LoadImage,
     training: Training,
+    progress: Progress = NO_PROGRESS,
 ) -> ExportResult:
     """Write `pairs` to the folder `out` (created; must be empty), and how `training` is started there. Raises
     ConfigError for an unknown format, or a loss or a template that the other trainer does not have, DataError
@@ -137,7 +145,9 @@ def export_pairs(
     written: dict[str, str] = {}
     kept: list[Exported] = []
     dropped: list[Dropped] = []
+    progress.start("export", len(pairs))
     for pair in pairs:
+        progress.advance(1)
         found = _check(pair, kind, dialect)
         if isinstance(found, Dropped):
             dropped.append(found)
@@ -151,6 +161,7 @@ def export_pairs(
         kept.append(Exported(pair, f"images/{written[pair.image]}", found))
     if not kept:
         raise DataError(f"{folder}: no pair is left to export ({_counts(dropped) or 'there was none'})")
+    progress.end()
     WRITERS[kind](kept, folder, training.gap)
     largest = max(e.frame.width * e.frame.height for e in kept)
     begin = start(kind, training, len(kept), largest)

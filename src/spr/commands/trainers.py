@@ -84,6 +84,7 @@ EVERYWHERE = frozenset({
 OWN_WAY = frozenset(
     {"attention", "autocast", "device", "tokens", "share", "feature_cache_mb", "feature_cache_disk_mb"}
 )
+PARTS = {"language": "the language model", "projector": "the projector", "tower": "the image tower"}
 UNKNOWN_CONTEXT = 131072  # tokens, for a model that does not say it
 
 
@@ -205,7 +206,7 @@ def start(kind: Format, training: Training, pairs: int, largest: int) -> Start:
         "loss": f"{config.loss}, beta {config.beta:g}",
         "LoRA": f"{config.lora_variant}, rank {config.lora_r}, alpha {config.lora_alpha}, on "
         + (", ".join(config.target_modules) or "all linear layers")
-        + f" of {', '.join(config.lora_parts)}",
+        + f" of {' and '.join(PARTS[part] for part in config.lora_parts)}",
         "learning rate": f"{config.learning_rate:g}",
         "epochs": str(config.epochs),
         "pairs per step": f"{config.batch}, with one device; with n devices divide "

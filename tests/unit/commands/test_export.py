@@ -302,7 +302,7 @@ def test_the_readme_says_what_is_trained_and_what_is_lost(tmp_path: Path) -> Non
     text = (tmp_path / "out" / "README.md").read_text()
     for said in (
         "- model: org/model\n- revision: v1\n- template: qwen2_vl\n",
-        "lora, rank 8, alpha 32, on all linear layers of language",
+        "lora, rank 8, alpha 32, on all linear layers of the language model",
         "learning rate: 2e-05\n- epochs: 2",
         "pip install llamafactory==0.9.5\nllamafactory-cli train train.yaml",
         "## Not carried over\n- train.coordinate_weight: 2.0\n",
