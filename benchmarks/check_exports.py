@@ -284,7 +284,7 @@ def main() -> None:
         for family in [asked.family] if asked.family else FAMILIES:
             try:
                 found = run_export(kind, family, python, root)
-                said = f"{len(found['rows'])} pairs, {found['layers']} layers, loss {found['loss']}, rows "
+                said = f"{len(found['rows'])} pairs, {found['layers']} layers, loss {found['loss']}: "
                 said += _as_ours(found["rows"])
                 golden.setdefault(kind, {})[family] = found
             except ConfigError as e:
