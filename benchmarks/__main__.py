@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    # []: what argparse of Python 3.11 looks for among the choices where no part is named
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART")
     for part in parser.parse_args().parts or PARTS:
         begin = time.monotonic()

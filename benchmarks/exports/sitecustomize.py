@@ -3,9 +3,8 @@ transformers is about to train on, as it is, into $SPR_BATCHES. Nothing else cha
 """
 
 import os
-import sys
 
-if os.environ.get("SPR_BATCHES") and not sys.argv[0].endswith("pip"):
+if os.environ.get("SPR_BATCHES"):
     import torch
     from transformers import Trainer
 

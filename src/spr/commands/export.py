@@ -25,15 +25,13 @@ from spr.dialects import Dialect, resize_options
 from spr.errors import ConfigError, DataError, ImageError, unknown_name
 from spr.run.depends import fresh
 from spr.run.pipeline import open_run
-from spr.run.wiring import Config, dialect_of, image_store, trainings
+from spr.run.wiring import Config, dialect_of, image_store, seed_of, trainings
 from spr.store.files import check_empty
 from spr.store.folders import PAIRS
-from spr.store.progress import Progress
+from spr.store.progress import NO_PROGRESS, Progress
 from spr.types import Box, Dropped, Frame, TrainingPair
 
-NO_PROGRESS = Progress()
 LoadImage: TypeAlias = Callable[[str], Any]
-THOUGHTS = ("<think>", "</think>")  # ends of prompts that begin or skip a thought
 # Texts that a trainer replaces by something else.
 PLACEHOLDERS: Mapping[Format, tuple[str, ...]] = {
     "trl": (),
@@ -86,7 +84,7 @@ def export_run(
 
 def training_of(config: Config, adapter: str = "", template: str = "") -> Training:
     """The training of an adapter, from the configuration and what the checkpoint says of itself."""
-    from spr.models.chat import default_system, gap_after_image, prompt_text
+    from spr.models.chat import begins_in_thought, default_system, gap_after_image
     from spr.models.loading import load_processor, read_config
     from spr.models.parts import skeleton
     from spr.training.adapter import target_pattern
@@ -99,7 +97,7 @@ def training_of(config: Config, adapter: str = "", template: str = "") -> Traini
     model_config, processor = read_config(checkpoint), load_processor(checkpoint)
     model_type = str(model_config.model_type)
     model = skeleton(model_config, checkpoint.trust_remote_code)
-    asked = prompt_text(processor, model_type, "", variables=checkpoint.chat_template_kwargs)
+    chat = (processor, model_type, checkpoint.chat_template_kwargs)
     text = model_config.get_text_config(decoder=True)
     limits = resize_options(processor.image_processor)
     return Training(
@@ -107,15 +105,15 @@ def training_of(config: Config, adapter: str = "", template: str = "") -> Traini
         checkpoint=checkpoint,
         model_type=model_type,
         config=training,
-        seed=config.seed if training.seed is None else training.seed,
+        seed=seed_of(config, training),
         targets=target_pattern(model, training.lora_parts, training.target_modules),
         context=getattr(text, "max_position_embeddings", None),
         adapter=config.model.adapter,
         template=template,
         pixels=(limits["min_pixels"], limits["max_pixels"]) if model_type.startswith("qwen") else None,
-        gap=gap_after_image(processor, model_type, checkpoint.chat_template_kwargs),
-        system=default_system(processor, model_type, checkpoint.chat_template_kwargs),
-        thinks=asked.rstrip().endswith(THOUGHTS),
+        gap=gap_after_image(*chat),
+        system=default_system(*chat),
+        thinks=begins_in_thought(*chat),
     )
 
 

@@ -21,6 +21,7 @@ BARE: Mapping[str, Callable[[str, int], str]] = {
     "paligemma": lambda q, images: "<image>" * images + q,  # "detect cat": task words of the model card
     "florence2": lambda q, images: q,  # "<OD>": task tokens of the model card
 }
+THOUGHTS = ("<think>", "</think>")
 
 
 def has_chat_template(processor: Any) -> bool:
@@ -96,6 +97,11 @@ def default_system(processor: Any, model_type: str, variables: Mapping[str, Any]
     if len(plain) > around and plain.startswith(before) and plain.endswith(after):
         return plain[len(before) : len(plain) - len(after)]
     return ""
+
+
+def begins_in_thought(processor: Any, model_type: str, variables: Mapping[str, Any] | None = None) -> bool:
+    """Whether a prompt ends with a thought that the model is to go on with, or with an empty one."""
+    return prompt_text(processor, model_type, "", variables=variables).rstrip().endswith(THOUGHTS)
 
 
 def text_of(processor: Any, tokens: Iterable[int], hidden: Collection[int]) -> str:

@@ -11,7 +11,7 @@ from spr.models.weights import ADAPTER_FILES
 from spr.run.depends import origin_of
 from spr.run.pairs import do_describe, do_pair, do_score
 from spr.run.rounds import later_rounds
-from spr.run.wiring import Config, dialect_of, image_store, trainings
+from spr.run.wiring import Config, dialect_of, image_store, seed_of, trainings
 from spr.store.digests import file_digest
 from spr.store.executor import once, summary_of, write_times
 from spr.store.folders import ADAPTER, CANDIDATES, PAIRS, REGIONS
@@ -100,6 +100,6 @@ def train_on(
         store.load,
         dialect_of(config),
         progress=progress,
-        seed=config.seed if training.seed is None else training.seed,
+        seed=seed_of(config, training),
         adapter=config.model.adapter,
     )

@@ -239,6 +239,11 @@ def trainings(config: Config) -> dict[str, TrainConfig]:
     return found
 
 
+def seed_of(config: Config, training: TrainConfig) -> int:
+    """The seed of a training: its own, else the run's."""
+    return config.seed if training.seed is None else training.seed
+
+
 def with_absolute_paths(config: Config, base: Path) -> Config:
     """Every path of the configuration, resolved against `base`. Hub names (`org/name` that is no folder here)
     stay; `embedded:` is looked up.

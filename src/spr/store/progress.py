@@ -27,6 +27,9 @@ class Progress:
         """A line for people: figures of a stage, a warning."""
 
 
+NO_PROGRESS = Progress()
+
+
 class Named(Progress):
     """Reports to `inner`, and calls the work by another name."""
 

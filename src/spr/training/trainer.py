@@ -24,7 +24,7 @@ from spr.models.loading import context_length, load_mllm, quiet_peft
 from spr.models.memory import available_bytes
 from spr.models.weights import adapter_digest, checkpoint_digest
 from spr.store.identity import Origin, hold_origin
-from spr.store.progress import Progress, counted
+from spr.store.progress import NO_PROGRESS, Progress, counted
 from spr.store.run import Run
 from spr.training.adapter import attach, write_card
 from spr.training.check import check_rows
@@ -44,7 +44,6 @@ from spr.types import Checkpoint, Dropped, TrainingPair
 if TYPE_CHECKING:
     from spr.dialects import Dialect
 
-NO_PROGRESS = Progress()
 # What of the configuration the cached reference depends on.
 REFERENCE = (
     "share",
